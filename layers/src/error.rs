@@ -1,0 +1,21 @@
+//! The error that travels between layers, and the one distinction every layer may rely on.
+
+/// What layers pass on: boxed, because changing the order of layers must not change types.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A request that certainly never reached the upstream: name resolution, connecting, a proxy or
+/// the TLS handshake failed before the first byte of the request was written.
+///
+/// The client at the bottom of a pipeline wraps such failures in this type; nothing else does.
+/// A retry of a `NotSent` request is always safe.
+#[derive(Debug, thiserror::Error)]
+#[error("the request was not sent")]
+pub struct NotSent(#[source] pub BoxError);
+
+impl NotSent {
+    /// Finds a `NotSent` in `error` or in what caused it.
+    pub fn in_chain<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Self> {
+        std::iter::successors(Some(error), |error| error.source())
+            .find_map(|error| error.downcast_ref())
+    }
+}

@@ -1,0 +1,64 @@
+//! What has happened to one request so far.
+//!
+//! [`Progress`] travels in the request's extensions. [`RetryOn429`](crate::RetryOn429Layer) puts
+//! one there if nobody did before, [`JitterThrottle`](crate::JitterThrottleLayer) notes the time
+//! spent waiting and the place in the order, and the client at the bottom of the pipeline counts
+//! every attempt. All clones of a request share one `Progress`, so whoever made the first one can
+//! read the totals when the answer comes. Without one, layers work the same and note nothing.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+/// Attempts, time in the queue and place in the order of one request; clones share the counts.
+#[derive(Clone, Debug, Default)]
+pub struct Progress(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    attempts: AtomicU32,
+    queued_micros: AtomicU64,
+    ticket: OnceLock<u64>,
+}
+
+impl Progress {
+    /// A request that has just arrived.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How often the request was handed to the client, the first time included.
+    pub fn attempts(&self) -> u32 {
+        self.0.attempts.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the request is being handed to the client.
+    pub fn count_attempt(&self) {
+        self.0.attempts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The time spent waiting for a turn, all attempts together.
+    pub fn queued(&self) -> Duration {
+        Duration::from_micros(self.0.queued_micros.load(Ordering::Relaxed))
+    }
+
+    /// Adds to the time spent waiting for a turn.
+    pub fn add_queued(&self, waited: Duration) {
+        let micros = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
+        self.0.queued_micros.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// The place in the order, once the gate has given one.
+    pub(crate) fn ticket(&self) -> Option<u64> {
+        self.0.ticket.get().copied()
+    }
+
+    /// Keeps `ticket` as the place in the order; the first one stays.
+    pub(crate) fn keep_ticket(&self, ticket: u64) {
+        let _first_wins = self.0.ticket.set(ticket);
+    }
+}

@@ -1,0 +1,201 @@
+//! Bearer tokens and where they come from.
+//!
+//! [`BearerAuth`](crate::BearerAuthLayer) asks a [`TokenSource`] for a token just before a request
+//! leaves and puts the one it used into the *response's* extensions;
+//! [`TokenRefresh`](crate::TokenRefreshLayer) finds it there when the upstream says 401 and asks
+//! the source to replace exactly that token. A response without one passes through untouched.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::HeaderValue;
+
+use crate::error::BoxError;
+
+/// A bearer token as it stands in an `Authorization` header ([RFC 6750 §2.1]).
+///
+/// The value is marked sensitive and `Debug` shows only the generation.
+///
+/// [RFC 6750 §2.1]: https://www.rfc-editor.org/rfc/rfc6750#section-2.1
+#[derive(Clone)]
+pub struct BearerToken {
+    header: HeaderValue,
+    generation: u64,
+}
+
+/// A token with characters that no HTTP header can carry.
+#[derive(Debug, thiserror::Error)]
+#[error("the token has characters that an HTTP header cannot carry")]
+pub struct InvalidToken;
+
+/// Why a [`TokenSource`] has no token to give.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// Nothing but a new login helps. The text says what is wrong and what to do, and holds no
+    /// secret.
+    #[error("login required: {0}")]
+    LoginRequired(String),
+    /// Trying again later may help.
+    #[error("no token to be had for now")]
+    Unavailable(#[source] BoxError),
+}
+
+/// Who holds the tokens.
+///
+/// # Cancel safety
+///
+/// Futures returned by both methods may be dropped at any time: an implementation whose refresh
+/// must not be interrupted runs it in a task of its own.
+pub trait TokenSource: Send + Sync + 'static {
+    /// A token to send now. Resolves at once while a valid one is at hand.
+    fn token(&self) -> TokenFuture;
+
+    /// A token that replaces `stale`, which the upstream has just refused.
+    ///
+    /// Callers that name the same generation share one refresh; a caller whose `stale` has been
+    /// replaced already gets the newer token at once. A source that cannot refresh resolves to
+    /// the token it has: the same generation tells the caller that nothing changed.
+    fn refresh(&self, stale: &BearerToken) -> TokenFuture;
+}
+
+/// The future of a [`TokenSource`]: mostly a value that is there already, sometimes a wait.
+#[must_use = "futures do nothing unless polled"]
+pub struct TokenFuture(Inner);
+
+enum Inner {
+    Ready(Option<Result<BearerToken, TokenError>>),
+    Wait(Pin<Box<dyn Future<Output = Result<BearerToken, TokenError>> + Send>>),
+}
+
+/// A token that never changes, such as an API key.
+#[derive(Clone, Debug)]
+pub struct StaticToken(BearerToken);
+
+// === impl BearerToken ===
+
+impl BearerToken {
+    /// The token `token`, the `generation`-th that its source has given out.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidToken`] if `token` has bytes that a header value cannot carry.
+    pub fn new(token: &str, generation: u64) -> Result<Self, InvalidToken> {
+        let mut header =
+            HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| InvalidToken)?;
+        header.set_sensitive(true);
+        Ok(Self { header, generation })
+    }
+
+    /// The whole header value, `Bearer …`, marked sensitive.
+    pub fn header(&self) -> &HeaderValue {
+        &self.header
+    }
+
+    /// Which of its source's tokens this is; a different number is a different token.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+}
+
+impl fmt::Debug for BearerToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BearerToken")
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl TokenSource ===
+
+impl<T: TokenSource + ?Sized> TokenSource for Arc<T> {
+    fn token(&self) -> TokenFuture {
+        (**self).token()
+    }
+
+    fn refresh(&self, stale: &BearerToken) -> TokenFuture {
+        (**self).refresh(stale)
+    }
+}
+
+// === impl TokenFuture ===
+
+impl TokenFuture {
+    /// A result that is there already.
+    pub fn ready(result: Result<BearerToken, TokenError>) -> Self {
+        Self(Inner::Ready(Some(result)))
+    }
+
+    /// A result that has to be waited for.
+    pub fn wait(
+        future: impl Future<Output = Result<BearerToken, TokenError>> + Send + 'static,
+    ) -> Self {
+        Self(Inner::Wait(Box::pin(future)))
+    }
+}
+
+impl Future for TokenFuture {
+    type Output = Result<BearerToken, TokenError>;
+
+    /// # Panics
+    ///
+    /// If polled again after it was ready.
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            #[expect(clippy::expect_used, reason = "the contract of Future")]
+            Inner::Ready(result) => Poll::Ready(result.take().expect("polled after ready")),
+            Inner::Wait(future) => future.as_mut().poll(cx),
+        }
+    }
+}
+
+impl fmt::Debug for TokenFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenFuture")
+    }
+}
+
+// === impl StaticToken ===
+
+impl StaticToken {
+    /// A source that always gives `token`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidToken`] if `token` has bytes that a header value cannot carry.
+    pub fn new(token: &str) -> Result<Self, InvalidToken> {
+        BearerToken::new(token, 0).map(Self)
+    }
+}
+
+impl TokenSource for StaticToken {
+    fn token(&self) -> TokenFuture {
+        TokenFuture::ready(Ok(self.0.clone()))
+    }
+
+    fn refresh(&self, _stale: &BearerToken) -> TokenFuture {
+        self.token()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_output_holds_no_part_of_the_token() {
+        let token = BearerToken::new("canary-secret", 7).unwrap();
+        assert_eq!(format!("{token:?}"), "BearerToken { generation: 7, .. }");
+        assert_eq!(format!("{:?}", token.header()), "Sensitive");
+        assert!(!format!("{:?}", StaticToken(token)).contains("canary"));
+    }
+
+    #[test]
+    fn a_token_with_a_line_break_is_refused() {
+        assert!(BearerToken::new("a\r\nb", 0).is_err());
+    }
+}

@@ -1,0 +1,34 @@
+//! The command line: what may be typed, and nothing about what it does.
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::{check, config, demo, health, serve, simulate};
+
+/// A sidecar that sends a coding agent's requests upstream at the right moment.
+#[derive(Debug, Parser)]
+#[command(name = "pacegate", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// The verb; without one, `serve`.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The options of `serve`, for use without the verb.
+    #[command(flatten)]
+    pub serve: serve::Args,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve clients (the default)
+    Serve(serve::Args),
+    /// Simulator and gateway in one process: a burst through it, drawn as it happens
+    Demo(demo::Args),
+    /// Run the fake upstream alone
+    Simulate(Box<simulate::Args>),
+    /// Check the configuration and print what would run
+    Check(check::Args),
+    /// Show the configuration
+    Config(config::Args),
+    /// Ask a running pacegate whether it is well (for a container's health check)
+    Health(health::Args),
+}

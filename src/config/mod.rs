@@ -1,0 +1,355 @@
+//! The configuration, complete and checked: after loading nothing can be missing or contradictory.
+//!
+//! [`load`] finds the file, merges built-in defaults, presets and the file, and remembers where
+//! every value came from. Everything here is data: no network, no layer, no provider's name.
+
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
+
+use http::{HeaderName, HeaderValue, StatusCode, Uri};
+use secrecy::SecretString;
+
+/// Everything pacegate is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where clients connect.
+    pub listen: Listen,
+    /// What clients must send as their API key; empty only on loopback and Unix sockets.
+    pub client_keys: Vec<SecretString>,
+    /// `Host` names accepted beyond the loopback ones.
+    pub allowed_hosts: Vec<String>,
+    /// `Origin`s accepted; none by default.
+    pub allowed_origins: Vec<String>,
+    /// The largest request body, in bytes.
+    pub max_body: usize,
+    /// Threads that serve requests.
+    pub workers: NonZeroUsize,
+    /// Where counts that outlive the process are kept.
+    pub state_dir: PathBuf,
+    /// What to log, and how.
+    pub log: Log,
+    /// At least one, names unique.
+    pub upstreams: Vec<Upstream>,
+}
+
+/// Where clients connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// An IP address and port; port 0 is any free one.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// What to log, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter in tracing-subscriber's `EnvFilter`
+    /// syntax.
+    pub level: String,
+    /// Pretty, JSON, or chosen by whether stderr is a terminal.
+    pub format: LogFormat,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Pretty on a terminal, else JSON.
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Pretty,
+}
+
+/// One upstream and the pipeline in front of it.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// Its name in `/u/NAME/v1/…`, logs and metrics.
+    pub name: String,
+    /// The preset that its defaults came from.
+    pub preset: Option<String>,
+    /// Scheme, authority and the path that `/v1` of a request is replaced by; no trailing slash.
+    pub base_url: Uri,
+    /// Whether the person wrote `base-url`; if not, a `resource_url` of the credentials may
+    /// replace it.
+    pub base_url_written: bool,
+    /// How this upstream says "slow down" and "used up".
+    pub dialect: Dialect,
+    /// The models it serves.
+    pub models: Vec<Model>,
+    /// Layers in request order; the order laws hold.
+    pub pipeline: Vec<LayerName>,
+    /// Which HTTP version to speak.
+    pub http: HttpVersion,
+    /// The longest wait for a connection: name resolution, TCP, proxy and TLS together.
+    pub connect_timeout: Duration,
+    /// The longest wait for a response head once the request is on its way.
+    pub head_timeout: Duration,
+    /// The longest silence between two chunks of a response body.
+    pub idle_timeout: Duration,
+    /// Whom to trust.
+    pub tls: Tls,
+    /// Where the token comes from.
+    pub credentials: Credentials,
+    /// Settings of `header-align`.
+    pub header_align: HeaderAlign,
+    /// Settings of `retry-on-429`.
+    pub retry_on_429: RetryOn429,
+    /// Settings of `token-refresh`.
+    pub token_refresh: TokenRefresh,
+    /// Settings of `jitter-throttle`.
+    pub jitter_throttle: JitterThrottle,
+}
+
+/// A model an upstream serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Model {
+    /// Its id, as requests name it.
+    pub id: String,
+    /// Tokens of context, where known.
+    pub context: Option<u64>,
+    /// Tokens of output, where known.
+    pub output: Option<u64>,
+    /// Kinds of input (`text`, `image`).
+    pub input: Vec<String>,
+}
+
+/// The layers a pipeline may name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LayerName {
+    /// `header-align`
+    HeaderAlign,
+    /// `retry-on-429`
+    RetryOn429,
+    /// `token-refresh`
+    TokenRefresh,
+    /// `jitter-throttle`
+    JitterThrottle,
+    /// `bearer-auth`
+    BearerAuth,
+}
+
+/// Which HTTP version to speak to an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpVersion {
+    /// What ALPN agrees on; HTTP/1.1 without TLS.
+    Auto,
+    /// HTTP/1.1 only.
+    H1,
+    /// HTTP/2 only; with prior knowledge where there is no TLS.
+    H2,
+}
+
+/// Whom to trust as an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// The set of root certificates.
+    pub roots: Roots,
+    /// A PEM file with more roots.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// A set of root certificates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Roots {
+    /// Mozilla's, compiled in.
+    Bundled,
+    /// The operating system's.
+    System,
+}
+
+/// Where an upstream's token comes from.
+#[derive(Clone, Debug)]
+pub enum Credentials {
+    /// No token at all.
+    None,
+    /// A key that does not change.
+    ApiKey(ApiKey),
+    /// A credentials file that is refreshed at a token endpoint.
+    OAuth(Box<OAuth>),
+}
+
+/// Where an API key is found. The reference was resolved when the config was loaded.
+#[derive(Clone, Debug)]
+pub struct ApiKey {
+    /// The key.
+    pub key: SecretString,
+    /// The reference as written, for messages: `env DASHSCOPE_API_KEY` or `file PATH`.
+    pub reference: String,
+}
+
+/// A device-grant client and its credentials file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OAuth {
+    /// The file, `~` and variables expanded.
+    pub file: PathBuf,
+    /// RFC 8628 device authorization endpoint.
+    pub device_code_url: Uri,
+    /// RFC 6749 token endpoint.
+    pub token_url: Uri,
+    /// The client's public id.
+    pub client_id: String,
+    /// Space-separated scopes.
+    pub scope: String,
+    /// Hosts whose `resource_url` may replace the preset's base URL.
+    pub resource_hosts: Vec<String>,
+}
+
+/// Settings of the `header-align` layer: the profile's fields, in order, with the person's own
+/// `set` and `remove` applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderAlign {
+    /// The profile's name, for messages.
+    pub profile: String,
+    /// Client headers that go through where the profile says nothing.
+    pub pass: Vec<HeaderName>,
+    /// What is sent, in this order.
+    pub fields: Vec<HeaderField>,
+}
+
+/// One field of a header profile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderField {
+    /// Its name.
+    pub name: HeaderName,
+    /// Its value, or whose it is.
+    pub rule: HeaderRule,
+}
+
+/// What a profile says about one header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HeaderRule {
+    /// This value, whatever the client sent.
+    Set(HeaderValue),
+    /// This value if the client sent none.
+    SetIfAbsent(HeaderValue),
+    /// This list of codings if the client offered all of them, else the client's own list.
+    Narrow(HeaderValue),
+    /// Only the place: a later layer or the HTTP client sets the value.
+    Place,
+}
+
+/// Settings of the `retry-on-429` layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RetryOn429 {
+    /// Retries after the first attempt.
+    pub max_retries: u32,
+    /// The longest time a request is held without a response head.
+    pub max_hold: Duration,
+    /// The wait when the upstream names none.
+    pub default_wait: Duration,
+    /// Share of all tries that may be retries, 0.0 to 1.0.
+    pub budget: f64,
+}
+
+/// Settings of the `token-refresh` layer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenRefresh {
+    /// How long before expiry a token is renewed in the background.
+    pub early: Duration,
+}
+
+/// Settings of the `jitter-throttle` layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JitterThrottle {
+    /// The profile that its defaults came from: `reference` or `quota`.
+    pub profile: String,
+    /// The least time between two dispatches, jitter not included.
+    pub min_interval: Duration,
+    /// Added to each gap, drawn anew; the first is not after the second.
+    pub jitter: (Duration, Duration),
+    /// Whether a lone request waits for its jitter too, as the reference does.
+    pub idle_jitter: bool,
+    /// How many requests in how long.
+    pub quotas: Vec<Quota>,
+    /// Most requests in flight, until their response bodies end; `None` is no limit.
+    pub concurrency: Option<NonZeroUsize>,
+    /// Most requests waiting.
+    pub max_queue: usize,
+    /// The longest estimated wait that is begun.
+    pub max_wait: Duration,
+    /// Who goes first.
+    pub order: Order,
+}
+
+/// How many requests in how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// At most this many.
+    pub requests: NonZeroUsize,
+    /// In this time.
+    pub per: Per,
+}
+
+/// The time a quota is counted over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Per {
+    /// Any window of this length.
+    Window(Duration),
+    /// A civil day in a named time zone.
+    Day {
+        /// An IANA name, known to the bundled database.
+        zone: String,
+    },
+    /// A civil week from Monday in a named time zone.
+    Week {
+        /// An IANA name, known to the bundled database.
+        zone: String,
+    },
+    /// A civil month in a named time zone.
+    Month {
+        /// An IANA name, known to the bundled database.
+        zone: String,
+        /// The day of the month it begins on, 1 to 28.
+        anchor_day: u8,
+    },
+}
+
+/// Who goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Turn by turn among sessions.
+    Fair,
+    /// First come, first served.
+    Fifo,
+}
+
+/// How an upstream says "slow down" and "used up"; the first rule that matches wins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dialect {
+    /// Its name: a file in `config/dialects/`.
+    pub name: String,
+    /// In order.
+    pub rules: Vec<DialectRule>,
+    /// Statuses that mean the token was refused.
+    pub refresh_on: Vec<StatusCode>,
+}
+
+/// One row of a dialect: what has to match, and what it means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DialectRule {
+    /// The response status; empty matches every one.
+    pub status: Vec<StatusCode>,
+    /// `error.code` or `error.type` of the body, compared without case; empty matches every one.
+    pub code: Vec<String>,
+    /// A part of `error.message`, compared without case.
+    pub message: Option<String>,
+    /// Whether the answer must carry a `Retry-After`.
+    pub with_retry_after: bool,
+    /// What it means.
+    pub verdict: Verdict,
+}
+
+/// What an answer means for the request that got it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Hand it to the client.
+    Pass,
+    /// Wait and try again.
+    Retry,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("not here yet")]
+pub struct Error;

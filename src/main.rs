@@ -1,0 +1,23 @@
+//! The `pacegate` program: arguments in, exit code out.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use pacegate::{
+    cli::{Cli, Command},
+    commands::{self, check, config, demo, health, serve, simulate},
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        None => serve::run(&cli.serve),
+        Some(Command::Serve(args)) => serve::run(&args),
+        Some(Command::Demo(args)) => demo::run(&args),
+        Some(Command::Simulate(args)) => simulate::run(&args),
+        Some(Command::Check(args)) => check::run(&args),
+        Some(Command::Config(args)) => config::run(&args),
+        Some(Command::Health(args)) => health::run(&args),
+    };
+    commands::exit_code(outcome)
+}

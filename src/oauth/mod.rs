@@ -1,0 +1,1 @@
+//! RFC 8628 and refresh, for any provider.

@@ -1,0 +1,6 @@
+//! Integration tests, one binary: the real program and real sockets.
+
+mod config;
+mod credentials;
+mod simulator;
+mod upstream;
