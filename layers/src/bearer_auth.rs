@@ -1,0 +1,291 @@
+//! Gives each request the token that is valid when it leaves.
+//!
+//! [`BearerAuth`] asks a [`TokenSource`] for a token and sets `Authorization` to it, marked
+//! sensitive. It keeps no token, so a request that waited long before it came here leaves with the
+//! newest one. The token used goes into the response's extensions for
+//! [`TokenRefresh`](crate::TokenRefreshLayer) to find.
+//!
+//! It does not refresh anything, and it does not look at the answer.
+//!
+//! # Order laws
+//!
+//! Inside [`JitterThrottle`](crate::JitterThrottleLayer), because a token read before the wait may
+//! be stale after it; inside [`HeaderAlign`](crate::HeaderAlignLayer), which strips `Authorization`;
+//! inside [`TokenRefresh`](crate::TokenRefreshLayer), which needs the token used.
+//!
+//! # Examples
+//!
+//! ```
+//! use http::{Request, Response};
+//! use pacegate_layers::{BearerAuthLayer, token::StaticToken};
+//! use tower::{Layer, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+//! let layer = BearerAuthLayer::new(StaticToken::new("sk-example")?);
+//! let service = layer.layer(service_fn(|request: Request<()>| async move {
+//!     assert_eq!(request.headers()["authorization"], "Bearer sk-example");
+//!     Ok::<_, std::convert::Infallible>(Response::new(()))
+//! }));
+//! service.oneshot(Request::new(())).await?;
+//! # Ok(())
+//! # }
+//! ```
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http::{Request, Response, header};
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{
+    error::BoxError,
+    token::{BearerToken, TokenFuture, TokenSource},
+};
+
+/// Applies [`BearerAuth`]; see the [module documentation](self).
+#[derive(Clone, Debug)]
+pub struct BearerAuthLayer<T> {
+    source: T,
+}
+
+/// Sets `Authorization` on each request; see the [module documentation](self).
+#[derive(Clone, Debug)]
+pub struct BearerAuth<S, T> {
+    inner: S,
+    source: T,
+}
+
+pin_project! {
+    /// The response future of [`BearerAuth`].
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<S, B>
+    where
+        S: Service<Request<B>>,
+    {
+        #[pin]
+        state: State<S, S::Future, B>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<S, F, B> {
+        Token {
+            inner: S,
+            request: Option<Request<B>>,
+            #[pin]
+            token: TokenFuture,
+        },
+        Call {
+            #[pin]
+            response: F,
+            token: Option<BearerToken>,
+        },
+    }
+}
+
+// === impl BearerAuthLayer ===
+
+impl<T> BearerAuthLayer<T> {
+    /// Takes tokens from `source`.
+    pub fn new(source: T) -> Self {
+        Self { source }
+    }
+}
+
+impl<S, T: Clone> Layer<S> for BearerAuthLayer<T> {
+    type Service = BearerAuth<S, T>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        BearerAuth {
+            inner,
+            source: self.source.clone(),
+        }
+    }
+}
+
+// === impl BearerAuth ===
+
+impl<S, T, B, R> Service<Request<B>> for BearerAuth<S, T>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone,
+    S::Error: Into<BoxError>,
+    T: TokenSource,
+{
+    type Response = Response<R>;
+    type Error = BoxError;
+    type Future = ResponseFuture<S, B>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        // The ready service goes into the future; its fresh clone has not been polled.
+        let fresh = self.inner.clone();
+        ResponseFuture {
+            state: State::Token {
+                inner: std::mem::replace(&mut self.inner, fresh),
+                request: Some(request),
+                token: self.source.token(),
+            },
+        }
+    }
+}
+
+// === impl ResponseFuture ===
+
+impl<S, B, R> Future for ResponseFuture<S, B>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Error: Into<BoxError>,
+{
+    type Output = Result<Response<R>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        loop {
+            match state.as_mut().project() {
+                StateProjection::Token {
+                    inner,
+                    request,
+                    token,
+                } => {
+                    let token = ready!(token.poll(cx))?;
+                    #[expect(clippy::expect_used, reason = "taken once, with the state")]
+                    let mut request = request.take().expect("the request is still here");
+                    request
+                        .headers_mut()
+                        .insert(header::AUTHORIZATION, token.header().clone());
+                    let response = inner.call(request);
+                    state.set(State::Call {
+                        response,
+                        token: Some(token),
+                    });
+                }
+                StateProjection::Call { response, token } => {
+                    let mut response = ready!(response.poll(cx)).map_err(Into::into)?;
+                    if let Some(token) = token.take() {
+                        response.extensions_mut().insert(token);
+                    }
+                    return Poll::Ready(Ok(response));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tokio::sync::oneshot;
+    use tokio_test::{assert_pending, assert_ready_ok, task};
+    use tower_test::mock;
+
+    use super::*;
+    use crate::token::TokenError;
+
+    /// Gives out whatever was put in last.
+    #[derive(Clone)]
+    struct Latest(Arc<Mutex<BearerToken>>);
+
+    impl TokenSource for Latest {
+        fn token(&self) -> TokenFuture {
+            TokenFuture::ready(Ok(self.0.lock().unwrap().clone()))
+        }
+
+        fn refresh(&self, _stale: &BearerToken) -> TokenFuture {
+            self.token()
+        }
+    }
+
+    /// Gives a token when the sender says so.
+    struct Later(Mutex<Option<oneshot::Receiver<BearerToken>>>);
+
+    impl TokenSource for Later {
+        fn token(&self) -> TokenFuture {
+            let receiver = self.0.lock().unwrap().take().unwrap();
+            TokenFuture::wait(async move {
+                receiver
+                    .await
+                    .map_err(|error| TokenError::Unavailable(error.into()))
+            })
+        }
+
+        fn refresh(&self, _stale: &BearerToken) -> TokenFuture {
+            self.token()
+        }
+    }
+
+    type Inner = mock::Mock<Request<()>, Response<()>>;
+
+    #[tokio::test]
+    async fn replaces_what_the_client_sent_and_marks_it_sensitive() {
+        let source = Latest(Arc::new(Mutex::new(BearerToken::new("ours", 1).unwrap())));
+        let (inner, mut upstream): (Inner, _) = mock::pair();
+        let mut service = mock::Spawn::new(BearerAuthLayer::new(source).layer(inner));
+        assert_ready_ok!(service.poll_ready());
+
+        let request = Request::builder()
+            .header("authorization", "Bearer theirs")
+            .body(())
+            .unwrap();
+        let mut response = task::spawn(service.call(request));
+        assert_pending!(response.poll());
+
+        let (request, answer) = upstream.next_request().await.unwrap();
+        let values: Vec<_> = request.headers().get_all("authorization").iter().collect();
+        assert_eq!(values, ["Bearer ours"]);
+        assert!(values[0].is_sensitive());
+        answer.send_response(Response::new(()));
+        let response = response.await.unwrap();
+        assert_eq!(
+            response
+                .extensions()
+                .get::<BearerToken>()
+                .unwrap()
+                .generation(),
+            1
+        );
+    }
+
+    #[tokio::test]
+    async fn sends_nothing_before_the_token_is_there() {
+        let (tell, receiver) = oneshot::channel();
+        let source = Arc::new(Later(Mutex::new(Some(receiver))));
+        let (inner, mut upstream): (Inner, _) = mock::pair();
+        let mut service = mock::Spawn::new(BearerAuthLayer::new(source).layer(inner));
+        assert_ready_ok!(service.poll_ready());
+        let mut response = task::spawn(service.call(Request::new(())));
+        assert_pending!(response.poll());
+        assert_pending!(upstream.poll_request());
+
+        tell.send(BearerToken::new("late", 1).unwrap()).unwrap();
+        assert_pending!(response.poll());
+        let (request, _answer) = upstream.next_request().await.unwrap();
+        assert_eq!(request.headers()["authorization"], "Bearer late");
+    }
+
+    #[tokio::test]
+    async fn a_source_without_a_token_is_an_error_and_nothing_is_sent() {
+        let (tell, receiver) = oneshot::channel();
+        drop(tell);
+        let source = Arc::new(Later(Mutex::new(Some(receiver))));
+        let (inner, mut upstream): (Inner, _) = mock::pair();
+        let mut service = mock::Spawn::new(BearerAuthLayer::new(source).layer(inner));
+        assert_ready_ok!(service.poll_ready());
+        let error = service.call(Request::new(())).await.unwrap_err();
+        assert!(matches!(
+            error.downcast_ref(),
+            Some(TokenError::Unavailable(_))
+        ));
+        assert_pending!(upstream.poll_request());
+    }
+}

@@ -1,0 +1,423 @@
+//! Builds the headers an upstream gets to see.
+//!
+//! [`HeaderAlign`] replaces a request's headers by a list of its own: fields in a fixed order, each
+//! with a [`Rule`], then those client headers that are passed by name. Whatever is neither in the
+//! list nor passed stays behind. Before that it drops what belongs to the client's connection only
+//! (hop-by-hop fields and those named in `Connection`, [RFC 9110 §7.6.1]); the client's own
+//! credentials cannot be passed at all.
+//!
+//! It knows no profile and no provider: the list is data given to the [`HeaderAlignLayer`]. It does
+//! not touch responses.
+//!
+//! # Order laws
+//!
+//! Outside [`BearerAuth`](crate::BearerAuthLayer), because it strips `Authorization`. A
+//! [`Rule::Place`] keeps an empty field where a layer further in will put its value, so that the
+//! order on the wire is the profile's.
+//!
+//! # Examples
+//!
+//! With defaults, `accept`, `accept-encoding` and `content-type` go through and nothing is added:
+//!
+//! ```
+//! use pacegate_layers::HeaderAlignLayer;
+//!
+//! let layer = HeaderAlignLayer::default();
+//! # let _ = layer;
+//! ```
+//!
+//! Customised:
+//!
+//! ```
+//! use http::{HeaderValue, Request, header};
+//! use pacegate_layers::{HeaderAlignLayer, header_align::Rule};
+//! use tower::{Layer, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let layer = HeaderAlignLayer::new()
+//!     .field(header::ACCEPT, Rule::Set(HeaderValue::from_static("application/json")))
+//!     .field(header::USER_AGENT, Rule::SetIfAbsent(HeaderValue::from_static("example/1")))
+//!     .pass(header::CONTENT_TYPE)?;
+//! let service = layer.layer(service_fn(|request: Request<()>| async move {
+//!     Ok::<_, std::convert::Infallible>(request.headers().clone())
+//! }));
+//!
+//! let request = Request::builder()
+//!     .header("authorization", "Bearer the-client's-own")
+//!     .header("content-type", "application/json")
+//!     .body(())?;
+//! let seen = service.oneshot(request).await?;
+//! assert_eq!(seen.len(), 3);
+//! assert_eq!(seen["user-agent"], "example/1");
+//! # Ok(())
+//! # }
+//! ```
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
+use tower_layer::Layer;
+use tower_service::Service;
+
+/// Applies [`HeaderAlign`]; see the [module documentation](self).
+#[derive(Clone, Debug)]
+pub struct HeaderAlignLayer {
+    fields: Vec<(HeaderName, Rule)>,
+    pass: Vec<HeaderName>,
+}
+
+/// Builds the headers of each request anew; see the [module documentation](self).
+#[derive(Clone, Debug)]
+pub struct HeaderAlign<S> {
+    inner: S,
+    plan: Arc<HeaderAlignLayer>,
+}
+
+/// What is sent in one field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// This list if the client offered every member of it, else the client's own value. For
+    /// `Accept-Encoding`: an answer passes undecoded, so only what the client can read may be
+    /// asked for.
+    Narrow(HeaderValue),
+    /// An empty value that a layer further in, or the HTTP client, replaces.
+    Place,
+    /// This value, whatever the client sent.
+    Set(HeaderValue),
+    /// The client's value, or this one if it sent none.
+    SetIfAbsent(HeaderValue),
+}
+
+/// A header that must never be passed on from a client.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} belongs to the client's own connection or account and is never passed on")]
+pub struct NotPassable(pub HeaderName);
+
+/// Fields that describe one connection, not the message ([RFC 9110 §7.6.1], and
+/// [RFC 9112 appendix C.2.2] for `proxy-connection`).
+///
+/// [RFC 9110 §7.6.1]: https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1
+/// [RFC 9112 appendix C.2.2]: https://www.rfc-editor.org/rfc/rfc9112#appendix-C.2.2
+const HOP_BY_HOP: [HeaderName; 9] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    HeaderName::from_static("proxy-connection"),
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// What a client proves itself with, and what the HTTP client below writes itself.
+const OWN: [HeaderName; 6] = [
+    HeaderName::from_static("api-key"),
+    header::AUTHORIZATION,
+    header::CONTENT_LENGTH,
+    header::COOKIE,
+    header::HOST,
+    HeaderName::from_static("x-api-key"),
+];
+
+/// Removes hop-by-hop fields and every field named in `Connection`.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| HeaderName::try_from(name.trim()).ok())
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+// === impl HeaderAlignLayer ===
+
+impl HeaderAlignLayer {
+    /// Sends nothing and passes nothing until told to.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            fields: Vec::new(),
+            pass: Vec::new(),
+        }
+    }
+
+    /// Sends `name` by `rule`, after the fields given before. The last rule for a name wins and
+    /// keeps the first one's place.
+    #[must_use]
+    pub fn field(mut self, name: HeaderName, rule: Rule) -> Self {
+        match self.fields.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, old)) => *old = rule,
+            None => self.fields.push((name, rule)),
+        }
+        self
+    }
+
+    /// Lets the client's `name` through where no field says otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`NotPassable`] for hop-by-hop fields, credentials, `host` and `content-length`.
+    pub fn pass(mut self, name: HeaderName) -> Result<Self, NotPassable> {
+        if HOP_BY_HOP.contains(&name) || OWN.contains(&name) {
+            return Err(NotPassable(name));
+        }
+        self.pass.push(name);
+        Ok(self)
+    }
+
+    fn align(&self, mut client: HeaderMap) -> HeaderMap {
+        strip_hop_by_hop(&mut client);
+        for name in &OWN {
+            client.remove(name);
+        }
+        let mut aligned = HeaderMap::with_capacity(self.fields.len() + self.pass.len());
+        for (name, rule) in &self.fields {
+            let value = match rule {
+                Rule::Narrow(list) if offers_all(&client, name, list) => list.clone(),
+                Rule::Narrow(_) => {
+                    append_all(&mut aligned, &client, name);
+                    continue;
+                }
+                Rule::Place => HeaderValue::from_static(""),
+                Rule::Set(value) => value.clone(),
+                Rule::SetIfAbsent(_) if client.contains_key(name) => {
+                    append_all(&mut aligned, &client, name);
+                    continue;
+                }
+                Rule::SetIfAbsent(value) => value.clone(),
+            };
+            aligned.insert(name, value);
+        }
+        for name in &self.pass {
+            if !aligned.contains_key(name) {
+                append_all(&mut aligned, &client, name);
+            }
+        }
+        aligned
+    }
+}
+
+impl Default for HeaderAlignLayer {
+    fn default() -> Self {
+        Self {
+            fields: Vec::new(),
+            pass: vec![
+                header::ACCEPT,
+                header::ACCEPT_ENCODING,
+                header::CONTENT_TYPE,
+            ],
+        }
+    }
+}
+
+impl<S> Layer<S> for HeaderAlignLayer {
+    type Service = HeaderAlign<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        HeaderAlign {
+            inner,
+            plan: Arc::new(self.clone()),
+        }
+    }
+}
+
+// === impl HeaderAlign ===
+
+impl<S, B> Service<Request<B>> for HeaderAlign<S>
+where
+    S: Service<Request<B>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let client = std::mem::take(request.headers_mut());
+        *request.headers_mut() = self.plan.align(client);
+        self.inner.call(request)
+    }
+}
+
+fn append_all(to: &mut HeaderMap, from: &HeaderMap, name: &HeaderName) {
+    for value in from.get_all(name) {
+        to.append(name, value.clone());
+    }
+}
+
+/// Whether the client's lists under `name` hold every member of `list`. A member that the client
+/// refuses with `q=0` is not offered.
+fn offers_all(client: &HeaderMap, name: &HeaderName, list: &HeaderValue) -> bool {
+    let members = |value: &HeaderValue| -> Vec<String> {
+        let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
+        text.split(',').filter_map(offered).collect()
+    };
+    let offered: Vec<String> = client.get_all(name).iter().flat_map(members).collect();
+    members(list).iter().all(|member| offered.contains(member))
+}
+
+/// The name of a list member, unless its weight is zero ([RFC 9110 §12.4.2]).
+///
+/// [RFC 9110 §12.4.2]: https://www.rfc-editor.org/rfc/rfc9110#section-12.4.2
+fn offered(member: &str) -> Option<String> {
+    let mut parts = member.split(';').map(str::trim);
+    let name = parts.next().filter(|name| !name.is_empty())?;
+    let refused = parts
+        .filter_map(|part| part.strip_prefix("q="))
+        .any(|weight| weight.parse() == Ok(0.0_f32));
+    (!refused).then(|| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        fields
+            .iter()
+            .map(|(name, value)| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+            })
+            .collect()
+    }
+
+    fn text(headers: &HeaderMap) -> Vec<String> {
+        headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect()
+    }
+
+    fn set(value: &'static str) -> Rule {
+        Rule::Set(HeaderValue::from_static(value))
+    }
+
+    #[test]
+    fn sends_the_fields_in_their_order_and_nothing_else() {
+        let layer = HeaderAlignLayer::new()
+            .field(header::HOST, Rule::Place)
+            .field(header::CONNECTION, set("keep-alive"))
+            .field(header::ACCEPT, set("application/json"))
+            .field(header::AUTHORIZATION, Rule::Place)
+            .field(header::USER_AGENT, set("a/1"));
+        let aligned = layer.align(client(&[
+            ("user-agent", "client/9"),
+            ("x-session-id", "s1"),
+            ("authorization", "Bearer client"),
+            ("accept", "*/*"),
+        ]));
+        assert_eq!(
+            text(&aligned),
+            [
+                "host: ",
+                "connection: keep-alive",
+                "accept: application/json",
+                "authorization: ",
+                "user-agent: a/1"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_field_named_in_connection_is_not_passed() {
+        let layer = HeaderAlignLayer::new()
+            .pass(HeaderName::from_static("x-keep"))
+            .unwrap()
+            .pass(HeaderName::from_static("x-drop"))
+            .unwrap();
+        let aligned = layer.align(client(&[
+            ("x-keep", "1"),
+            ("x-drop", "2"),
+            ("connection", "close, X-Drop"),
+        ]));
+        assert_eq!(text(&aligned), ["x-keep: 1"]);
+    }
+
+    #[test]
+    fn what_connection_names_cannot_remove_a_field_of_our_own() {
+        let layer = HeaderAlignLayer::new().field(header::AUTHORIZATION, Rule::Place);
+        let aligned = layer.align(client(&[("connection", "authorization, host")]));
+        assert_eq!(text(&aligned), ["authorization: "]);
+    }
+
+    #[test]
+    fn credentials_and_hop_by_hop_fields_cannot_be_passed() {
+        for name in HOP_BY_HOP.iter().chain(&OWN) {
+            assert!(
+                HeaderAlignLayer::new().pass(name.clone()).is_err(),
+                "{name} must be refused"
+            );
+        }
+    }
+
+    #[test]
+    fn passed_headers_keep_all_their_values() {
+        let aligned = HeaderAlignLayer::default().align(client(&[
+            ("accept", "a"),
+            ("accept", "b"),
+            ("x-other", "c"),
+        ]));
+        assert_eq!(text(&aligned), ["accept: a", "accept: b"]);
+    }
+
+    #[test]
+    fn set_if_absent_yields_to_the_client() {
+        let layer = HeaderAlignLayer::new().field(
+            header::USER_AGENT,
+            Rule::SetIfAbsent(HeaderValue::from_static("own")),
+        );
+        assert_eq!(
+            text(&layer.align(client(&[("user-agent", "theirs")]))),
+            ["user-agent: theirs"]
+        );
+        assert_eq!(text(&layer.align(client(&[]))), ["user-agent: own"]);
+    }
+
+    #[test]
+    fn an_encoding_is_asked_for_only_when_the_client_can_read_it() {
+        let layer = HeaderAlignLayer::new().field(
+            header::ACCEPT_ENCODING,
+            Rule::Narrow(HeaderValue::from_static("br, gzip")),
+        );
+        let ask = |offer| text(&layer.align(client(&[("accept-encoding", offer)])));
+        assert_eq!(
+            ask("gzip, deflate, BR;q=0.5"),
+            ["accept-encoding: br, gzip"]
+        );
+        assert_eq!(ask("gzip, br;q=0"), ["accept-encoding: gzip, br;q=0"]);
+        assert_eq!(ask("identity"), ["accept-encoding: identity"]);
+        assert!(layer.align(client(&[])).is_empty());
+    }
+
+    #[test]
+    fn the_last_rule_for_a_field_wins_in_the_first_ones_place() {
+        let layer = HeaderAlignLayer::new()
+            .field(header::ACCEPT, set("a"))
+            .field(header::USER_AGENT, set("b"))
+            .field(header::ACCEPT, set("c"));
+        assert_eq!(
+            text(&layer.align(client(&[]))),
+            ["accept: c", "user-agent: b"]
+        );
+    }
+}
