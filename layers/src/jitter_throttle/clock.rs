@@ -1,0 +1,43 @@
+//! governor's clock over tokio's, so that a paused clock stops it too.
+
+use std::{ops::Add, time::Duration};
+
+use governor::{
+    clock::{Clock, Reference},
+    nanos::Nanos,
+};
+use tokio::time::Instant;
+
+/// Reads tokio's clock.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TokioClock;
+
+/// A reading of tokio's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Reading(pub(super) Instant);
+
+impl Clock for TokioClock {
+    type Instant = Reading;
+
+    fn now(&self) -> Reading {
+        Reading(Instant::now())
+    }
+}
+
+impl Add<Nanos> for Reading {
+    type Output = Self;
+
+    fn add(self, later: Nanos) -> Self {
+        Self(self.0 + Duration::from(later))
+    }
+}
+
+impl Reference for Reading {
+    fn duration_since(&self, earlier: Self) -> Nanos {
+        self.0.duration_since(earlier.0).into()
+    }
+
+    fn saturating_sub(&self, duration: Nanos) -> Self {
+        Self(self.0.checked_sub(duration.into()).unwrap_or(self.0))
+    }
+}

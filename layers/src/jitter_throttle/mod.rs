@@ -1,0 +1,85 @@
+//! Sends requests one after another, spaced out, in the order they came.
+//!
+//! [`JitterThrottle`] makes every request pass a [`Gate`]. Whatever arrives, leaves or is refused
+//! by the upstream, the gate promises:
+//!
+//! - **Gap.** Two dispatches are at least `min-interval + jitter` apart, the jitter drawn anew for
+//!   each gap. A request with nobody before it leaves at once.
+//! - **Order.** First come, first served. A retry keeps its first place.
+//! - **Cancellation.** A request that is dropped while it waits leaves the queue at once and takes
+//!   nothing with it.
+//! - **No slot without a dispatch.** The slot is taken in the poll in which the inner service is
+//!   called.
+//! - **Closing.** Nobody leaves before the instant of the shared [`Cooldown`].
+//! - **Bounds.** At most so many wait, and nobody begins a wait that is estimated to be too long:
+//!   such a request is [`Refused`] at once, with the estimate. Retries are never refused.
+//! - **Work-conserving.** While someone waits, the next gap is no longer than the longest jitter
+//!   makes it.
+//! - **Concurrency.** At most so many in flight; a request is in flight until its response body has
+//!   ended, failed or been dropped, so the body type changes to [`PermitBody`].
+//!
+//! It does not poll, spawn or retry. governor keeps the rate, on tokio's clock; the gate adds order,
+//! jitter and cancellation.
+//!
+//! # Order laws
+//!
+//! Inside [`RetryOn429`](crate::RetryOn429Layer), so that every attempt takes its turn; outside
+//! [`BearerAuth`](crate::BearerAuthLayer), so that the token is read after the wait. A
+//! [`Progress`](crate::progress::Progress) among the request's extensions carries the place from
+//! one attempt to the next and takes the time waited; without one each attempt queues anew.
+//!
+//! # Examples
+//!
+//! With defaults nothing is spaced out, and at most 128 requests wait:
+//!
+//! ```
+//! use pacegate_layers::{
+//!     JitterThrottleLayer,
+//!     cooldown::Cooldown,
+//!     jitter_throttle::{Gate, Pacing},
+//! };
+//! use rand::{SeedableRng, rngs::StdRng};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! let gate = Gate::new(Pacing::new(), Cooldown::new(), StdRng::seed_from_u64(1));
+//! let layer = JitterThrottleLayer::new(gate);
+//! # let _ = layer;
+//! # }
+//! ```
+//!
+//! Customised: a gap of 1.5 s to 2.5 s, eight in flight.
+//!
+//! ```
+//! use std::{num::NonZeroUsize, time::Duration};
+//!
+//! use pacegate_layers::jitter_throttle::{Pacing, ReversedJitter};
+//!
+//! # fn main() -> Result<(), ReversedJitter> {
+//! let pacing = Pacing::new()
+//!     .min_interval(Duration::from_secs(1))
+//!     .jitter(Duration::from_millis(500)..=Duration::from_millis(1500))?
+//!     .concurrency(NonZeroUsize::new(8))
+//!     .max_wait(Duration::from_secs(60));
+//! # let _ = pacing;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Cooldown`]: crate::cooldown::Cooldown
+
+mod body;
+mod clock;
+mod gate;
+mod pacing;
+mod quota;
+mod service;
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    body::PermitBody,
+    gate::{Acquire, Gate, Permit, Refused},
+    pacing::{Pacing, ReversedJitter},
+    service::{JitterThrottle, JitterThrottleLayer, ResponseFuture},
+};

@@ -1,0 +1,150 @@
+//! The layer and its service.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http::{Request, Response};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::{
+    body::PermitBody,
+    gate::{Acquire, Gate, Permit},
+};
+use crate::{error::BoxError, progress::Progress};
+
+/// Applies [`JitterThrottle`]; see the [module documentation](super).
+#[derive(Clone, Debug)]
+pub struct JitterThrottleLayer {
+    gate: Gate,
+}
+
+/// Lets requests through its gate one by one; see the [module documentation](super).
+#[derive(Clone, Debug)]
+pub struct JitterThrottle<S> {
+    inner: S,
+    gate: Gate,
+}
+
+pin_project! {
+    /// The response future of [`JitterThrottle`].
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<S, B>
+    where
+        S: Service<Request<B>>,
+    {
+        #[pin]
+        state: State<S, S::Future, B>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<S, F, B> {
+        Wait {
+            inner: S,
+            request: Option<Request<B>>,
+            #[pin]
+            turn: Acquire,
+        },
+        Call {
+            #[pin]
+            response: F,
+            permit: Option<Permit>,
+        },
+    }
+}
+
+// === impl JitterThrottleLayer ===
+
+impl JitterThrottleLayer {
+    /// Everything behind this layer, and behind its clones, passes `gate`.
+    pub fn new(gate: Gate) -> Self {
+        Self { gate }
+    }
+}
+
+impl<S> Layer<S> for JitterThrottleLayer {
+    type Service = JitterThrottle<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        JitterThrottle {
+            inner,
+            gate: self.gate.clone(),
+        }
+    }
+}
+
+// === impl JitterThrottle ===
+
+impl<S, B, R> Service<Request<B>> for JitterThrottle<S>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone,
+    S::Error: Into<BoxError>,
+    R: Body,
+{
+    type Response = Response<PermitBody<R>>;
+    type Error = BoxError;
+    type Future = ResponseFuture<S, B>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        // The ready service goes into the future; its fresh clone has not been polled.
+        let fresh = self.inner.clone();
+        let progress = request.extensions().get::<Progress>().cloned();
+        ResponseFuture {
+            state: State::Wait {
+                inner: std::mem::replace(&mut self.inner, fresh),
+                request: Some(request),
+                turn: self.gate.acquire(progress),
+            },
+        }
+    }
+}
+
+// === impl ResponseFuture ===
+
+impl<S, B, R> Future for ResponseFuture<S, B>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Error: Into<BoxError>,
+    R: Body,
+{
+    type Output = Result<Response<PermitBody<R>>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        loop {
+            match state.as_mut().project() {
+                StateProjection::Wait {
+                    inner,
+                    request,
+                    turn,
+                } => {
+                    let permit = ready!(turn.poll(cx))?;
+                    #[expect(clippy::expect_used, reason = "taken once, with the state")]
+                    let request = request.take().expect("the request is still here");
+                    let response = inner.call(request);
+                    state.set(State::Call {
+                        response,
+                        permit: Some(permit),
+                    });
+                }
+                StateProjection::Call { response, permit } => {
+                    let response = ready!(response.poll(cx)).map_err(Into::into)?;
+                    #[expect(clippy::expect_used, reason = "taken once, with the end")]
+                    let permit = permit.take().expect("the permit is still here");
+                    return Poll::Ready(Ok(response.map(|body| PermitBody::new(body, permit))));
+                }
+            }
+        }
+    }
+}
