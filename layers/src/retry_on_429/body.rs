@@ -1,0 +1,106 @@
+//! A response body whose beginning has been read already.
+
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Buf;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, timeout_at};
+
+pin_project! {
+    /// A response body that yields what was read from it for classification, then the rest.
+    #[derive(Debug)]
+    pub struct PeekedBody<B>
+    where
+        B: Body,
+    {
+        read: VecDeque<Result<Frame<B::Data>, B::Error>>,
+        #[pin]
+        rest: B,
+    }
+}
+
+impl<B: Body> PeekedBody<B> {
+    /// Nothing has been read.
+    pub(super) fn untouched(rest: B) -> Self {
+        Self {
+            read: VecDeque::new(),
+            rest,
+        }
+    }
+
+    /// Reads up to `most` bytes of data, or what comes before `deadline`.
+    pub(super) async fn peek(rest: B, most: usize, deadline: Instant) -> Self
+    where
+        B: Unpin,
+    {
+        let mut body = Self::untouched(rest);
+        let mut length = 0;
+        while length < most {
+            let frame = poll_fn(|cx| Pin::new(&mut body.rest).poll_frame(cx));
+            let Ok(Some(frame)) = timeout_at(deadline, frame).await else {
+                break;
+            };
+            let failed = frame.is_err();
+            if let Some(data) = frame.as_ref().ok().and_then(Frame::data_ref) {
+                length += data.remaining();
+            }
+            body.read.push_back(frame);
+            if failed {
+                break;
+            }
+        }
+        body
+    }
+
+    /// The data read so far.
+    pub(super) fn beginning(&self) -> Vec<u8> {
+        self.read
+            .iter()
+            .filter_map(|frame| frame.as_ref().ok()?.data_ref())
+            .flat_map(Buf::chunk)
+            .copied()
+            .collect()
+    }
+}
+
+impl<B: Body> Body for PeekedBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let this = self.project();
+        match this.read.pop_front() {
+            Some(frame) => Poll::Ready(Some(frame)),
+            None => this.rest.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.read.is_empty() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let read: u64 = self
+            .read
+            .iter()
+            .filter_map(|frame| frame.as_ref().ok()?.data_ref())
+            .map(|data| data.remaining() as u64)
+            .sum();
+        let rest = self.rest.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower().saturating_add(read));
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper.saturating_add(read));
+        }
+        hint
+    }
+}

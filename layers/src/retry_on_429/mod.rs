@@ -1,0 +1,74 @@
+//! Waits out an upstream's "slow down" and tries again.
+//!
+//! [`RetryOn429`] asks a [`Classify`] what an error answer means. If it means "later", the request
+//! waits as long as the answer says ([`retry_after`]), a little more, and goes out again. A request
+//! that certainly never reached the upstream ([`NotSent`](crate::error::NotSent)) is tried again
+//! too, after a short back-off. Everything else goes to the client as it came: a reset after the
+//! request was sent, a 500, a 504 may all have been acted on.
+//!
+//! Retries and the time a request is held are capped. A wait that does not fit is not begun: the
+//! answer goes to the client at once, with our own estimate as its `Retry-After`, and with
+//! `x-should-retry: false` when the retries were spent.
+//!
+//! It does not know any provider's words, and it never retries once a response head has been handed
+//! on. The beginning of an error body is read for the verdict and handed on with the rest, so the
+//! body type changes to [`PeekedBody`].
+//!
+//! # Order laws
+//!
+//! Outside [`JitterThrottle`](crate::JitterThrottleLayer), so that every attempt takes its turn.
+//! With a [`Cooldown`](crate::cooldown::Cooldown) shared with that layer, one refusal pauses
+//! everyone on the account, and the waiting is done at the gate, where the request keeps its place.
+//! It puts a [`Progress`](crate::progress::Progress) into the request's extensions if none is there.
+//!
+//! # Examples
+//!
+//! With defaults:
+//!
+//! ```
+//! use pacegate_layers::RetryOn429Layer;
+//!
+//! let layer = RetryOn429Layer::default();
+//! # let _ = layer;
+//! ```
+//!
+//! Customised: this upstream says 529 where others say 429.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use pacegate_layers::{
+//!     RetryOn429Layer,
+//!     retry_on_429::{Answer, Classify, Verdict},
+//! };
+//!
+//! #[derive(Clone)]
+//! struct Overloaded;
+//!
+//! impl Classify for Overloaded {
+//!     fn classify(&self, answer: &Answer<'_>) -> Verdict {
+//!         if answer.status.as_u16() == 529 { Verdict::Retry } else { Verdict::Pass }
+//!     }
+//! }
+//!
+//! let layer = RetryOn429Layer::new(Overloaded)
+//!     .max_retries(5)
+//!     .max_hold(Duration::from_secs(30))
+//!     .default_wait(Duration::from_secs(2));
+//! # let _ = layer;
+//! ```
+
+mod backoff;
+mod body;
+mod classify;
+mod resolve;
+pub mod retry_after;
+mod service;
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    body::PeekedBody,
+    classify::{Answer, Classify, StandardClassify, Verdict},
+    service::{ResponseFuture, RetryOn429, RetryOn429Layer},
+};

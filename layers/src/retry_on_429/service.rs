@@ -1,0 +1,227 @@
+//! The layer and its service.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use http::{Request, Response};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use rand::rngs::StdRng;
+use tokio::time::Instant;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::{
+    body::PeekedBody,
+    classify::{Classify, StandardClassify},
+    resolve::{Policy, resolve},
+};
+use crate::{cooldown::Cooldown, error::BoxError, progress::Progress};
+
+/// Applies [`RetryOn429`]; see the [module documentation](super).
+#[derive(Clone, Debug)]
+pub struct RetryOn429Layer<C = StandardClassify> {
+    policy: Policy<C>,
+}
+
+/// Waits out a "slow down" and tries again; see the [module documentation](super).
+#[derive(Clone, Debug)]
+pub struct RetryOn429<S, C> {
+    inner: S,
+    policy: Policy<C>,
+}
+
+pin_project! {
+    /// The response future of [`RetryOn429`].
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<S, C, B, R>
+    where
+        S: Service<Request<B>>,
+        R: Body,
+    {
+        // The service and the request for another attempt, until they are needed.
+        spare: Option<(S, Request<B>, Policy<C>)>,
+        started: Instant,
+        #[pin]
+        state: State<S::Future, R>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<F, R>
+    where
+        R: Body,
+    {
+        First {
+            #[pin]
+            response: F,
+        },
+        // Boxed, because a request seldom comes here.
+        Resolve {
+            response: Resolving<R>,
+        },
+    }
+}
+
+type Resolving<R> = Pin<Box<dyn Future<Output = Result<Response<PeekedBody<R>>, BoxError>> + Send>>;
+
+// === impl RetryOn429Layer ===
+
+impl<C> RetryOn429Layer<C> {
+    /// Asks `classify` what an answer means; two retries within four minutes, one minute's wait
+    /// where the upstream names none, no cool-down to tell.
+    pub fn new(classify: C) -> Self {
+        Self {
+            policy: Policy::new(classify),
+        }
+    }
+
+    /// The most retries after the first attempt.
+    #[must_use]
+    pub fn max_retries(mut self, most: u32) -> Self {
+        self.policy.max_retries = most;
+        self
+    }
+
+    /// The longest time a request is kept without a response head. A wait that does not fit is
+    /// not begun.
+    #[must_use]
+    pub fn max_hold(mut self, longest: Duration) -> Self {
+        self.policy.max_hold = longest;
+        self
+    }
+
+    /// The wait when the upstream names none.
+    #[must_use]
+    pub fn default_wait(mut self, wait: Duration) -> Self {
+        self.policy.default_wait = wait;
+        self
+    }
+
+    /// Tells `cooldown` of every "slow down" and leaves the waiting to whoever honours it, so that
+    /// the request waits in its place in the order.
+    #[must_use]
+    pub fn cooldown(mut self, cooldown: Cooldown) -> Self {
+        self.policy.cooldown = Some(cooldown);
+        self
+    }
+
+    /// Draws jitter from `rng`.
+    #[must_use]
+    pub fn rng(mut self, rng: StdRng) -> Self {
+        self.policy.rng = Arc::new(Mutex::new(rng));
+        self
+    }
+}
+
+impl Default for RetryOn429Layer {
+    fn default() -> Self {
+        Self::new(StandardClassify)
+    }
+}
+
+impl<S, C: Clone> Layer<S> for RetryOn429Layer<C> {
+    type Service = RetryOn429<S, C>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        RetryOn429 {
+            inner,
+            policy: self.policy.clone(),
+        }
+    }
+}
+
+// === impl RetryOn429 ===
+
+impl<S, C, B, R> Service<Request<B>> for RetryOn429<S, C>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    C: Classify + Clone + Send + Sync + 'static,
+    B: Clone + Send + 'static,
+    R: Body + Send + Unpin + 'static,
+    R::Data: Send,
+    R::Error: Send,
+{
+    type Response = Response<PeekedBody<R>>;
+    type Error = BoxError;
+    type Future = ResponseFuture<S, C, B, R>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        // The ready service goes into the future; its fresh clone has not been polled.
+        let fresh = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, fresh);
+        // All attempts share one, so that a retry can keep its place.
+        request.extensions_mut().get_or_insert_default::<Progress>();
+        let spare = request.clone();
+        let response = inner.call(request);
+        ResponseFuture {
+            spare: Some((inner, spare, self.policy.clone())),
+            started: Instant::now(),
+            state: State::First { response },
+        }
+    }
+}
+
+// === impl ResponseFuture ===
+
+impl<S, C, B, R> Future for ResponseFuture<S, C, B, R>
+where
+    S: Service<Request<B>, Response = Response<R>> + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    C: Classify + Send + Sync + 'static,
+    B: Clone + Send + 'static,
+    R: Body + Send + Unpin + 'static,
+    R::Data: Send,
+    R::Error: Send,
+{
+    type Output = Result<Response<PeekedBody<R>>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            match this.state.as_mut().project() {
+                StateProjection::First { response } => {
+                    let outcome = ready!(response.poll(cx)).map_err(Into::into);
+                    #[expect(clippy::expect_used, reason = "taken once, with the state")]
+                    let (inner, request, policy) =
+                        this.spare.take().expect("the spare is still here");
+                    if let Ok(response) = &outcome
+                        && !policy.classify.concerns(response.status())
+                    {
+                        return Poll::Ready(
+                            outcome.map(|response| response.map(PeekedBody::untouched)),
+                        );
+                    }
+                    let response =
+                        Box::pin(resolve(outcome, inner, request, policy, *this.started));
+                    this.state.set(State::Resolve { response });
+                }
+                StateProjection::Resolve { response } => return response.as_mut().poll(cx),
+            }
+        }
+    }
+}
+
+impl<S, C, B, R> fmt::Debug for ResponseFuture<S, C, B, R>
+where
+    S: Service<Request<B>>,
+    R: Body,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

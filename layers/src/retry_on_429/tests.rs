@@ -1,0 +1,296 @@
+//! The retry rules, on a paused clock.
+
+use std::{
+    collections::VecDeque,
+    num::NonZeroUsize,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use rand::{SeedableRng, rngs::StdRng};
+use tokio::time::Instant;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+
+use super::*;
+use crate::{
+    JitterThrottleLayer,
+    cooldown::Cooldown,
+    error::{BoxError, NotSent},
+    jitter_throttle::{Gate, Pacing},
+    progress::Progress,
+};
+
+type Outcome = Result<Response<Full<Bytes>>, BoxError>;
+
+/// An upstream that plays outcomes in order, then says 200, and notes when it was asked.
+#[derive(Clone, Default)]
+struct Script {
+    outcomes: Arc<Mutex<VecDeque<Outcome>>>,
+    asked: Arc<Mutex<Vec<Instant>>>,
+}
+
+impl Script {
+    fn new(outcomes: impl IntoIterator<Item = Outcome>) -> Self {
+        Self {
+            outcomes: Arc::new(Mutex::new(outcomes.into_iter().collect())),
+            asked: Arc::default(),
+        }
+    }
+
+    fn service(
+        &self,
+    ) -> impl Service<Request<()>, Response = Response<Full<Bytes>>, Error = BoxError, Future: Send>
+    + Clone
+    + Send
+    + use<> {
+        let this = self.clone();
+        service_fn(move |_: Request<()>| {
+            this.asked.lock().unwrap().push(Instant::now());
+            let next = this.outcomes.lock().unwrap().pop_front();
+            async move { next.unwrap_or_else(|| Ok(Response::new(Full::new("fine".into())))) }
+        })
+    }
+
+    fn asked(&self) -> Vec<Instant> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+fn answer(status: u16, fields: &[(&str, &str)], body: &'static str) -> Outcome {
+    let mut response = Response::builder().status(status);
+    for (name, value) in fields {
+        response = response.header(*name, *value);
+    }
+    Ok(response.body(Full::new(body.into())).unwrap())
+}
+
+fn slow_down(seconds: &str) -> Outcome {
+    answer(429, &[("retry-after", seconds)], "slow down")
+}
+
+fn layer() -> RetryOn429Layer {
+    RetryOn429Layer::default().rng(StdRng::seed_from_u64(5))
+}
+
+async fn text(response: Response<PeekedBody<Full<Bytes>>>) -> Bytes {
+    response.into_body().collect().await.unwrap().to_bytes()
+}
+
+/// Within the tenth of jitter that is added to every wait.
+fn about(waited: Duration, asked: Duration) -> bool {
+    (asked..=asked + asked / 10 + Duration::from_millis(1)).contains(&waited)
+}
+
+#[tokio::test(start_paused = true)]
+async fn waits_as_long_as_it_is_told_and_tries_again() {
+    let script = Script::new([slow_down("3"), slow_down("5")]);
+    let response = layer()
+        .layer(script.service())
+        .oneshot(Request::new(()))
+        .await
+        .unwrap();
+    assert_eq!(text(response).await, "fine");
+    let asked = script.asked();
+    assert!(about(asked[1] - asked[0], Duration::from_secs(3)));
+    assert!(about(asked[2] - asked[1], Duration::from_secs(5)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn waits_the_default_when_it_is_told_nothing_sensible() {
+    let script = Script::new([slow_down("NaN"), answer(429, &[], "")]);
+    layer()
+        .layer(script.service())
+        .oneshot(Request::new(()))
+        .await
+        .unwrap();
+    let asked = script.asked();
+    assert!(about(asked[1] - asked[0], Duration::from_secs(60)));
+    assert!(about(asked[2] - asked[1], Duration::from_secs(60)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn never_comes_back_within_a_second() {
+    let script = Script::new([slow_down("0")]);
+    layer()
+        .layer(script.service())
+        .oneshot(Request::new(()))
+        .await
+        .unwrap();
+    let asked = script.asked();
+    assert!(about(asked[1] - asked[0], Duration::from_secs(1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delay_in_the_body_is_read_and_the_body_handed_on_whole() {
+    let script = Script::new([
+        answer(429, &[], "Please try again in 4s."),
+        answer(429, &[], "Please try again in 4s."),
+        answer(429, &[], "Please try again in 4s."),
+    ]);
+    let response = layer()
+        .layer(script.service())
+        .oneshot(Request::new(()))
+        .await
+        .unwrap();
+    let asked = script.asked();
+    assert!(about(asked[1] - asked[0], Duration::from_secs(4)));
+    assert_eq!(asked.len(), 3);
+    assert_eq!(response.status(), 429);
+    assert_eq!(text(response).await, "Please try again in 4s.");
+}
+
+#[tokio::test(start_paused = true)]
+async fn hands_on_the_last_answer_when_the_retries_are_spent() {
+    let script = Script::new((0..3).map(|_| slow_down("2")));
+    let response = layer()
+        .layer(script.service())
+        .oneshot(Request::new(()))
+        .await
+        .unwrap();
+    assert_eq!(script.asked().len(), 3);
+    assert_eq!(response.status(), 429);
+    assert_eq!(response.headers()["retry-after"], "3");
+    assert_eq!(response.headers()["x-should-retry"], "false");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_does_not_fit_is_not_begun() {
+    let before = Instant::now();
+    let asks = [("retry-after", "300"), ("retry-after-ms", "300000")];
+    let script = Script::new([answer(429, &asks, "slow down")]);
+    let response = layer()
+        .layer(script.service())
+        .oneshot(Request::new(()))
+        .await
+        .unwrap();
+    assert_eq!(before.elapsed(), Duration::ZERO);
+    assert_eq!(script.asked().len(), 1);
+    assert_eq!(response.status(), 429);
+    let seconds: u64 = response.headers()["retry-after"]
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!((300..=330).contains(&seconds));
+    assert!(!response.headers().contains_key("retry-after-ms"));
+    assert!(!response.headers().contains_key("x-should-retry"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_hours_and_the_account_rests_no_longer_than_the_cap() {
+    let cooldown = Cooldown::new();
+    let script = Script::new([slow_down("561600")]);
+    let response = layer()
+        .max_hold(Duration::from_secs(1_000_000))
+        .cooldown(cooldown.clone())
+        .layer(script.service())
+        .oneshot(Request::new(()))
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 429);
+    assert!(about(cooldown.estimate(), Duration::from_secs(900)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_503_only_with_a_retry_after() {
+    let script = Script::new([
+        answer(503, &[("retry-after", "1")], ""),
+        answer(503, &[], ""),
+    ]);
+    let service = layer().layer(script.service());
+    let response = service.oneshot(Request::new(())).await.unwrap();
+    assert_eq!(response.status(), 503);
+    assert_eq!(script.asked().len(), 2);
+    assert!(!response.headers().contains_key("retry-after"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_errors_pass_at_once() {
+    for status in [400, 401, 403, 404, 500, 502, 504] {
+        let script = Script::new([answer(status, &[("retry-after", "1")], "theirs")]);
+        let response = layer()
+            .layer(script.service())
+            .oneshot(Request::new(()))
+            .await
+            .unwrap();
+        assert_eq!(response.status(), status);
+        assert_eq!(text(response).await, "theirs");
+        assert_eq!(script.asked().len(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_a_request_that_was_not_sent_and_no_other_failure() {
+    let refused = || Err(Box::new(NotSent("refused".into())) as BoxError);
+    let script = Script::new([refused(), refused()]);
+    let response = layer()
+        .layer(script.service())
+        .oneshot(Request::new(()))
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 200);
+    let asked = script.asked();
+    assert!(asked[1] - asked[0] >= Duration::from_millis(500));
+    assert!(asked[2] - asked[1] <= Duration::from_secs(20));
+
+    let script = Script::new([Err("reset".into())]);
+    layer()
+        .layer(script.service())
+        .oneshot(Request::new(()))
+        .await
+        .unwrap_err();
+    assert_eq!(script.asked().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn gives_up_on_an_upstream_that_stays_away() {
+    let script = Script::new((0..9).map(|_| Err(NotSent("refused".into()).into())));
+    let error = layer()
+        .layer(script.service())
+        .oneshot(Request::new(()))
+        .await
+        .unwrap_err();
+    assert!(error.is::<NotSent>());
+    assert_eq!(script.asked().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_refusal_pauses_everyone_and_the_order_is_kept() {
+    let cooldown = Cooldown::new();
+    let pacing = Pacing::new()
+        .min_interval(Duration::from_secs(1))
+        .concurrency(NonZeroUsize::new(1));
+    let gate = Gate::new(pacing, cooldown.clone(), StdRng::seed_from_u64(1));
+    let script = Script::new([slow_down("3"), slow_down("3")]);
+    let service = ServiceBuilder::new()
+        .layer(layer().cooldown(cooldown))
+        .layer(JitterThrottleLayer::new(gate.clone()))
+        .service(script.service());
+
+    let finished = Arc::new(Mutex::new(Vec::new()));
+    let mut tasks = tokio::task::JoinSet::new();
+    for index in 0..20 {
+        let (service, finished) = (service.clone(), Arc::clone(&finished));
+        tasks.spawn(async move {
+            let progress = Progress::new();
+            let mut request = Request::new(());
+            request.extensions_mut().insert(progress.clone());
+            let response = service.oneshot(request).await.unwrap();
+            assert_eq!(response.status(), 200);
+            finished.lock().unwrap().push(index);
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    assert!(finished.lock().unwrap().iter().copied().eq(0..20));
+    let asked = script.asked();
+    assert_eq!(asked.len(), 22);
+    assert_eq!(gate.dispatched(), 22, "every try passes the gate");
+    assert!(asked[1] - asked[0] >= Duration::from_secs(3));
+    assert!(asked[2] - asked[1] >= Duration::from_secs(3));
+    assert_eq!((gate.waiting(), gate.in_flight()), (0, 0));
+}
