@@ -3,4 +3,5 @@
 mod config;
 mod credentials;
 mod simulator;
+mod support;
 mod upstream;

@@ -1,0 +1,6 @@
+//! What several test modules need.
+
+// Always so here; it tells clippy that helpers of tests may unwrap as tests do.
+#![cfg(test)]
+
+pub(crate) mod client;
