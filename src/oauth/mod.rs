@@ -1,1 +1,4 @@
-//! RFC 8628 and refresh, for any provider.
+//! The OAuth client's side of token requests, for any provider.
+
+mod form;
+pub mod refresh;
