@@ -1,1 +1,14 @@
-//! Tests of upstream.
+//! The upstream client against servers that are spoken by hand: the wire is the oracle.
+
+#![expect(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "clippy takes only #[test] functions for tests, not what they share"
+)]
+
+mod body;
+mod exchange;
+mod http2;
+mod proxy;
+mod support;
+mod tls;

@@ -1,0 +1,165 @@
+//! The base URL, taken apart once: where to connect, and what goes before every path.
+
+use http::{
+    HeaderValue, Uri,
+    uri::{Authority, PathAndQuery},
+};
+
+use super::error::ClientError;
+
+/// A base URL that requests can be joined to.
+#[derive(Clone, Debug)]
+pub(super) struct Base {
+    pub(super) uri: Uri,
+    pub(super) origin: Origin,
+    /// What `Host` and `:authority` say: the scheme's own port is left out.
+    pub(super) authority: Authority,
+    pub(super) host: HeaderValue,
+    /// The URL's path without a trailing slash; empty for the root.
+    prefix: String,
+}
+
+/// Scheme, host and port: connections to equal ones are interchangeable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Origin {
+    pub(super) https: bool,
+    /// As in the URL, lower case: an IPv6 address has its brackets.
+    pub(super) host: String,
+    pub(super) port: u16,
+}
+
+// === impl Base ===
+
+impl Base {
+    pub(super) fn new(uri: Uri) -> Result<Self, ClientError> {
+        let unusable = || ClientError::BaseUrl(without_user_info(&uri));
+        let https = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(unusable()),
+        };
+        let host = uri.host().unwrap_or_default().to_ascii_lowercase();
+        if host.is_empty() {
+            return Err(unusable());
+        }
+        let default_port = if https { 443 } else { 80 };
+        let port = uri.port_u16().unwrap_or(default_port);
+        let authority = if port == default_port {
+            host.clone()
+        } else {
+            format!("{host}:{port}")
+        };
+        Ok(Self {
+            host: HeaderValue::try_from(&authority).map_err(|_| unusable())?,
+            authority: Authority::try_from(authority).map_err(|_| unusable())?,
+            origin: Origin { https, host, port },
+            prefix: uri.path().trim_end_matches('/').to_owned(),
+            uri,
+        })
+    }
+
+    /// The base's path, followed by `uri`'s path and query. Whatever `uri` says about a scheme or
+    /// a host is ignored: the destination comes from the configuration alone.
+    ///
+    /// # Errors
+    ///
+    /// If the two together are longer than a URI can be (65,534 bytes).
+    pub(super) fn join(&self, uri: &Uri) -> Result<PathAndQuery, http::uri::InvalidUri> {
+        let relative = match uri.path_and_query() {
+            Some(both) if !uri.path().is_empty() => both.as_str(),
+            _ => "",
+        };
+        let slash = if relative.is_empty() || relative.starts_with(['/', '?']) {
+            ""
+        } else {
+            "/"
+        };
+        let joined = format!("{}{slash}{relative}", self.prefix);
+        if joined.is_empty() || joined.starts_with('?') {
+            return format!("/{joined}").try_into();
+        }
+        joined.try_into()
+    }
+}
+
+/// A URL for a message: its user info may be a password.
+fn without_user_info(uri: &Uri) -> Uri {
+    let mut parts = uri.clone().into_parts();
+    let host = parts
+        .authority
+        .as_ref()
+        .and_then(|authority| authority.as_str().rsplit('@').next()?.parse().ok());
+    if host.is_some() {
+        parts.authority = host;
+    }
+    Uri::from_parts(parts).unwrap_or_default()
+}
+
+// === impl Origin ===
+
+impl Origin {
+    /// `host:port`, for messages and for a proxy.
+    pub(super) fn address(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+
+    /// The host without the brackets of an IPv6 address.
+    pub(super) fn bare_host(&self) -> &str {
+        self.host.trim_start_matches('[').trim_end_matches(']')
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn joined(base: &str, uri: Uri) -> String {
+        let base = Base::new(base.parse().unwrap()).unwrap();
+        base.join(&uri).unwrap().to_string()
+    }
+
+    #[test]
+    fn the_path_of_a_request_follows_the_path_of_the_base() {
+        let chat = || Uri::from_static("/chat/completions?x=1");
+        assert_eq!(joined("https://h/v1", chat()), "/v1/chat/completions?x=1");
+        assert_eq!(joined("https://h/v1/", chat()), "/v1/chat/completions?x=1");
+        assert_eq!(joined("https://h", chat()), "/chat/completions?x=1");
+        assert_eq!(joined("https://h/a/b", Uri::from_static("/")), "/a/b/");
+    }
+
+    #[test]
+    fn an_empty_path_is_the_base_itself() {
+        let relative = |path: Option<&'static str>| {
+            let mut parts = http::uri::Parts::default();
+            parts.path_and_query = path.map(PathAndQuery::from_static);
+            Uri::from_parts(parts).unwrap()
+        };
+        assert_eq!(joined("https://h/v1", relative(None)), "/v1");
+        assert_eq!(joined("https://h", relative(None)), "/");
+        assert_eq!(joined("https://h/v1", relative(Some("?x=1"))), "/v1?x=1");
+        assert_eq!(joined("https://h", relative(Some("?x=1"))), "/?x=1");
+    }
+
+    #[test]
+    fn the_host_of_a_request_is_ignored() {
+        let elsewhere = Uri::from_static("http://evil.test/models");
+        assert_eq!(joined("https://h/v1", elsewhere), "/v1/models");
+    }
+
+    #[test]
+    fn the_host_field_leaves_out_user_info_and_the_default_port() {
+        let host = |uri: &str| Base::new(uri.parse().unwrap()).unwrap().host;
+        assert_eq!(host("https://user:pass@API.test:443/v1"), "api.test");
+        assert_eq!(host("http://api.test:8080/v1"), "api.test:8080");
+        assert_eq!(host("http://[::1]:80"), "[::1]");
+    }
+
+    #[test]
+    fn a_base_without_a_host_or_with_another_scheme_is_refused_and_its_password_kept_quiet() {
+        for uri in ["/v1", "ftp://h/v1", "api.test:443"] {
+            assert!(Base::new(uri.parse().unwrap()).is_err(), "{uri}");
+        }
+        let error = Base::new("ftp://user:canary@h/v1".parse().unwrap()).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
+    }
+}

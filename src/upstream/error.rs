@@ -1,0 +1,185 @@
+//! What can go wrong on the way to the upstream and back, one small type each.
+//!
+//! None of the texts holds a secret: they name hosts and ports, never a header, a body or the user
+//! info of a URL.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use pacegate_layers::error::BoxError;
+
+/// A client that cannot be built as configured.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The base URL is not one that requests can be sent to.
+    #[error("the base URL {0} is not usable\nhint: write http:// or https:// and a host")]
+    BaseUrl(http::Uri),
+    /// The `ca-file` could be read but holds no usable certificate.
+    #[error(
+        "ca-file {}: {reason}\nhint: it must hold certificates in PEM form (-----BEGIN CERTIFICATE-----)",
+        file.display()
+    )]
+    CaFile {
+        /// The file as configured.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The proxy that the environment names speaks a protocol that pacegate does not.
+    #[error(
+        "proxy {0}: only http:// proxies are supported\nhint: check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
+    )]
+    Proxy(String),
+    /// The operating system has no root certificates to offer.
+    #[error(
+        "no root certificates found on this system\nhint: install ca-certificates, set SSL_CERT_FILE, or use roots = \"bundled\""
+    )]
+    SystemRoots(#[source] Option<rustls_native_certs::Error>),
+    /// The TLS library refused its own settings.
+    #[error("TLS cannot be set up")]
+    Tls(#[source] rustls::Error),
+    /// The `ca-file` cannot be read.
+    #[error("ca-file {}: cannot be read\nhint: check the path and its permissions", file.display())]
+    UnreadableCaFile {
+        /// The file as configured.
+        file: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+/// How far a connection had come, in the order of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Looking up the name.
+    Resolve,
+    /// Opening the TCP connection.
+    Connect,
+    /// Reaching the proxy, or asking it for a tunnel.
+    Proxy,
+    /// The TLS handshake, the choice of protocol included.
+    Tls,
+    /// The first bytes of HTTP/2, before any request.
+    Http2,
+}
+
+/// No connection: not a byte of the request has left.
+///
+/// It travels inside [`NotSent`](pacegate_layers::error::NotSent), so a retry is safe.
+#[derive(Debug, thiserror::Error)]
+#[error("{stage} {address} failed")]
+pub struct ConnectError {
+    /// How far it got.
+    pub stage: Stage,
+    /// `host:port` of the upstream, or of the proxy while that is what fails.
+    pub address: String,
+    /// The cause; [`ConnectTimeout`] if it was given up.
+    pub source: BoxError,
+}
+
+/// Connecting took longer than `connect-timeout`.
+#[derive(Debug, thiserror::Error)]
+#[error("no connection within {0:?}")]
+pub struct ConnectTimeout(pub Duration);
+
+/// The upstream showed a certificate that does not verify. Trying again does not help.
+#[derive(Debug, thiserror::Error)]
+#[error("the certificate of {host} was not accepted: {reason}\nhint: {}", self.hint())]
+pub struct CertificateError {
+    /// The name that was asked for.
+    pub host: String,
+    /// What is wrong with the certificate.
+    pub reason: rustls::CertificateError,
+}
+
+/// No response head within `head-timeout`; the upstream may have acted on the request.
+#[derive(Debug, thiserror::Error)]
+#[error("no response head from {address} within {after:?}")]
+pub struct HeadTimeout {
+    /// `host:port` of the upstream.
+    pub address: String,
+    /// The time-out.
+    pub after: Duration,
+}
+
+/// The connection broke, or something that is not HTTP came, before a response head; the upstream
+/// may have acted on the request.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection to {address} broke before a response head came")]
+pub struct Broken {
+    /// `host:port` of the upstream.
+    pub address: String,
+    /// The cause.
+    pub source: hyper::Error,
+}
+
+/// A response body fell silent for longer than `idle-timeout`.
+#[derive(Debug, thiserror::Error)]
+#[error("the response body was silent for {0:?}")]
+pub struct IdleTimeout(pub Duration);
+
+/// A response body ended before its framing said so.
+#[derive(Debug, thiserror::Error)]
+#[error("the response body was cut short")]
+pub struct Truncated(#[source] pub Option<hyper::Error>);
+
+// === impl Stage ===
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Resolve => "looking up",
+            Self::Connect => "connecting to",
+            Self::Proxy => "going through proxy",
+            Self::Tls => "the TLS handshake with",
+            Self::Http2 => "beginning HTTP/2 with",
+        })
+    }
+}
+
+// === impl CertificateError ===
+
+impl CertificateError {
+    fn hint(&self) -> &'static str {
+        use rustls::CertificateError as Reason;
+
+        match self.reason {
+            Reason::Expired
+            | Reason::ExpiredContext { .. }
+            | Reason::NotValidYet
+            | Reason::NotValidYetContext { .. } => {
+                "check this machine's clock, else the upstream has to renew its certificate"
+            }
+            Reason::NotValidForName | Reason::NotValidForNameContext { .. } => {
+                "check the host in base-url"
+            }
+            _ => {
+                "for a private authority set tls = { ca-file = \"PATH\" }, for one that this system \
+                 trusts tls = { roots = \"system\" }"
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_certificate_error_says_what_to_do() {
+        let text = |reason| {
+            CertificateError {
+                host: "api.test".into(),
+                reason,
+            }
+            .to_string()
+        };
+        let unknown = text(rustls::CertificateError::UnknownIssuer);
+        assert!(unknown.contains("api.test"), "{unknown}");
+        assert!(
+            unknown.contains("ca-file") && unknown.contains("roots = \"system\""),
+            "{unknown}"
+        );
+        assert!(text(rustls::CertificateError::Expired).contains("clock"));
+        assert!(text(rustls::CertificateError::NotValidForName).contains("base-url"));
+    }
+}

@@ -1,0 +1,66 @@
+//! From a request that is handed over to the head of its response.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    task::Poll,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::{body::Incoming, client::conn::TrySendError};
+use tokio::time::Sleep;
+
+use super::h1::Connection;
+
+/// What goes out: complete, so that sending it again is a cheap clone.
+pub(super) type Outgoing = Request<Full<Bytes>>;
+
+/// Why no response head came.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// The connection broke; the upstream may have seen the request.
+    Broken(hyper::Error),
+    /// The deadline passed; the upstream has probably seen the request.
+    TimedOut,
+    /// The connection was over before the first byte was written. Boxed for its size.
+    Unsent(Box<Outgoing>),
+}
+
+/// Waits for `response` until `deadline`, moving the bytes of `connection` meanwhile, and hands the
+/// connection back with the head unless it has ended.
+///
+/// # Cancel safety
+///
+/// Dropping the future closes `connection`.
+pub(super) async fn head(
+    response: impl Future<Output = Result<Response<Incoming>, TrySendError<Outgoing>>>,
+    mut connection: Option<Box<Connection>>,
+    mut deadline: Pin<&mut Sleep>,
+) -> Result<(Response<Incoming>, Option<Box<Connection>>), Failed> {
+    let mut response = pin!(response);
+    let outcome = poll_fn(|cx| {
+        if let Some(open) = &mut connection
+            && open.poll_closed(cx).is_ready()
+        {
+            // Dropping it makes hyper give back a request that is still in its queue.
+            connection = None;
+        }
+        match response.as_mut().poll(cx) {
+            Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+            Poll::Pending => deadline.as_mut().poll(cx).map(|()| None),
+        }
+    })
+    .await;
+    match outcome {
+        Some(Ok(head)) => Ok((head, connection)),
+        // For HTTP/2 hyper does not tell a stream that was refused unprocessed from one that
+        // broke, so there too only a request that never left the queue comes back.
+        Some(Err(mut error)) => Err(match error.take_message() {
+            Some(request) => Failed::Unsent(Box::new(request)),
+            None => Failed::Broken(error.into_error()),
+        }),
+        None => Err(Failed::TimedOut),
+    }
+}
