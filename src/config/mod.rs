@@ -8,6 +8,35 @@ use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 use http::{HeaderName, HeaderValue, StatusCode, Uri};
 use secrecy::SecretString;
 
+mod credentials;
+mod cursor;
+mod data;
+mod dialect;
+mod error;
+mod expand;
+mod header_align;
+mod load;
+mod notice;
+mod order;
+mod origin;
+mod platform;
+mod secret;
+mod server;
+mod source;
+mod throttle;
+mod tree;
+mod units;
+mod upstream;
+
+pub use data::opencode_sample;
+pub use error::Error;
+pub use load::{Loaded, load, origins};
+pub use notice::Notice;
+pub use origin::{Origin, Origins};
+pub use platform::Platform;
+pub use source::Source;
+pub(crate) use units::show as show_duration;
+
 /// Everything pacegate is told.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -23,8 +52,9 @@ pub struct Config {
     pub max_body: usize,
     /// Threads that serve requests.
     pub workers: NonZeroUsize,
-    /// Where counts that outlive the process are kept.
-    pub state_dir: PathBuf,
+    /// Where counts that outlive the process are kept; `None` where the person named no place and
+    /// the environment has no home to put it in.
+    pub state_dir: Option<PathBuf>,
     /// What to log, and how.
     pub log: Log,
     /// At least one, names unique.
@@ -348,8 +378,3 @@ pub enum Verdict {
     /// Wait and try again.
     Retry,
 }
-
-/// Why a configuration cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("not here yet")]
-pub struct Error;

@@ -1,0 +1,81 @@
+//! The files of `config/`, compiled in.
+
+use super::{
+    error::Problem,
+    origin::Origin,
+    tree::{self, Node},
+};
+
+/// A folder of `config/` whose files are chosen by name.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Folder {
+    Dialects,
+    Presets,
+    Profiles,
+    Throttle,
+}
+
+include!(concat!(env!("OUT_DIR"), "/config_files.rs"));
+
+/// The sample of `opencode.jsonc`, for people to copy.
+pub fn opencode_sample() -> &'static str {
+    text("opencode.jsonc").unwrap_or_default()
+}
+
+/// The tree of `config/pacegate.toml`.
+pub(super) fn built_in() -> Result<Node, Problem> {
+    parse("pacegate.toml", Origin::BuiltIn)
+}
+
+/// What holds for every upstream.
+pub(super) fn upstream() -> Result<Node, Problem> {
+    parse("upstream.toml", Origin::BuiltIn)
+}
+
+// === impl Folder ===
+
+impl Folder {
+    /// The names that may be chosen, sorted.
+    pub(super) fn names(self) -> Vec<&'static str> {
+        FILES
+            .iter()
+            .filter_map(|(path, _)| {
+                path.strip_prefix(self.path())?
+                    .strip_prefix('/')?
+                    .strip_suffix(".toml")
+            })
+            .collect()
+    }
+
+    /// The tree of the file `name`, if there is one.
+    pub(super) fn read(self, name: &str) -> Option<Result<Node, Problem>> {
+        let path = format!("{}/{name}.toml", self.path());
+        text(&path)?;
+        let origin = match self {
+            Self::Dialects => Origin::Dialect(name.into()),
+            Self::Presets => Origin::Preset(name.into()),
+            Self::Profiles => Origin::Profile(name.into()),
+            Self::Throttle => Origin::Throttle(name.into()),
+        };
+        Some(parse(&path, origin))
+    }
+
+    fn path(self) -> &'static str {
+        match self {
+            Self::Dialects => "dialects",
+            Self::Presets => "presets",
+            Self::Profiles => "profiles",
+            Self::Throttle => "throttle",
+        }
+    }
+}
+
+fn parse(path: &str, origin: Origin) -> Result<Node, Problem> {
+    tree::parse(text(path).unwrap_or_default(), |_line| origin.clone())
+}
+
+fn text(path: &str) -> Option<&'static str> {
+    FILES
+        .iter()
+        .find_map(|(name, text)| (*name == path).then_some(*text))
+}

@@ -1,0 +1,212 @@
+//! Settings of `header-align`: a profile of headers, and what the person changes in it.
+
+use std::fs;
+
+use http::{HeaderName, HeaderValue};
+
+use super::{
+    HeaderAlign, HeaderField, HeaderRule,
+    cursor::Cursor,
+    data::Folder,
+    error::suggestion,
+    source,
+    tree::{Node, inline_key},
+};
+
+/// Reads the settings.
+pub(super) fn read(cursor: &Cursor<'_>) -> Option<HeaderAlign> {
+    let mut fields = cursor.fields()?;
+    let profile = fields
+        .required("profile")
+        .and_then(|name| Some((name.string()?, profile(&name)?)));
+    let pass = fields
+        .required("pass")
+        .and_then(|names| names.list(client_header));
+    let set = fields.required("set").and_then(|set| set_headers(&set));
+    let remove = fields
+        .required("remove")
+        .and_then(|names| names.list(header_name));
+    fields.finish();
+
+    let ((profile, mut fields), mut pass, set, remove) = (profile?, pass?, set?, remove?);
+    for field in set {
+        put(&mut fields, field);
+    }
+    fields.retain(|field| !remove.contains(&field.name));
+    pass.retain(|name| !remove.contains(name));
+    Some(HeaderAlign {
+        profile,
+        pass,
+        fields,
+    })
+}
+
+/// In place of the profile's field of that name, else at the end.
+fn put(fields: &mut Vec<HeaderField>, field: HeaderField) {
+    match fields.iter_mut().find(|other| other.name == field.name) {
+        Some(other) => *other = field,
+        None => fields.push(field),
+    }
+}
+
+/// The fields of the profile whose name or path stands here.
+fn profile(cursor: &Cursor<'_>) -> Option<Vec<HeaderField>> {
+    let name = cursor.str()?;
+    let tree = if name.contains('/') || name.ends_with(".toml") {
+        let path = cursor.file()?;
+        match fs::read_to_string(&path) {
+            Ok(text) => source::parse_file(&path, &text),
+            Err(error) => {
+                return cursor.refuse(
+                    format!("cannot read the profile {}: {error}", path.display()),
+                    "relative paths start at the file that names them",
+                );
+            }
+        }
+    } else {
+        match Folder::Profiles.read(name) {
+            Some(tree) => tree,
+            None => {
+                return cursor.refuse(
+                    format!("unknown profile \"{name}\""),
+                    suggestion(name, &Folder::Profiles.names()),
+                );
+            }
+        }
+    };
+    match tree {
+        Ok(tree) => profile_fields(&tree, cursor),
+        Err(problem) => {
+            cursor.scope.note(problem);
+            None
+        }
+    }
+}
+
+fn profile_fields(tree: &Node, cursor: &Cursor<'_>) -> Option<Vec<HeaderField>> {
+    let mut fields = Cursor::root(tree, cursor.scope).fields()?;
+    let headers = fields
+        .required("headers")
+        .and_then(|headers| headers.list(profile_field));
+    fields.finish();
+    headers
+}
+
+fn profile_field(cursor: &Cursor<'_>) -> Option<HeaderField> {
+    let mut fields = cursor.fields()?;
+    let name = fields.required("name").and_then(|name| header_name(&name));
+    let set = fields.maybe("set", filled);
+    let set_if_absent = fields.maybe("set-if-absent", filled);
+    let narrow = fields.maybe("narrow", filled);
+    fields.finish();
+
+    let name = name?;
+    let rule = match (set?, set_if_absent?, narrow?) {
+        (None, None, None) => HeaderRule::Place,
+        // Captured clients send it; what the connection does stays the HTTP client's own business.
+        (Some(value), None, None) if name == http::header::CONNECTION => HeaderRule::Set(value),
+        (set, set_if_absent, narrow) => {
+            if let Some(reason) = reserved(&name) {
+                return cursor.refuse(
+                    format!("{name} cannot have a value here: {reason}"),
+                    "leave only its name: a place",
+                );
+            }
+            match (set, set_if_absent, narrow) {
+                (Some(value), None, None) => HeaderRule::Set(value),
+                (None, Some(value), None) => HeaderRule::SetIfAbsent(value),
+                (None, None, Some(value)) => HeaderRule::Narrow(value),
+                _ => {
+                    return cursor.refuse(
+                        "expected one of set, set-if-absent and narrow, found more",
+                        "keep one of them",
+                    );
+                }
+            }
+        }
+    };
+    Some(HeaderField { name, rule })
+}
+
+/// A value whose placeholders are filled in.
+fn filled(cursor: &Cursor<'_>) -> Option<HeaderValue> {
+    match cursor.scope.platform.fill(cursor.str()?) {
+        Ok(text) => header_value(cursor, &text),
+        Err(name) => cursor.refuse(
+            format!("unknown placeholder {{{name}}}"),
+            suggestion(
+                &name,
+                &["os", "arch", "stainless-os", "stainless-arch", "version"],
+            ),
+        ),
+    }
+}
+
+fn set_headers(cursor: &Cursor<'_>) -> Option<Vec<HeaderField>> {
+    // Only to be told if it is no table.
+    let _any_name_may_stand_here = cursor.fields()?;
+    let read: Vec<_> = cursor
+        .node
+        .entries()
+        .iter()
+        .map(|(name, value)| set_header(name, &cursor.child(&inline_key(name), value)))
+        .collect();
+    read.into_iter().collect()
+}
+
+fn set_header(name: &str, value: &Cursor<'_>) -> Option<HeaderField> {
+    let Ok(name) = name.parse::<HeaderName>() else {
+        return value.refuse(
+            "this is no header name",
+            "write letters, digits and hyphens",
+        );
+    };
+    if let Some(reason) = reserved(&name) {
+        return value.refuse(format!("{name} cannot be set: {reason}"), "delete it");
+    }
+    let rule = HeaderRule::Set(header_value(value, value.str()?)?);
+    Some(HeaderField { name, rule })
+}
+
+fn client_header(cursor: &Cursor<'_>) -> Option<HeaderName> {
+    let name = header_name(cursor)?;
+    match reserved(&name) {
+        Some(reason) => cursor.refuse(
+            format!("{name} cannot go through: {reason}"),
+            "delete it from the list",
+        ),
+        None => Some(name),
+    }
+}
+
+fn header_name(cursor: &Cursor<'_>) -> Option<HeaderName> {
+    cursor.parse("a header name", "accept", |name| name.parse().ok())
+}
+
+/// The message doesn't show the value, which may be a secret.
+fn header_value(cursor: &Cursor<'_>, text: &str) -> Option<HeaderValue> {
+    match HeaderValue::from_str(text) {
+        Ok(value) => Some(value),
+        Err(_) => cursor.refuse(
+            "this is no header value",
+            "write it without line breaks and control characters",
+        ),
+    }
+}
+
+/// Why a header's value comes neither from the client nor from a config.
+fn reserved(name: &HeaderName) -> Option<&'static str> {
+    Some(match name.as_str() {
+        "authorization" | "cookie" | "proxy-authorization" | "x-api-key" => {
+            "it carries a secret, and those come from the upstream's credentials"
+        }
+        "host" => "it is the upstream's own name, from base-url",
+        "content-length" => "it is counted from the body",
+        // https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1
+        "connection" | "keep-alive" | "proxy-authenticate" | "proxy-connection" | "te"
+        | "trailer" | "transfer-encoding" | "upgrade" => {
+            "it is about one connection, and the upstream's is another one"
+        }
+        _ => return None,
+    })
+}

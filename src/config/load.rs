@@ -1,0 +1,134 @@
+//! From a [`Source`] to a complete configuration.
+
+use std::cell::RefCell;
+
+use super::{
+    Config, Error, Notice, Origin, Origins, Source,
+    cursor::{Cursor, Scope, Secrets},
+    data,
+    error::Problem,
+    notice, server,
+    tree::{Node, Value},
+    upstream,
+};
+
+/// A configuration that can be used, and what there is to say about it.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// Where each value came from.
+    pub origins: Origins,
+    /// Where it came from as a whole: a file, `preset NAME` or `built-in default`.
+    pub source: String,
+    /// What has no effect in this version.
+    pub notices: Vec<Notice>,
+}
+
+/// Finds, merges and checks a configuration, and reads the secrets that it refers to.
+///
+/// # Errors
+///
+/// Everything that is wrong with it, as far as it can be told apart.
+pub fn load(source: &Source<'_>) -> Result<Loaded, Error> {
+    let (root, name) = merged(source)?;
+    let config = read(&root, source, Secrets::Resolved)?;
+    Ok(Loaded {
+        notices: notice::notices(&config),
+        origins: Origins::new(root),
+        source: name,
+        config,
+    })
+}
+
+/// The same without the secrets: they may be missing.
+///
+/// # Errors
+///
+/// Everything else that is wrong with it.
+pub fn origins(source: &Source<'_>) -> Result<Origins, Error> {
+    let (root, _name) = merged(source)?;
+    read(&root, source, Secrets::LeftAlone)?;
+    Ok(Origins::new(root))
+}
+
+/// The tree of all values and the name of where they came from.
+fn merged(source: &Source<'_>) -> Result<(Node, String), Error> {
+    let mut root = data::built_in()?;
+    let mut name = "built-in default".to_owned();
+    if let Some(found) = source.find()? {
+        name = found.path.display().to_string();
+        root.merge(found.tree);
+    } else if let Some(preset) = &source.preset {
+        name = format!("preset {preset}");
+        root.set("upstream", only_upstream(preset));
+    }
+
+    set(&mut root, &["listen"], "--listen", source.listen.as_deref());
+    let level = source.log_level.as_deref();
+    set(&mut root, &["log", "level"], "--log-level", level);
+    let format = source.log_format.as_deref();
+    set(&mut root, &["log", "format"], "--log-format", format);
+
+    complete_upstreams(&mut root)?;
+    Ok((root, name))
+}
+
+fn only_upstream(preset: &str) -> Node {
+    let origin = Origin::Flag("--preset");
+    let mut upstream = Node::table(origin.clone());
+    upstream.set("preset", Node::text(origin.clone(), preset));
+    Node {
+        origin,
+        value: Value::Array(vec![upstream]),
+    }
+}
+
+/// What the command line says wins.
+fn set(root: &mut Node, path: &[&str], flag: &'static str, value: Option<&str>) {
+    let (Some(value), [tables @ .., key]) = (value, path) else {
+        return;
+    };
+    let table = tables
+        .iter()
+        .try_fold(root, |node, table| node.get_mut(table));
+    if let Some(table) = table {
+        table.set(key, Node::text(Origin::Flag(flag), value));
+    }
+}
+
+/// Something other than tables is left for the reader to refuse.
+fn complete_upstreams(root: &mut Node) -> Result<(), Vec<Problem>> {
+    let Some(Value::Array(upstreams)) = root.get_mut("upstream").map(|node| &mut node.value) else {
+        return Ok(());
+    };
+    let mut problems = Vec::new();
+    for (index, node) in upstreams.iter_mut().enumerate() {
+        if let Value::Table(_) = node.value {
+            match upstream::with_defaults(node.clone(), &format!("upstream[{index}]")) {
+                Ok(complete) => *node = complete,
+                Err(problem) => problems.push(problem),
+            }
+        }
+    }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(problems)
+    }
+}
+
+fn read(root: &Node, source: &Source<'_>, secrets: Secrets) -> Result<Config, Error> {
+    let scope = Scope {
+        env: source.env,
+        platform: source.platform,
+        secrets,
+        problems: RefCell::default(),
+    };
+    let config = server::config(&Cursor::root(root, &scope));
+    let problems = scope.problems.into_inner();
+    match config {
+        Some(config) if problems.is_empty() => Ok(config),
+        _ => Err(problems.into()),
+    }
+}

@@ -1,0 +1,100 @@
+//! Secrets are references; what they lead to is read here and shown nowhere.
+
+use std::fs;
+
+use http::HeaderValue;
+use secrecy::SecretString;
+
+use super::cursor::{Cursor, Secrets};
+
+/// A secret and the reference that led to it, for messages.
+pub(super) struct Secret {
+    pub(super) value: SecretString,
+    pub(super) reference: String,
+}
+
+const WRITE_A_REFERENCE: &str =
+    "write { env = \"NAME\" } for an environment variable, or { file = \"PATH\" }";
+
+/// Reads `{ env = "NAME" }` or `{ file = "PATH" }` and what it leads to.
+pub(super) fn read(cursor: &Cursor<'_>) -> Option<Secret> {
+    if cursor.node.as_str().is_some() {
+        return cursor.refuse(
+            "expected a reference to a secret, found a literal string",
+            WRITE_A_REFERENCE,
+        );
+    }
+    let mut fields = cursor.fields()?;
+    let (env, file) = (fields.optional("env"), fields.optional("file"));
+    fields.finish();
+
+    let (reference, found) = match (env, file) {
+        (Some(name), None) => {
+            let name = name.str()?;
+            let value = match (cursor.scope.env)(name) {
+                Some(value) => Ok(value),
+                None => Err("it is not set".to_owned()),
+            };
+            (format!("env {name}"), value)
+        }
+        (None, Some(path)) => {
+            let path = path.file()?;
+            let value = match fs::read_to_string(&path) {
+                Ok(value) => Ok(without_line_end(value)),
+                Err(error) => Err(error.to_string()),
+            };
+            (format!("file {}", path.display()), value)
+        }
+        _ => return cursor.refuse("expected either env or file", WRITE_A_REFERENCE),
+    };
+    if cursor.scope.secrets == Secrets::LeftAlone {
+        let value = SecretString::default();
+        return Some(Secret { value, reference });
+    }
+    let refuse = |reason: &str| {
+        cursor.refuse(
+            format!("no secret in {reference}: {reason}"),
+            format!("put the secret into {reference}, or name another place"),
+        )
+    };
+    match found {
+        Err(reason) => refuse(&reason),
+        Ok(value) if value.trim().is_empty() => refuse("it is empty"),
+        Ok(value) if HeaderValue::from_str(&value).is_err() => {
+            refuse("it has characters, such as line breaks, that no HTTP header can carry")
+        }
+        Ok(value) => Some(Secret {
+            value: value.into(),
+            reference,
+        }),
+    }
+}
+
+/// Editors and `echo` end a file with a line break that is no part of the secret.
+fn without_line_end(mut text: String) -> String {
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trims_one_line_end() {
+        for (text, trimmed) in [
+            ("a", "a"),
+            ("a\n", "a"),
+            ("a\r\n", "a"),
+            ("a\n\n", "a\n"),
+            ("", ""),
+        ] {
+            assert_eq!(without_line_end(text.into()), trimmed);
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! The keys at the top: how clients reach pacegate, and how it runs.
+
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf};
+
+use http::Uri;
+use secrecy::ExposeSecret;
+use tracing_subscriber::EnvFilter;
+
+use super::{
+    Config, Listen, Log, LogFormat,
+    cursor::{Cursor, Secrets},
+    expand,
+    origin::Origin,
+    secret::{self, Secret},
+    units, upstream,
+};
+
+/// More threads than any machine has cores for them.
+const MOST_WORKERS: usize = 1024;
+
+/// Reads the whole configuration.
+pub(super) fn config(cursor: &Cursor<'_>) -> Option<Config> {
+    let mut fields = cursor.fields()?;
+    let listen_at = fields.required("listen");
+    let listen = listen_at.as_ref().and_then(listen);
+    let keys = fields
+        .required("client-keys")
+        .and_then(|keys| keys.list(|key| Some((key.clone(), secret::read(key)?))));
+    if let (Some(at), Some(listen), Some(keys)) = (&listen_at, &listen, &keys) {
+        check_keys(at, listen, keys);
+    }
+    let allowed_hosts = fields
+        .required("allowed-hosts")
+        .and_then(|hosts| hosts.list(host));
+    let allowed_origins = fields
+        .required("allowed-origins")
+        .and_then(|origins| origins.list(web_origin));
+    let max_body = fields
+        .required("max-body")
+        .and_then(|size| size.parse("a size with its unit", "32MiB", units::size));
+    let workers = fields
+        .required("workers")
+        .and_then(|workers| NonZeroUsize::new(workers.integer(1, MOST_WORKERS)?));
+    let state_dir = fields.required("state-dir").and_then(|at| state_dir(&at));
+    let log = fields.required("log").and_then(|at| log(&at));
+    let upstreams = fields
+        .required("upstream")
+        .and_then(|at| upstream::read(&at));
+    fields.finish();
+
+    Some(Config {
+        listen: listen?,
+        client_keys: keys?.into_iter().map(|(_, key)| key.value).collect(),
+        allowed_hosts: allowed_hosts?,
+        allowed_origins: allowed_origins?,
+        max_body: max_body?,
+        workers: workers?,
+        state_dir: state_dir?,
+        log: log?,
+        upstreams: upstreams?,
+    })
+}
+
+fn listen(cursor: &Cursor<'_>) -> Option<Listen> {
+    if let Some(path) = cursor.str()?.strip_prefix("unix:") {
+        if path.is_empty() {
+            return cursor.expected("a path after unix:", "write \"unix:/run/pacegate.sock\"");
+        }
+        return cursor.path(path).map(Listen::Unix);
+    }
+    cursor
+        .parse(
+            "an IP address and a port, or unix: and a path",
+            "127.0.0.1:7223",
+            |text| text.parse::<SocketAddr>().ok(),
+        )
+        .map(Listen::Tcp)
+}
+
+/// Whoever can connect can spend the account: beyond this machine only a key that cannot be
+/// guessed keeps strangers out.
+fn check_keys(at: &Cursor<'_>, listen: &Listen, keys: &[(Cursor<'_>, Secret)]) {
+    /// The command in the hint makes a key of 256 bits.
+    const MAKE_ONE: &str = "make one with: openssl rand -hex 32";
+    let exposed = match listen {
+        Listen::Tcp(address) => !address.ip().is_loopback(),
+        Listen::Unix(_) => false,
+    };
+    if exposed && keys.is_empty() {
+        at.note(
+            "an address that other machines can reach needs a client key",
+            format!(
+                "set client-keys = [{{ env = \"PACEGATE_CLIENT_KEY\" }}], or listen on 127.0.0.1; \
+                 {MAKE_ONE}"
+            ),
+        );
+    }
+    for (cursor, key) in keys {
+        if cursor.scope.secrets == Secrets::LeftAlone {
+            continue;
+        }
+        let problem = if is_sample(key.value.expose_secret()) {
+            "is a sample that everybody knows"
+        } else if exposed && !has_128_bits(key.value.expose_secret()) {
+            "has less than 128 bits, and other machines can reach the address"
+        } else {
+            continue;
+        };
+        cursor.note(format!("the key in {} {problem}", key.reference), MAKE_ONE);
+    }
+}
+
+/// Words that stand where a key should be.
+fn is_sample(key: &str) -> bool {
+    const SAMPLES: [&str; 10] = [
+        "apikey", "changeit", "changeme", "example", "key", "password", "sample", "secret", "test",
+        "token",
+    ];
+    let mut word = key.to_ascii_lowercase();
+    word.retain(|char| char.is_ascii_alphabetic());
+    let stripped = word.strip_prefix("your").unwrap_or(&word);
+    let one_character = key.chars().all(|char| key.starts_with(char));
+    one_character || (key.len() < 22 && SAMPLES.contains(&stripped))
+}
+
+/// 16 bytes are 32 hexadecimal digits or 22 of base64.
+fn has_128_bits(key: &str) -> bool {
+    let hexadecimal = key
+        .bytes()
+        .all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    let digits = key.bytes().filter(|byte| *byte != b'-').count();
+    digits >= if hexadecimal { 32 } else { 22 }
+}
+
+fn host(cursor: &Cursor<'_>) -> Option<String> {
+    cursor.parse("a host name without port or path", "pacegate.lan", |text| {
+        let uri = text.parse::<http::uri::Authority>().ok()?;
+        let plain = uri.port().is_none() && uri.host() == text;
+        plain.then(|| text.to_ascii_lowercase())
+    })
+}
+
+fn web_origin(cursor: &Cursor<'_>) -> Option<String> {
+    cursor.parse(
+        "an origin: scheme, host, perhaps a port, and no path",
+        "https://app.example",
+        |text| {
+            let uri = text.parse::<Uri>().ok()?;
+            let origin = format!("{}://{}", uri.scheme_str()?, uri.authority()?);
+            // What browsers send is in lower case.
+            origin
+                .eq_ignore_ascii_case(text)
+                .then(|| text.to_ascii_lowercase())
+        },
+    )
+}
+
+#[expect(
+    clippy::option_option,
+    reason = "without a place, and wrong, are different"
+)]
+fn state_dir(cursor: &Cursor<'_>) -> Option<Option<PathBuf>> {
+    let homeless = *cursor.origin() == Origin::BuiltIn
+        && expand::path(cursor.str()?, cursor.scope.env).is_err();
+    // A container without a home needs no place as long as nothing is kept there.
+    if homeless {
+        return Some(None);
+    }
+    cursor.file().map(Some)
+}
+
+fn log(cursor: &Cursor<'_>) -> Option<Log> {
+    let mut fields = cursor.fields()?;
+    let level = fields.required("level").and_then(|at| level(&at));
+    let format = fields.required("format").and_then(|format| {
+        format.choice(&[
+            ("auto", LogFormat::Auto),
+            ("json", LogFormat::Json),
+            ("pretty", LogFormat::Pretty),
+        ])
+    });
+    fields.finish();
+    Some(Log {
+        level: level?,
+        format: format?,
+    })
+}
+
+fn level(cursor: &Cursor<'_>) -> Option<String> {
+    const LEVELS: [(&str, ()); 6] = [
+        ("off", ()),
+        ("error", ()),
+        ("warn", ()),
+        ("info", ()),
+        ("debug", ()),
+        ("trace", ()),
+    ];
+    let level = cursor.str()?;
+    // To EnvFilter a lone misspelt level is the name of a target.
+    if !level.contains(['=', ',', '[']) {
+        cursor.choice(&LEVELS)?;
+    }
+    cursor.parse("a level or a filter", "info,pacegate=debug", |level| {
+        EnvFilter::try_new(level).ok()
+    })?;
+    Some(level.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_samples_and_short_keys() {
+        for key in ["changeme", "Change-Me", "your-api-key", "secret123", "aaaa"] {
+            assert!(is_sample(key), "{key}");
+        }
+        assert!(!is_sample("k8Jq0sXw2v"));
+        assert!(has_128_bits("00112233445566778899aabbccddeeff"));
+        assert!(has_128_bits("k8Jq0sXw2vLr5TzY1uNbQe"));
+        assert!(!has_128_bits("00112233445566778899aabbccddee"));
+        assert!(!has_128_bits("k8Jq0sXw2vLr5TzY1uNbQ"));
+    }
+}
