@@ -1,16 +1,156 @@
 //! `pacegate check`.
 
-use std::process::ExitCode;
+use std::{
+    fs,
+    io::{self, Write},
+    path::Path,
+    process::ExitCode,
+};
+
+use super::source::ConfigArgs;
+use crate::config::{
+    self, Config, Credentials, JitterThrottle, LayerName, Listen, Upstream,
+    show_duration as duration,
+};
 
 /// Options of `pacegate check`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(flatten)]
+    config: ConfigArgs,
+}
 
 /// Runs the verb.
 ///
 /// # Errors
 ///
-/// Whatever kept it from its work.
-pub fn run(_args: &Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not here yet")
+/// A config that cannot be used, or a closed stdout.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let loaded = config::load(&args.config.source())?;
+    let mut out = io::stdout().lock();
+    writeln!(out, "config   {}", loaded.source)?;
+    server(&mut out, &loaded.config)?;
+    for each in &loaded.config.upstreams {
+        upstream(&mut out, each)?;
+    }
+    if !loaded.notices.is_empty() {
+        writeln!(out)?;
+    }
+    for notice in &loaded.notices {
+        writeln!(out, "note: {}: {}", notice.path, notice.text)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn server(out: &mut impl Write, config: &Config) -> io::Result<()> {
+    match &config.listen {
+        Listen::Tcp(address) => writeln!(out, "listen   http://{address}")?,
+        Listen::Unix(path) => writeln!(out, "listen   unix:{}", path.display())?,
+    }
+    match config.client_keys.len() {
+        0 => writeln!(out, "clients  need no key"),
+        1 => writeln!(out, "clients  need the key"),
+        count => writeln!(out, "clients  need one of {count} keys"),
+    }
+}
+
+fn upstream(out: &mut impl Write, upstream: &Upstream) -> io::Result<()> {
+    write!(out, "\nupstream {}", upstream.name)?;
+    if let Some(preset) = &upstream.preset {
+        write!(out, " (preset {preset})")?;
+    }
+    writeln!(out, "\n  base-url     {}", upstream.base_url)?;
+    let models: Vec<_> = upstream
+        .models
+        .iter()
+        .map(|model| model.id.as_str())
+        .collect();
+    let models = if models.is_empty() {
+        "none listed: requests are routed here by /u/NAME/, or if this is the first".into()
+    } else {
+        models.join(", ")
+    };
+    writeln!(out, "  models       {models}")?;
+    writeln!(out, "  dialect      {}", upstream.dialect.name)?;
+    writeln!(out, "  credentials  {}", credentials(&upstream.credentials))?;
+    writeln!(out, "  pipeline")?;
+    for (index, layer) in upstream.pipeline.iter().enumerate() {
+        let settings = settings(upstream, *layer);
+        writeln!(out, "    {} {:16} {settings}", index + 1, layer.name())?;
+    }
+    if let Credentials::OAuth(oauth) = &upstream.credentials
+        && let Some(trouble) = trouble(&oauth.file)
+    {
+        let file = oauth.file.display();
+        writeln!(out, "  warning: {file}: {trouble}; log in before you serve")?;
+    }
+    Ok(())
+}
+
+fn credentials(credentials: &Credentials) -> String {
+    match credentials {
+        Credentials::None => "none".into(),
+        Credentials::ApiKey(key) => format!("API key from {}", key.reference),
+        Credentials::OAuth(oauth) => format!("OAuth, file {}", oauth.file.display()),
+    }
+}
+
+fn settings(upstream: &Upstream, layer: LayerName) -> String {
+    match layer {
+        LayerName::HeaderAlign => {
+            let align = &upstream.header_align;
+            let names: Vec<_> = align.pass.iter().map(|name| name.as_str()).collect();
+            let pass = if names.is_empty() {
+                "nothing".into()
+            } else {
+                names.join(", ")
+            };
+            format!("profile {}; of the client's: {pass}", align.profile)
+        }
+        LayerName::RetryOn429 => {
+            let retry = &upstream.retry_on_429;
+            format!(
+                "at most {} retries within {}; waits {} where the upstream names no time",
+                retry.max_retries,
+                duration(retry.max_hold),
+                duration(retry.default_wait)
+            )
+        }
+        LayerName::TokenRefresh => {
+            let early = duration(upstream.token_refresh.early);
+            format!("renews the token {early} before its end and when it is refused")
+        }
+        LayerName::JitterThrottle => throttle(&upstream.jitter_throttle),
+        LayerName::BearerAuth => "sends the token of the credentials".into(),
+    }
+}
+
+fn throttle(throttle: &JitterThrottle) -> String {
+    let (from, to) = throttle.jitter;
+    let flight = match throttle.concurrency {
+        Some(most) => format!("at most {most} in flight"),
+        None => "any number in flight".into(),
+    };
+    format!(
+        "{} apart plus {} to {}; {flight}; at most {} waiting for at most {}",
+        duration(throttle.min_interval),
+        duration(from),
+        duration(to),
+        throttle.max_queue,
+        duration(throttle.max_wait)
+    )
+}
+
+/// What is wrong with a credentials file. It is no fault of the config: a login mends it.
+fn trouble(file: &Path) -> Option<String> {
+    let text = match fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) => return Some(error.to_string()),
+    };
+    let whole = serde_json::from_str::<serde_json::Value>(&text).is_ok_and(|credentials| {
+        ["access_token", "refresh_token"]
+            .iter()
+            .all(|field| credentials[field].is_string())
+    });
+    (!whole).then(|| "not a whole credentials file".into())
 }

@@ -1,16 +1,34 @@
 //! `pacegate config`.
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use super::source::ConfigArgs;
+use crate::config;
 
 /// Options of `pacegate config`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// What to do with it.
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    /// Print every value and where it came from
+    Show(ConfigArgs),
+}
 
 /// Runs the verb.
 ///
 /// # Errors
 ///
-/// Whatever kept it from its work.
-pub fn run(_args: &Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not here yet")
+/// A config that cannot be used, or a closed stdout.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let Verb::Show(args) = &args.verb;
+    write!(io::stdout().lock(), "{}", config::origins(&args.source())?)?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -11,6 +11,7 @@ pub mod demo;
 pub mod health;
 pub mod serve;
 pub mod simulate;
+pub mod source;
 
 /// `EX_CONFIG` of sysexits(3): the configuration is wrong.
 const EX_CONFIG: u8 = 78;

@@ -11,6 +11,7 @@ use pacegate::config::{self, Config, Loaded, Source};
 use tempfile::TempDir;
 
 mod bad_input;
+mod commands;
 mod data;
 mod search;
 

@@ -1,0 +1,42 @@
+//! The options that say which configuration is meant, shared by every verb that reads one.
+
+use std::{env, path::PathBuf};
+
+use clap::builder::PossibleValuesParser;
+
+use crate::config::Source;
+
+/// Which configuration, and what wins over it.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct ConfigArgs {
+    /// Read this file [default: $PACEGATE_CONFIG, ~/.config/pacegate/pacegate.toml,
+    /// /etc/pacegate/pacegate.toml, else the built-in default]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Read no file: this preset is the only upstream
+    #[arg(long, value_name = "NAME", conflicts_with = "config")]
+    pub preset: Option<String>,
+    /// Listen here: 127.0.0.1:7223, or unix:/run/pacegate.sock
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<String>,
+    /// Log this much: error, warn, info, debug, trace, or a filter
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// Log in this form
+    #[arg(long, value_name = "FORMAT", value_parser = PossibleValuesParser::new(["auto", "json", "pretty"]))]
+    pub log_format: Option<String>,
+}
+
+impl ConfigArgs {
+    /// What to load, with this process's environment.
+    pub fn source(&self) -> Source<'static> {
+        Source {
+            config: self.config.clone(),
+            preset: self.preset.clone(),
+            listen: self.listen.clone(),
+            log_level: self.log_level.clone(),
+            log_format: self.log_format.clone(),
+            ..Source::new(&|name| env::var(name).ok())
+        }
+    }
+}
