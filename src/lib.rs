@@ -1,4 +1,9 @@
 //! pacegate: a sidecar gateway between a coding agent and a rate-limited upstream.
+//!
+//! The way of a request: `gateway` (who may talk, which upstream, every error as an answer) →
+//! [`pipeline`] (the layers that the [`config`] lists) → [`upstream`] (the HTTP client).
+//! [`credentials`] and [`oauth`] hold the tokens; [`simulator`] is a fake upstream that knows
+//! nothing of the rest.
 
 pub mod body;
 pub mod cli;
@@ -6,5 +11,6 @@ pub mod commands;
 pub mod config;
 pub mod credentials;
 pub mod oauth;
+pub mod pipeline;
 pub mod simulator;
 pub mod upstream;

@@ -1,7 +1,9 @@
 //! The error that travels between layers, and the one distinction every layer may rely on.
 
+use std::error::Error;
+
 /// What layers pass on: boxed, because changing the order of layers must not change types.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub type BoxError = Box<dyn Error + Send + Sync>;
 
 /// A request that certainly never reached the upstream: name resolution, connecting, a proxy or
 /// the TLS handshake failed before the first byte of the request was written.
@@ -12,10 +14,22 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 #[error("the request was not sent")]
 pub struct NotSent(#[source] pub BoxError);
 
+/// `error`, then what caused it, and so on to the root.
+pub fn chain<'a>(
+    error: &'a (dyn Error + 'static),
+) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
+/// `error` and what caused it on one line, for a log.
+pub fn chain_text(error: &(dyn Error + 'static)) -> String {
+    let texts: Vec<_> = chain(error).map(ToString::to_string).collect();
+    texts.join(": ")
+}
+
 impl NotSent {
     /// Finds a `NotSent` in `error` or in what caused it.
-    pub fn in_chain<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Self> {
-        std::iter::successors(Some(error), |error| error.source())
-            .find_map(|error| error.downcast_ref())
+    pub fn in_chain<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
+        chain(error).find_map(|error| error.downcast_ref())
     }
 }

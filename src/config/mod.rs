@@ -3,7 +3,7 @@
 //! [`load`] finds the file, merges built-in defaults, presets and the file, and remembers where
 //! every value came from. Everything here is data: no network, no layer, no provider's name.
 
-use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use http::{HeaderName, HeaderValue, StatusCode, Uri};
 use secrecy::SecretString;
@@ -68,6 +68,15 @@ pub enum Listen {
     Tcp(SocketAddr),
     /// A Unix socket.
     Unix(PathBuf),
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// What to log, and how.

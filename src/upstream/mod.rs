@@ -20,6 +20,7 @@ mod body;
 mod client;
 mod connect;
 mod connections;
+pub mod dialect;
 pub mod error;
 mod exchange;
 mod h1;

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     cooldown::Cooldown,
-    error::{BoxError, NotSent},
+    error::{BoxError, NotSent, chain_text},
 };
 
 /// What a layer was told.
@@ -132,7 +132,12 @@ where
                 if NotSent::in_chain(&*error).is_none() || spent || !fits(delay) {
                     return Err(error);
                 }
-                debug!(retries, ?delay, error = %Chain(&*error), "Retrying a request not sent");
+                debug!(
+                    retries,
+                    ?delay,
+                    error = chain_text(&*error),
+                    "Retrying a request not sent"
+                );
                 sleep(delay).await;
             }
         }
@@ -186,15 +191,4 @@ fn hand_on<R>(mut response: Response<R>, estimate: Duration, spent: bool) -> Res
         headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
     }
     response
-}
-
-/// An error and what caused it, on one line.
-struct Chain<'a>(&'a (dyn std::error::Error + 'static));
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        std::iter::successors(self.0.source(), |error| error.source())
-            .try_for_each(|cause| write!(f, ": {cause}"))
-    }
 }

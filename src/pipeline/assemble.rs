@@ -1,0 +1,136 @@
+//! From an upstream's config to its running parts: client, credentials, pipeline.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Uri, uri::PathAndQuery};
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::proxy::matcher::Matcher;
+use pacegate_layers::token::TokenSource;
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+use tracing::{info, warn};
+
+use super::{Pipeline, PipelineError, build};
+use crate::{
+    config::{self, Credentials, OAuth},
+    credentials::{
+        api_key::{ApiKeyError, api_key},
+        source::{OAuthSource, Settings},
+    },
+    upstream::{Client, ClientOptions, error::ClientError},
+};
+
+/// An upstream whose parts cannot be put together.
+#[derive(Debug, thiserror::Error)]
+#[error("upstream {name}")]
+pub struct AssembleError {
+    name: String,
+    source: Part,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Part {
+    #[error(transparent)]
+    ApiKey(#[from] ApiKeyError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
+}
+
+/// Builds the pipeline of `upstream`. What has to end before the process may, such as a token's
+/// refresh, runs on `tasks`.
+///
+/// # Errors
+///
+/// [`AssembleError`] names the upstream and the part.
+///
+/// # Panics
+///
+/// Outside a tokio runtime.
+pub fn assemble(
+    upstream: &config::Upstream,
+    tasks: &TaskTracker,
+) -> Result<Pipeline, AssembleError> {
+    parts(upstream, tasks).map_err(|source| AssembleError {
+        name: upstream.name.clone(),
+        source,
+    })
+}
+
+fn parts(upstream: &config::Upstream, tasks: &TaskTracker) -> Result<Pipeline, Part> {
+    let client = Client::new(
+        upstream.base_url.clone(),
+        ClientOptions::new(upstream, Matcher::from_env()),
+    )?;
+    let source: Option<Arc<dyn TokenSource>> = match &upstream.credentials {
+        Credentials::None => None,
+        Credentials::ApiKey(key) => Some(Arc::new(api_key(key)?)),
+        Credentials::OAuth(oauth) => {
+            let source = oauth_source(upstream, oauth, tasks)?;
+            if !upstream.base_url_written {
+                follow_resource(&source, &client, tasks);
+            }
+            Some(Arc::new(source))
+        }
+    };
+    let client = client.map_response(|response| response.map(BodyExt::boxed_unsync));
+    Ok(build(upstream, client, source)?)
+}
+
+fn oauth_source(
+    upstream: &config::Upstream,
+    oauth: &OAuth,
+    tasks: &TaskTracker,
+) -> Result<OAuthSource, ClientError> {
+    let client = Client::new(
+        origin(&oauth.token_url),
+        ClientOptions::new(upstream, Matcher::from_env()),
+    )?;
+    let service = client.map_request(|mut request: Request<Full<Bytes>>| {
+        *request.uri_mut() = target(request.uri());
+        request
+    });
+    let hint = "log in with the program that owns this file, then send the request again";
+    let settings = Settings::new(oauth, &upstream.token_refresh, hint);
+    Ok(OAuthSource::new(settings, service, tasks.clone()))
+}
+
+/// Sends requests where the token says, for as long as the source lives.
+fn follow_resource(source: &OAuthSource, client: &Client, tasks: &TaskTracker) {
+    let mut changes = source.resource_changes();
+    obey(&mut changes, client);
+    let client = client.clone();
+    tasks.spawn(async move {
+        while changes.changed().await.is_ok() {
+            obey(&mut changes, &client);
+        }
+    });
+}
+
+fn obey(changes: &mut watch::Receiver<Option<Uri>>, client: &Client) {
+    let Some(base) = changes.borrow_and_update().clone() else {
+        return;
+    };
+    match client.set_base_url(base.clone()) {
+        Ok(()) => info!(%base, "Base URL taken from the credentials"),
+        Err(error) => warn!(%error, "Base URL of the credentials not usable"),
+    }
+}
+
+/// Scheme and authority alone.
+fn origin(uri: &Uri) -> Uri {
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(PathAndQuery::from_static("/"));
+    // Parts of a URI that was whole, with the shortest of paths, are one again.
+    Uri::from_parts(parts).unwrap_or_default()
+}
+
+/// Path and query alone.
+fn target(uri: &Uri) -> Uri {
+    uri.path_and_query()
+        .cloned()
+        .map_or_else(Uri::default, Uri::from)
+}

@@ -1,0 +1,161 @@
+//! Folds the config's list of layer names over the HTTP client.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response, header};
+use http_body_util::{BodyExt, Full};
+use pacegate_layers::{
+    BearerAuthLayer, HeaderAlignLayer, JitterThrottleLayer, RetryOn429Layer, TokenRefreshLayer,
+    cooldown::Cooldown,
+    error::BoxError,
+    header_align::{NotPassable, Rule},
+    jitter_throttle::{Gate, Pacing, ReversedJitter},
+    token::TokenSource,
+};
+use tower::{Layer, Service, ServiceExt, util::BoxCloneSyncService};
+
+use crate::{
+    body::Body,
+    config::{self, HeaderRule, LayerName},
+    upstream::dialect::DialectClassifier,
+};
+
+mod assemble;
+
+pub use self::assemble::{AssembleError, assemble};
+
+/// What stands in front of one upstream, whatever layers it is made of.
+pub type PipelineService = BoxCloneSyncService<Request<Full<Bytes>>, Response<Body>, BoxError>;
+
+/// A pipeline and what others may want to know of it.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// Takes requests whose paths are relative to the upstream's base URL.
+    pub service: PipelineService,
+    /// The gate, if there is one in the list.
+    pub gate: Option<Gate>,
+}
+
+/// A pipeline that cannot be built. A checked config makes none of these.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// See [`NotPassable`].
+    #[error(transparent)]
+    HeaderAlign(#[from] NotPassable),
+    /// See [`ReversedJitter`].
+    #[error(transparent)]
+    JitterThrottle(#[from] ReversedJitter),
+    /// A layer that needs a token, and credentials of the kind `none`.
+    #[error("{0:?} needs a token, but the credentials are of the kind none")]
+    NoToken(LayerName),
+}
+
+/// Puts the layers of `upstream`, in the order listed, around `client`.
+///
+/// # Errors
+///
+/// [`PipelineError`] where settings contradict themselves.
+pub fn build<C>(
+    upstream: &config::Upstream,
+    client: C,
+    source: Option<Arc<dyn TokenSource>>,
+) -> Result<Pipeline, PipelineError>
+where
+    C: Service<Request<Full<Bytes>>, Response = Response<Body>, Error = BoxError>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    C::Future: Send,
+{
+    let cooldown = Cooldown::new();
+    let throttled = upstream.pipeline.contains(&LayerName::JitterThrottle);
+    let gate = throttled
+        .then(|| pacing(&upstream.jitter_throttle))
+        .transpose()?
+        .map(|pacing| Gate::new(pacing, cooldown.clone(), rand::make_rng()));
+    let token_for = |layer| source.clone().ok_or(PipelineError::NoToken(layer));
+
+    let mut service = PipelineService::new(client);
+    for name in upstream.pipeline.iter().rev() {
+        service = match name {
+            LayerName::HeaderAlign => PipelineService::new(header_align(upstream)?.layer(service)),
+            LayerName::RetryOn429 => {
+                let settings = &upstream.retry_on_429;
+                let mut layer = RetryOn429Layer::new(DialectClassifier::new(&upstream.dialect))
+                    .max_retries(settings.max_retries)
+                    .max_hold(settings.max_hold)
+                    .default_wait(settings.default_wait);
+                if throttled {
+                    layer = layer.cooldown(cooldown.clone());
+                }
+                boxed(layer.layer(service))
+            }
+            LayerName::TokenRefresh => {
+                let statuses = upstream
+                    .dialect
+                    .refresh_on
+                    .iter()
+                    .map(|status| status.as_u16());
+                let layer = TokenRefreshLayer::new(token_for(*name)?).refresh_on(statuses);
+                PipelineService::new(layer.layer(service))
+            }
+            LayerName::JitterThrottle => match &gate {
+                Some(gate) => boxed(JitterThrottleLayer::new(gate.clone()).layer(service)),
+                None => service,
+            },
+            LayerName::BearerAuth => {
+                PipelineService::new(BearerAuthLayer::new(token_for(*name)?).layer(service))
+            }
+        };
+    }
+    Ok(Pipeline { service, gate })
+}
+
+/// Boxes a service whose layer has changed the body type.
+fn boxed<S, B>(service: S) -> PipelineService
+where
+    S: Service<Request<Full<Bytes>>, Response = Response<B>, Error = BoxError>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send,
+    B: http_body::Body<Data = Bytes, Error = BoxError> + Send + 'static,
+{
+    PipelineService::new(service.map_response(|response| response.map(BodyExt::boxed_unsync)))
+}
+
+fn header_align(upstream: &config::Upstream) -> Result<HeaderAlignLayer, NotPassable> {
+    let authorized = upstream.pipeline.contains(&LayerName::BearerAuth);
+    let mut layer = HeaderAlignLayer::new();
+    for field in &upstream.header_align.fields {
+        let rule = match &field.rule {
+            HeaderRule::Narrow(list) => Rule::Narrow(list.clone()),
+            // An empty value stays only where something is sure to replace it.
+            HeaderRule::Place if field.name == header::HOST => Rule::Place,
+            HeaderRule::Place if field.name == header::AUTHORIZATION && authorized => Rule::Place,
+            HeaderRule::Place => continue,
+            HeaderRule::Set(value) => Rule::Set(value.clone()),
+            HeaderRule::SetIfAbsent(value) => Rule::SetIfAbsent(value.clone()),
+        };
+        layer = layer.field(field.name.clone(), rule);
+    }
+    upstream
+        .header_align
+        .pass
+        .iter()
+        .try_fold(layer, |layer, name| layer.pass(name.clone()))
+}
+
+fn pacing(settings: &config::JitterThrottle) -> Result<Pacing, ReversedJitter> {
+    let (least, most) = settings.jitter;
+    Ok(Pacing::new()
+        .min_interval(settings.min_interval)
+        .jitter(least..=most)?
+        .idle_jitter(settings.idle_jitter)
+        .concurrency(settings.concurrency)
+        .max_queue(settings.max_queue)
+        .max_wait(settings.max_wait))
+}
