@@ -1,6 +1,6 @@
 //! pacegate: a sidecar gateway between a coding agent and a rate-limited upstream.
 //!
-//! The way of a request: `gateway` (who may talk, which upstream, every error as an answer) →
+//! The way of a request: [`gateway`] (who may talk, which upstream, every error as an answer) →
 //! [`pipeline`] (the layers that the [`config`] lists) → [`upstream`] (the HTTP client).
 //! [`credentials`] and [`oauth`] hold the tokens; [`simulator`] is a fake upstream that knows
 //! nothing of the rest.
@@ -10,7 +10,10 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod credentials;
+pub mod gateway;
+pub mod metrics;
 pub mod oauth;
 pub mod pipeline;
 pub mod simulator;
+pub mod telemetry;
 pub mod upstream;

@@ -1,0 +1,237 @@
+//! Every error as an answer: whose fault, may it be retried, what can the reader do.
+//!
+//! Clients read these texts by machine. OpenCode retries a 4xx whose body holds words such as
+//! "timeout" or digits such as 502, so the texts of final answers keep clear of both and repeat
+//! nothing that the client or the upstream sent.
+
+use std::{error::Error as StdError, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use pacegate_layers::{
+    error::{NotSent, chain, chain_text},
+    jitter_throttle::Refused,
+    token::TokenError,
+};
+use serde_json::json;
+use tracing::warn;
+
+use super::{guard::Denied, inbound::InboundError, route::NoRoute};
+use crate::{
+    body::Body,
+    upstream::error::{Broken, CertificateError, ConnectError, HeadTimeout},
+};
+
+/// Says that pacegate itself made this answer, and why.
+const X_PACEGATE_ERROR: HeaderName = HeaderName::from_static("x-pacegate-error");
+
+/// An answer that pacegate makes instead of an upstream's.
+#[derive(Debug)]
+pub(super) struct Answer {
+    status: StatusCode,
+    kind: &'static str,
+    code: &'static str,
+    message: String,
+    retry_after: Option<Duration>,
+}
+
+// === impl Answer ===
+
+impl Answer {
+    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        let kind = match status.as_u16() {
+            401 => "authentication_error",
+            403 => "permission_error",
+            429 => "rate_limit_error",
+            400..=499 => "invalid_request_error",
+            _ => "api_error",
+        };
+        Self {
+            status,
+            kind,
+            code,
+            message: message.into(),
+            retry_after: None,
+        }
+    }
+
+    fn retry_after(mut self, estimate: Duration) -> Self {
+        self.retry_after = Some(estimate);
+        self
+    }
+
+    /// What `error` means to a client. An unknown cause is logged and kept from it.
+    pub(super) fn from_error(error: &(dyn StdError + 'static)) -> Self {
+        for cause in chain(error) {
+            if let Some(answer) = known(cause) {
+                if answer.status.is_server_error() {
+                    warn!(
+                        code = answer.code,
+                        error = chain_text(error),
+                        "Upstream failed"
+                    );
+                }
+                return answer;
+            }
+        }
+        warn!(error = chain_text(error), "Unexpected error");
+        Self::internal()
+    }
+
+    /// Something broke in here, and the reader can do nothing about it.
+    pub(super) fn internal() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal_error",
+            "pacegate failed to handle this request; its log says more",
+        )
+    }
+
+    /// `/readyz` while the process winds down.
+    pub(super) fn draining() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "draining",
+            "pacegate is shutting down",
+        )
+    }
+
+    /// The answer in OpenAI's shape.
+    pub(super) fn into_response(self) -> Response<Body> {
+        let document = json!({
+            "error": {
+                "message": self.message,
+                "type": self.kind,
+                "param": null,
+                "code": self.code,
+            }
+        });
+        let mut response = json_response(self.status, &document);
+        let headers = response.headers_mut();
+        headers.insert(X_PACEGATE_ERROR, HeaderValue::from_static(self.code));
+        if let Some(estimate) = self.retry_after {
+            headers.insert(
+                header::RETRY_AFTER,
+                HeaderValue::from(whole_seconds(estimate)),
+            );
+        }
+        response
+    }
+}
+
+/// A complete JSON document as an answer.
+pub(super) fn json_response(status: StatusCode, document: &serde_json::Value) -> Response<Body> {
+    let mut response = Response::new(full(document.to_string()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    response
+}
+
+/// A body that is there already.
+pub(super) fn full(data: impl Into<Bytes>) -> Body {
+    Full::new(data.into())
+        .map_err(|never| match never {})
+        .boxed_unsync()
+}
+
+/// The table: what each cause that an edge or a pipeline can name means to a client.
+fn known(cause: &(dyn StdError + 'static)) -> Option<Answer> {
+    if let Some(denied) = cause.downcast_ref::<Denied>() {
+        return Some(Answer::new(
+            denied.status(),
+            denied.code(),
+            denied.to_string(),
+        ));
+    }
+    if let Some(error) = cause.downcast_ref::<InboundError>() {
+        return Some(Answer::new(error.status(), error.code(), error.to_string()));
+    }
+    if let Some(error) = cause.downcast_ref::<NoRoute>() {
+        return Some(Answer::new(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            error.to_string(),
+        ));
+    }
+    if let Some(refused) = cause.downcast_ref::<Refused>() {
+        return Some(queue_refusal(refused));
+    }
+    if let Some(error) = cause.downcast_ref::<TokenError>() {
+        return Some(match error {
+            TokenError::LoginRequired(advice) => {
+                Answer::new(StatusCode::UNAUTHORIZED, "login_required", advice.clone())
+            }
+            TokenError::Unavailable(_) => Answer::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "token_unavailable",
+                "the token has expired and the token endpoint gives no new one at the moment; \
+                 pacegate keeps trying, and its log has the cause",
+            ),
+        });
+    }
+    if let Some(error) = cause.downcast_ref::<CertificateError>() {
+        return Some(unreachable(error.to_string()));
+    }
+    if cause.is::<HeadTimeout>() {
+        return Some(Answer::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "upstream_timeout",
+            "the upstream took the request and sent no response head within head-timeout",
+        ));
+    }
+    if let Some(error) = cause.downcast_ref::<ConnectError>() {
+        return Some(unreachable(format!(
+            "{error}; the request was not sent. Check base-url, the network and any proxy"
+        )));
+    }
+    if cause.is::<NotSent>() {
+        // The connect error within says more.
+        return cause.source().and_then(known).or_else(|| {
+            Some(unreachable(
+                "the upstream cannot be reached; the request was not sent",
+            ))
+        });
+    }
+    if cause.is::<Broken>() {
+        return Some(unreachable(
+            "the upstream broke the connection before it answered; it may have acted on the \
+             request, so pacegate does not repeat it",
+        ));
+    }
+    None
+}
+
+fn unreachable(message: impl Into<String>) -> Answer {
+    Answer::new(StatusCode::BAD_GATEWAY, "upstream_unreachable", message)
+}
+
+fn queue_refusal(refused: &Refused) -> Answer {
+    let (code, estimate, why) = match *refused {
+        Refused::QueueFull { estimate, .. } => ("queue_full", estimate, "max-queue is reached"),
+        Refused::WouldWaitTooLong { estimate } => (
+            "would_wait_too_long",
+            estimate,
+            "that is more than max-wait",
+        ),
+    };
+    let seconds = whole_seconds(estimate);
+    Answer::new(
+        StatusCode::TOO_MANY_REQUESTS,
+        code,
+        format!(
+            "pacegate's own queue for this upstream is about {seconds} s long, and {why}; \
+             the upstream has not seen this request"
+        ),
+    )
+    .retry_after(estimate)
+}
+
+/// At least one: zero would call the client back at once.
+fn whole_seconds(estimate: Duration) -> u64 {
+    let up = u64::from(estimate.subsec_nanos() > 0);
+    (estimate.as_secs() + up).max(1)
+}

@@ -1,0 +1,231 @@
+//! Takes a request's body in, once and under a cap, and reads from it what routing needs.
+
+use std::{future::poll_fn, pin::Pin, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+use http_body::Body;
+use pacegate_layers::error::BoxError;
+use serde::Deserialize;
+use tokio::time::timeout;
+
+/// A client that sends nothing of its body for this long has gone.
+const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How much of a body that is too large is thrown away before the answer: a client that is still
+/// sending when the connection closes may never read why.
+const DISCARD: usize = 64 * 1024 * 1024;
+
+/// Why a body was not taken.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum InboundError {
+    #[error("the client broke off its request body")]
+    Broken(#[source] BoxError),
+    #[error("the request body stopped arriving; send it again")]
+    Idle,
+    #[error("the request body names no model; expected a string under \"model\"")]
+    NoModel,
+    #[error("the request body is not a JSON object: {0}")]
+    NotJson(String),
+    #[error("the request body is larger than max-body in pacegate's config allows ({0})")]
+    TooLarge(bytesize::ByteSize),
+}
+
+/// What routing needs from a body; the rest is only checked to be JSON.
+#[derive(Deserialize)]
+struct Routed<'a> {
+    #[serde(borrow, default)]
+    model: Option<std::borrow::Cow<'a, str>>,
+}
+
+// === impl InboundError ===
+
+impl InboundError {
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::Broken(_) | Self::NoModel | Self::NotJson(_) => StatusCode::BAD_REQUEST,
+            Self::Idle => StatusCode::REQUEST_TIMEOUT,
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+        }
+    }
+
+    pub(super) fn code(&self) -> &'static str {
+        match self {
+            Self::Broken(_) | Self::Idle => "request_incomplete",
+            Self::NoModel => "model_missing",
+            Self::NotJson(_) => "invalid_json",
+            Self::TooLarge(_) => "request_too_large",
+        }
+    }
+}
+
+/// Reads `body` to its end.
+///
+/// # Errors
+///
+/// [`InboundError::TooLarge`] beyond `most` bytes, `Idle` when nothing comes for half a minute,
+/// `Broken` when the client fails.
+pub(super) async fn collect<B>(mut body: B, most: usize) -> Result<Bytes, InboundError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    let too_large = || InboundError::TooLarge(bytesize::ByteSize(most as u64));
+    if body.size_hint().lower() > (most + DISCARD) as u64 {
+        return Err(too_large());
+    }
+    let mut whole = Whole::Empty;
+    let mut length = 0_usize;
+    while let Some(frame) = next(&mut body).await? {
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        length = length.saturating_add(data.len());
+        if length > most + DISCARD {
+            break;
+        }
+        if length > most {
+            whole = Whole::Empty;
+            continue;
+        }
+        whole.push(data, body.size_hint().lower());
+    }
+    if length > most {
+        return Err(too_large());
+    }
+    Ok(whole.into_bytes())
+}
+
+async fn next<B>(body: &mut B) -> Result<Option<http_body::Frame<Bytes>>, InboundError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    let frame = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx));
+    timeout(BODY_IDLE_TIMEOUT, frame)
+        .await
+        .map_err(|_| InboundError::Idle)?
+        .transpose()
+        .map_err(|error| InboundError::Broken(error.into()))
+}
+
+/// The model a request names, after checking that its body is a JSON object.
+///
+/// # Errors
+///
+/// [`InboundError::NotJson`] with the place of the mistake.
+pub(super) fn model(body: &[u8]) -> Result<Option<String>, InboundError> {
+    // serde would take an array for the same thing.
+    if body
+        .trim_ascii_start()
+        .first()
+        .is_some_and(|byte| *byte != b'{')
+    {
+        return Err(InboundError::NotJson("it does not begin with {".into()));
+    }
+    let routed: Routed<'_> = serde_json::from_slice(body).map_err(|error| {
+        // The error's own text may quote the body; its place and kind do not.
+        let kind = match error.classify() {
+            serde_json::error::Category::Data => "unexpected kind of value",
+            serde_json::error::Category::Eof => "it ends too early",
+            _ => "syntax error",
+        };
+        let (line, column) = (error.line(), error.column());
+        InboundError::NotJson(format!("{kind} at line {line}, column {column}"))
+    })?;
+    Ok(routed.model.map(std::borrow::Cow::into_owned))
+}
+
+/// The body so far: one piece is kept as it came, without a copy.
+enum Whole {
+    Empty,
+    One(Bytes),
+    Many(BytesMut),
+}
+
+impl Whole {
+    fn push(&mut self, data: Bytes, expected: u64) {
+        *self = match std::mem::replace(self, Self::Empty) {
+            Self::Empty => Self::One(data),
+            Self::One(first) => {
+                let expected = usize::try_from(expected).unwrap_or_default();
+                let mut all = BytesMut::with_capacity(first.len() + data.len() + expected);
+                all.extend_from_slice(&first);
+                all.extend_from_slice(&data);
+                Self::Many(all)
+            }
+            Self::Many(mut all) => {
+                all.extend_from_slice(&data);
+                Self::Many(all)
+            }
+        };
+    }
+
+    fn into_bytes(self) -> Bytes {
+        match self {
+            Self::Empty => Bytes::new(),
+            Self::One(data) => data,
+            Self::Many(all) => all.freeze(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use http_body_util::{BodyExt, Empty, Full, StreamBody};
+    use tower::BoxError;
+
+    use super::*;
+
+    fn pieces(
+        pieces: &[&'static str],
+    ) -> impl Body<Data = Bytes, Error = BoxError> + Unpin + use<> {
+        let frames: Vec<_> = pieces
+            .iter()
+            .map(|piece| Ok(http_body::Frame::data(Bytes::from_static(piece.as_bytes()))))
+            .collect();
+        StreamBody::new(stream::iter(frames))
+    }
+
+    #[tokio::test]
+    async fn joins_the_pieces() {
+        let body = collect(pieces(&["ab", "cd", "e"]), 5).await.unwrap();
+        assert_eq!(body, "abcde");
+        assert!(collect(Empty::new(), 0).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn one_byte_too_many_is_refused() {
+        let error = collect(pieces(&["ab", "cd", "e"]), 4).await.unwrap_err();
+        assert!(matches!(error, InboundError::TooLarge(_)));
+        let error = collect(Full::new("abcde".into()), 4).await.unwrap_err();
+        assert_eq!(error.status(), 413);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stops_is_given_up() {
+        let never = StreamBody::new(stream::pending::<Result<http_body::Frame<Bytes>, BoxError>>());
+        let error = collect(never.boxed_unsync(), 4).await.unwrap_err();
+        assert!(matches!(error, InboundError::Idle));
+    }
+
+    #[test]
+    fn finds_the_model_and_checks_the_rest() {
+        assert_eq!(
+            model(br#"{"a":[1],"model":"m\u0031"}"#).unwrap().unwrap(),
+            "m1"
+        );
+        assert_eq!(model(br#"{"a":1}"#).unwrap(), None);
+        for (broken, place) in [
+            ("", "it ends too early at line 1, column 0"),
+            (r#"{"model":"x""#, "it ends too early at line 1, column 12"),
+            (r#"{"model":"x"} y"#, "syntax error at line 1, column 15"),
+            (r#"["x"]"#, "does not begin with {"),
+            (r#"{"model":7}"#, "unexpected kind of value"),
+        ] {
+            let error = model(broken.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(place), "{broken}: {error}");
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! The accept loop, from binding to the end of the last answer.
+
+use std::{fmt, fs, io, os::unix::fs::PermissionsExt, path::PathBuf, pin::pin, time::Duration};
+
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    time::sleep,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt;
+use tracing::{debug, info, warn};
+
+use super::{
+    EdgeService,
+    connection::{ClientIo, Stream},
+    edge,
+    route::Routes,
+};
+use crate::{
+    config::{Config, Listen},
+    metrics::EdgeMetrics,
+    pipeline::Pipeline,
+};
+
+/// When no socket can be accepted because descriptors ran out, some have to be closed first.
+const PAUSE_AFTER_ACCEPT_ERROR: Duration = Duration::from_millis(100);
+
+/// A gateway that is bound to its address and accepts nobody yet.
+#[derive(Debug)]
+pub struct Gateway {
+    listener: Listener,
+    edge: EdgeService,
+    routes: Routes,
+    metrics: EdgeMetrics,
+}
+
+#[derive(Debug)]
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener, SocketFile),
+}
+
+/// Removes the socket's file when dropped.
+#[derive(Debug)]
+struct SocketFile(PathBuf);
+
+/// The address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {source}\n  hint: {}", hint(source))]
+pub struct BindError {
+    address: String,
+    source: io::Error,
+}
+
+// === impl Gateway ===
+
+impl Gateway {
+    /// Binds to `config.listen`; the pipelines are those of `config.upstreams`, in order.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError`] if the address is taken or not ours.
+    pub async fn bind(config: &Config, pipelines: Vec<Pipeline>) -> Result<Self, BindError> {
+        let failed = |source| BindError {
+            address: config.listen.to_string(),
+            source,
+        };
+        let listener = match &config.listen {
+            Listen::Tcp(address) => {
+                Listener::Tcp(TcpListener::bind(address).await.map_err(failed)?)
+            }
+            Listen::Unix(path) => bind_unix(path.clone()).await.map_err(failed)?,
+        };
+        let (edge, routes, metrics) = edge(config, pipelines);
+        Ok(Self {
+            listener,
+            edge,
+            routes,
+            metrics,
+        })
+    }
+
+    /// Serves until `shutdown` resolves, then until the answers in progress are sent.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops every connection at once.
+    pub async fn serve(self, shutdown: impl Future<Output = ()>) {
+        let connections = TaskTracker::new();
+        let drain = CancellationToken::new();
+        let mut shutdown = pin!(shutdown);
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                () = &mut shutdown => break,
+            };
+            match accepted {
+                Ok(stream) => {
+                    let connection = serve_connection(
+                        stream,
+                        self.edge.clone(),
+                        self.metrics.clone(),
+                        drain.clone(),
+                    );
+                    connections.spawn(connection);
+                }
+                Err(error) => {
+                    warn!(%error, "Accepting a connection failed");
+                    sleep(PAUSE_AFTER_ACCEPT_ERROR).await;
+                }
+            }
+        }
+        drop(self.listener);
+        self.routes.drain();
+        drain.cancel();
+        connections.close();
+        info!(connections = connections.len(), "Draining");
+        connections.wait().await;
+        info!("Stopped");
+    }
+}
+
+/// What a client puts before a path: `http://127.0.0.1:7223`, or `unix:` and the socket's path.
+impl fmt::Display for Gateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.listener {
+            Listener::Tcp(listener) => {
+                let address = listener.local_addr().map_err(|_| fmt::Error)?;
+                write!(f, "http://{address}")
+            }
+            Listener::Unix(_, file) => write!(f, "unix:{}", file.0.display()),
+        }
+    }
+}
+
+async fn serve_connection(
+    stream: Stream,
+    edge: EdgeService,
+    metrics: EdgeMetrics,
+    drain: CancellationToken,
+) {
+    metrics.connections.inc();
+    let io = ClientIo::new(stream);
+    let connection = io.connection();
+    let service = edge.map_request(move |mut request: http::Request<_>| {
+        request.extensions_mut().insert(connection.clone());
+        request
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        // ClientIo's time-outs; hyper's would also end idle connections.
+        .header_read_timeout(None)
+        .serve_connection(TokioIo::new(io), TowerToHyperService::new(service));
+    let mut served = pin!(served);
+    let outcome = tokio::select! {
+        outcome = served.as_mut() => outcome,
+        () = drain.cancelled() => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = outcome {
+        debug!(%error, "Connection ended early");
+    }
+    metrics.connections.dec();
+}
+
+// === impl Listener ===
+
+impl Listener {
+    async fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                Ok(Stream::Tcp(stream))
+            }
+            Self::Unix(listener, _) => Ok(Stream::Unix(listener.accept().await?.0)),
+        }
+    }
+}
+
+/// Binds to a socket file that only its owner may use. A file that a crashed process left behind,
+/// on which nobody listens, is replaced.
+async fn bind_unix(path: PathBuf) -> io::Result<Listener> {
+    let listener = match UnixListener::bind(&path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(&path).await => {
+            fs::remove_file(&path)?;
+            UnixListener::bind(&path)?
+        }
+        bound => bound?,
+    };
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    Ok(Listener::Unix(listener, SocketFile(path)))
+}
+
+async fn is_stale(path: &PathBuf) -> bool {
+    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    tokio::net::UnixStream::connect(path)
+        .await
+        .err()
+        .is_some_and(refused)
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Already gone is as good.
+        let _gone = fs::remove_file(&self.0);
+    }
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "something listens there already, perhaps another pacegate; stop it, or choose \
+             another port with --listen (127.0.0.1:0 takes any free one)"
+        }
+        io::ErrorKind::AddrNotAvailable => "that address is not one of this machine's",
+        io::ErrorKind::PermissionDenied => "choose a port above 1023, or a directory you may write",
+        _ => "check listen in the config",
+    }
+}

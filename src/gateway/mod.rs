@@ -1,0 +1,91 @@
+//! The edge: who may talk, where a request goes, and every error as an answer.
+//!
+//! ```text
+//! socket ─► connection ─► catch panics ─► request id ─► observe ─► rescue ─► guard ─► routes ─► pipeline
+//! ```
+
+use std::{convert::Infallible, sync::atomic::AtomicBool};
+
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use prometheus_client::registry::Registry;
+use tower::{ServiceBuilder, filter::FilterLayer, util::BoxCloneSyncService};
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    request_id::{MakeRequestUuid, SetRequestIdLayer},
+};
+
+mod answer;
+mod connection;
+mod guard;
+mod inbound;
+mod listen;
+mod observe;
+mod outgoing;
+mod rescue;
+mod route;
+
+pub use self::listen::{BindError, Gateway};
+
+use self::{
+    answer::Answer,
+    guard::Guard,
+    observe::ObserveLayer,
+    outgoing::Outgoing,
+    rescue::RescueLayer,
+    route::{Route, Routes, Table},
+};
+use crate::{
+    config::Config,
+    metrics::{EdgeMetrics, register_gates},
+    pipeline::Pipeline,
+};
+
+/// What a connection's requests go to.
+type EdgeService = BoxCloneSyncService<Request<Incoming>, Response<Outgoing>, Infallible>;
+
+/// The chain around the pipelines, and the handle that tells `/readyz` of a shutdown.
+///
+/// Extensions: the accept loop adds the [`Connection`](connection::Connection); the request id is
+/// added by tower-http; [`observe`] reads both and adds a
+/// [`Progress`](pacegate_layers::progress::Progress) for the pipeline.
+fn edge(config: &Config, pipelines: Vec<Pipeline>) -> (EdgeService, Routes, EdgeMetrics) {
+    let mut registry = Registry::default();
+    let metrics = EdgeMetrics::new(&mut registry);
+    let named = || config.upstreams.iter().zip(&pipelines);
+    register_gates(
+        &mut registry,
+        named().filter_map(|(upstream, pipeline)| {
+            Some((upstream.name.clone(), pipeline.gate.clone()?))
+        }),
+    );
+    let routes = Routes::new(Table {
+        upstreams: named()
+            .map(|(upstream, pipeline)| Route {
+                name: upstream.name.clone(),
+                models: upstream.models.clone(),
+                pipeline: pipeline.service.clone(),
+            })
+            .collect(),
+        max_body: config.max_body,
+        registry,
+        draining: AtomicBool::new(false),
+    });
+    let service = ServiceBuilder::new()
+        // Names the request before anything is said about it.
+        .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+        // Counts every answer that leaves, so everything that makes one is inside.
+        .layer(ObserveLayer::new(metrics.clone()))
+        // A panic costs one request, not the process; inside observe, so that it is counted.
+        .map_response(|response: Response<_>| response.map(BodyExt::boxed_unsync))
+        .layer(CatchPanicLayer::custom(|_panic| {
+            Answer::internal().into_response()
+        }))
+        // Errors become answers here; everything further in may fail.
+        .layer(RescueLayer)
+        // Before anything of the body is read.
+        .layer(FilterLayer::new(Guard::new(config)))
+        .service(routes.clone());
+    (BoxCloneSyncService::new(service), routes, metrics)
+}

@@ -1,0 +1,146 @@
+//! What is noted of every request, and what every answer says of itself.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http::{HeaderName, HeaderValue, Request, Response};
+use pacegate_layers::progress::Progress;
+use pin_project_lite::pin_project;
+use tower::{Layer, Service};
+use tower_http::request_id::RequestId;
+use tracing::{Span, debug, debug_span};
+
+use super::{
+    connection::Connection,
+    outgoing::{InFlight, Outgoing},
+};
+use crate::{
+    body::Body,
+    metrics::{AnswerLabels, EdgeMetrics},
+};
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_PACEGATE_ATTEMPTS: HeaderName = HeaderName::from_static("x-pacegate-attempts");
+const X_PACEGATE_QUEUED_MS: HeaderName = HeaderName::from_static("x-pacegate-queued-ms");
+
+/// Applies [`Observe`].
+#[derive(Clone, Debug)]
+pub(super) struct ObserveLayer {
+    metrics: EdgeMetrics,
+}
+
+/// Counts a request from its head to the end of its answer, gives it a span and a [`Progress`], and
+/// writes what that says into the answer's headers.
+#[derive(Clone, Debug)]
+pub(super) struct Observe<S> {
+    inner: S,
+    metrics: EdgeMetrics,
+}
+
+pin_project! {
+    pub(super) struct ResponseFuture<F> {
+        #[pin]
+        inner: F,
+        in_flight: Option<InFlight>,
+        span: Span,
+        progress: Progress,
+        id: Option<HeaderValue>,
+        metrics: EdgeMetrics,
+    }
+}
+
+// === impl ObserveLayer ===
+
+impl ObserveLayer {
+    pub(super) fn new(metrics: EdgeMetrics) -> Self {
+        Self { metrics }
+    }
+}
+
+impl<S> Layer<S> for ObserveLayer {
+    type Service = Observe<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Observe {
+            inner,
+            metrics: self.metrics.clone(),
+        }
+    }
+}
+
+// === impl Observe ===
+
+impl<S, B> Service<Request<B>> for Observe<S>
+where
+    S: Service<Request<B>, Response = Response<Body>>,
+{
+    type Response = Response<Outgoing>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let id = request.extensions().get::<RequestId>();
+        let id = id.map(|id| id.header_value().clone());
+        let span = debug_span!(
+            "request",
+            id = id.as_ref().and_then(|id| id.to_str().ok()),
+            method = %request.method(),
+            path = request.uri().path(),
+        );
+        let progress = Progress::new();
+        let connection = request.extensions().get::<Connection>().cloned();
+        request.extensions_mut().insert(progress.clone());
+        let in_flight = InFlight::new(self.metrics.clone(), connection, span.clone());
+        let inner = span.in_scope(|| self.inner.call(request));
+        ResponseFuture {
+            inner,
+            in_flight: Some(in_flight),
+            span,
+            progress,
+            id,
+            metrics: self.metrics.clone(),
+        }
+    }
+}
+
+// === impl ResponseFuture ===
+
+impl<F, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<Body>, E>>,
+{
+    type Output = Result<Response<Outgoing>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let _entered_for_this_poll = this.span.enter();
+        let mut response = ready!(this.inner.poll(cx))?;
+        let status = response.status().as_u16();
+        let queued = this.progress.queued();
+        let attempts = this.progress.attempts();
+        debug!(status, attempts, ?queued, "Answering");
+        this.metrics
+            .answers
+            .get_or_create(&AnswerLabels { status })
+            .inc();
+
+        let headers = response.headers_mut();
+        headers.insert(X_PACEGATE_ATTEMPTS, HeaderValue::from(attempts));
+        let queued = u64::try_from(queued.as_millis()).unwrap_or(u64::MAX);
+        headers.insert(X_PACEGATE_QUEUED_MS, HeaderValue::from(queued));
+        if let Some(id) = this.id.take() {
+            // The upstream's own id stays: its support asks for that one.
+            headers.entry(X_REQUEST_ID).or_insert(id);
+        }
+        #[expect(clippy::expect_used, reason = "the contract of Future")]
+        let in_flight = this.in_flight.take().expect("polled after ready");
+        Poll::Ready(Ok(response.map(|body| Outgoing::new(body, in_flight))))
+    }
+}

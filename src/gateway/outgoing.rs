@@ -1,0 +1,123 @@
+//! The body of an answer on its way to the client.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use pacegate_layers::error::BoxError;
+use pin_project_lite::pin_project;
+use tracing::{Span, debug, info};
+
+use super::connection::Connection;
+use crate::{body::Body, metrics::EdgeMetrics};
+
+pin_project! {
+    /// Streams an answer and knows how it ended.
+    ///
+    /// If the upstream breaks off, the client's connection is reset: a clean end would look like a
+    /// complete answer, and OpenCode then asks again at once and without limit.
+    #[derive(Debug)]
+    pub(super) struct Outgoing {
+        #[pin]
+        inner: Body,
+        in_flight: InFlight,
+        failed: Option<BoxError>,
+    }
+}
+
+/// One request between its head and the end of its answer, counted as such until dropped.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    metrics: EdgeMetrics,
+    connection: Option<Connection>,
+    span: Span,
+    sent: u64,
+}
+
+// === impl InFlight ===
+
+impl InFlight {
+    pub(super) fn new(metrics: EdgeMetrics, connection: Option<Connection>, span: Span) -> Self {
+        metrics.in_flight.inc();
+        if let Some(connection) = &connection {
+            connection.begin_answer();
+        }
+        Self {
+            metrics,
+            connection,
+            span,
+            sent: 0,
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        debug!(parent: &self.span, sent = self.sent, "Answer ended");
+        self.metrics.in_flight.dec();
+        if let Some(connection) = &self.connection {
+            connection.end_answer();
+        }
+    }
+}
+
+// === impl Outgoing ===
+
+impl Outgoing {
+    pub(super) fn new(inner: Body, in_flight: InFlight) -> Self {
+        Self {
+            inner,
+            in_flight,
+            failed: None,
+        }
+    }
+}
+
+impl http_body::Body for Outgoing {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut this = self.project();
+        if let Some(error) = this.failed.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        match ready!(this.inner.as_mut().poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                this.in_flight.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                info!(
+                    parent: &this.in_flight.span,
+                    sent = this.in_flight.sent,
+                    %error,
+                    "Stream broke off, resetting the client's connection"
+                );
+                this.in_flight.metrics.aborted.inc();
+                if let Some(connection) = &this.in_flight.connection {
+                    connection.reset_at_the_end();
+                }
+                *this.failed = Some(error);
+                // One round for hyper to write out what came before the break.
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.failed.is_none() && self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

@@ -1,0 +1,245 @@
+//! Which upstream a request goes to, and the few paths that pacegate answers itself.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
+use http_body_util::Full;
+use pacegate_layers::{error::BoxError, header_align::strip_hop_by_hop};
+use prometheus_client::{encoding::text::encode, registry::Registry};
+use serde_json::json;
+use tower::{Service, ServiceExt};
+
+use super::{
+    answer::{Answer, full, json_response},
+    inbound::{self, InboundError},
+};
+use crate::{body::Body, config::Model, pipeline::PipelineService};
+
+pub(super) const HEALTHZ: &str = "/healthz";
+pub(super) const READYZ: &str = "/readyz";
+
+/// What makes no sense without a model; whatever else lies under `/v1/` may do without.
+const NEED_A_MODEL: [&str; 4] = [
+    "/chat/completions",
+    "/completions",
+    "/embeddings",
+    "/responses",
+];
+
+/// Where requests can go.
+#[derive(Clone, Debug)]
+pub(super) struct Routes(Arc<Table>);
+
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) upstreams: Vec<Route>,
+    pub(super) max_body: usize,
+    pub(super) registry: Registry,
+    pub(super) draining: AtomicBool,
+}
+
+/// One upstream, as routing sees it.
+#[derive(Debug)]
+pub(super) struct Route {
+    pub(super) name: String,
+    pub(super) models: Vec<Model>,
+    pub(super) pipeline: PipelineService,
+}
+
+/// A path that leads nowhere.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoRoute {
+    #[error("nothing here; the API is under /v1/, and under /u/NAME/v1/ for one upstream")]
+    Path,
+    #[error("no upstream of that name is in the config; `pacegate check` lists them")]
+    Upstream,
+}
+
+// === impl Routes ===
+
+impl Routes {
+    pub(super) fn new(table: Table) -> Self {
+        Self(Arc::new(table))
+    }
+
+    /// From now on `/readyz` says that this process is going.
+    pub(super) fn drain(&self) {
+        self.0.draining.store(true, Ordering::Relaxed);
+    }
+
+    async fn answer<B>(self, request: Request<B>) -> Result<Response<Body>, BoxError>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+        B::Error: Into<BoxError>,
+    {
+        let path = request.uri().path();
+        match path {
+            HEALTHZ => return Ok(text("ok\n")),
+            READYZ if self.0.draining.load(Ordering::Relaxed) => {
+                return Ok(Answer::draining().into_response());
+            }
+            READYZ => return Ok(text("ready\n")),
+            "/metrics" => return self.metrics(),
+            "/v1/models" if request.method() == Method::GET => return Ok(self.models()),
+            _ => {}
+        }
+        let (named, rest) = self.split(path)?;
+        let rest = rest.len();
+        self.forward(request, named, rest).await
+    }
+
+    /// The upstream that `path` names, if it names one, and what follows `/v1`.
+    fn split<'a>(&self, path: &'a str) -> Result<(Option<&Route>, &'a str), NoRoute> {
+        let (named, api) = match path.strip_prefix("/u/") {
+            None => (None, path),
+            Some(rest) => {
+                let slash = rest.find('/').ok_or(NoRoute::Path)?;
+                let (name, api) = rest.split_at(slash);
+                let route = self.0.upstreams.iter().find(|route| route.name == name);
+                (Some(route.ok_or(NoRoute::Upstream)?), api)
+            }
+        };
+        let rest = api
+            .strip_prefix("/v1")
+            .filter(|rest| rest.len() > 1 && rest.starts_with('/'));
+        Ok((named, rest.ok_or(NoRoute::Path)?))
+    }
+
+    async fn forward<B>(
+        &self,
+        request: Request<B>,
+        named: Option<&Route>,
+        rest: usize,
+    ) -> Result<Response<Body>, BoxError>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+        B::Error: Into<BoxError>,
+    {
+        let (mut head, body) = request.into_parts();
+        let path = head.uri.path();
+        let api = &path[path.len() - rest..];
+        let body = if body.is_end_stream() {
+            Bytes::new()
+        } else {
+            inbound::collect(body, self.0.max_body).await?
+        };
+        let model = if head.method == Method::POST {
+            inbound::model(&body)?
+        } else {
+            None
+        };
+        if head.method == Method::POST && model.is_none() && NEED_A_MODEL.contains(&api) {
+            return Err(InboundError::NoModel.into());
+        }
+        let route = named.unwrap_or_else(|| self.choose(model.as_deref()));
+        head.uri = relative(&head.uri, rest)?;
+        // What concerns the client's connection ends here, also where no header-align is listed.
+        strip_hop_by_hop(&mut head.headers);
+        head.headers.remove(header::HOST);
+        head.headers.remove(header::CONTENT_LENGTH);
+        let request = Request::from_parts(head, Full::new(body));
+        let mut response = route.pipeline.clone().oneshot(request).await?;
+        strip_hop_by_hop(response.headers_mut());
+        Ok(response)
+    }
+
+    /// The upstream that lists `model`, else the first.
+    fn choose(&self, model: Option<&str>) -> &Route {
+        let lists = |route: &&Route| {
+            let mut models = route.models.iter();
+            model.is_some_and(|model| models.any(|known| known.id == model))
+        };
+        let upstreams = &self.0.upstreams;
+        upstreams.iter().find(lists).unwrap_or(&upstreams[0])
+    }
+
+    fn models(&self) -> Response<Body> {
+        let data: Vec<_> = self
+            .0
+            .upstreams
+            .iter()
+            .flat_map(|route| route.models.iter().map(move |model| (route, model)))
+            .map(|(route, model)| {
+                json!({
+                    "id": model.id,
+                    "object": "model",
+                    "created": 0,
+                    "owned_by": route.name,
+                    "context_length": model.context,
+                    "max_output_tokens": model.output,
+                    "input_modalities": model.input,
+                })
+            })
+            .collect();
+        json_response(StatusCode::OK, &json!({ "object": "list", "data": data }))
+    }
+
+    fn metrics(&self) -> Result<Response<Body>, BoxError> {
+        let mut document = String::new();
+        encode(&mut document, &self.0.registry)?;
+        let mut response = text(document);
+        response.headers_mut().insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8"),
+        );
+        Ok(response)
+    }
+}
+
+impl<B> Service<Request<B>> for Routes
+where
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        Box::pin(self.clone().answer(request))
+    }
+}
+
+fn text(content: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(full(content));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    response
+}
+
+/// The last `rest` bytes of the path, and the query: what follows the upstream's base URL.
+fn relative(uri: &Uri, rest: usize) -> Result<Uri, http::Error> {
+    let whole = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let start = uri.path().len() - rest;
+    Uri::builder().path_and_query(&whole[start..]).build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_upstreams_part_of_a_path_keeps_its_query() {
+        let relative = |uri: &'static str, rest| relative(&Uri::from_static(uri), rest).unwrap();
+        assert_eq!(relative("/v1/models?a=/v1/", 7), "/models?a=/v1/");
+        assert_eq!(
+            relative("/u/x/v1/chat/completions", 17),
+            "/chat/completions"
+        );
+    }
+}
