@@ -13,8 +13,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// What the edge counts; clones share the counts.
-#[derive(Clone, Debug, Default)]
+/// What the edge counts.
+#[derive(Debug, Default)]
 pub struct EdgeMetrics {
     /// Client connections that are open.
     pub connections: Gauge,

@@ -1,6 +1,8 @@
 //! The accept loop, from binding to the end of the last answer.
 
-use std::{fmt, fs, io, os::unix::fs::PermissionsExt, path::PathBuf, pin::pin, time::Duration};
+use std::{
+    fmt, fs, io, os::unix::fs::PermissionsExt, path::PathBuf, pin::pin, sync::Arc, time::Duration,
+};
 
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -36,7 +38,7 @@ pub struct Gateway {
     listener: Listener,
     edge: EdgeService,
     routes: Routes,
-    metrics: EdgeMetrics,
+    metrics: Arc<EdgeMetrics>,
 }
 
 #[derive(Debug)]
@@ -104,7 +106,7 @@ impl Gateway {
                     let connection = serve_connection(
                         stream,
                         self.edge.clone(),
-                        self.metrics.clone(),
+                        Arc::clone(&self.metrics),
                         drain.clone(),
                     );
                     connections.spawn(connection);
@@ -141,7 +143,7 @@ impl fmt::Display for Gateway {
 async fn serve_connection(
     stream: Stream,
     edge: EdgeService,
-    metrics: EdgeMetrics,
+    metrics: Arc<EdgeMetrics>,
     drain: CancellationToken,
 ) {
     metrics.connections.inc();

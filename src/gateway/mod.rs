@@ -4,7 +4,10 @@
 //! socket ─► connection ─► catch panics ─► request id ─► observe ─► rescue ─► guard ─► routes ─► pipeline
 //! ```
 
-use std::{convert::Infallible, sync::atomic::AtomicBool};
+use std::{
+    convert::Infallible,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use http::{Request, Response};
 use http_body_util::BodyExt;
@@ -50,9 +53,9 @@ type EdgeService = BoxCloneSyncService<Request<Incoming>, Response<Outgoing>, In
 /// Extensions: the accept loop adds the [`Connection`](connection::Connection); the request id is
 /// added by tower-http; [`observe`] reads both and adds a
 /// [`Progress`](pacegate_layers::progress::Progress) for the pipeline.
-fn edge(config: &Config, pipelines: Vec<Pipeline>) -> (EdgeService, Routes, EdgeMetrics) {
+fn edge(config: &Config, pipelines: Vec<Pipeline>) -> (EdgeService, Routes, Arc<EdgeMetrics>) {
     let mut registry = Registry::default();
-    let metrics = EdgeMetrics::new(&mut registry);
+    let metrics = Arc::new(EdgeMetrics::new(&mut registry));
     let named = || config.upstreams.iter().zip(&pipelines);
     register_gates(
         &mut registry,
@@ -76,7 +79,7 @@ fn edge(config: &Config, pipelines: Vec<Pipeline>) -> (EdgeService, Routes, Edge
         // Names the request before anything is said about it.
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
         // Counts every answer that leaves, so everything that makes one is inside.
-        .layer(ObserveLayer::new(metrics.clone()))
+        .layer(ObserveLayer::new(Arc::clone(&metrics)))
         // A panic costs one request, not the process; inside observe, so that it is counted.
         .map_response(|response: Response<_>| response.map(BodyExt::boxed_unsync))
         .layer(CatchPanicLayer::custom(|_panic| {

@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -29,7 +30,7 @@ const X_PACEGATE_QUEUED_MS: HeaderName = HeaderName::from_static("x-pacegate-que
 /// Applies [`Observe`].
 #[derive(Clone, Debug)]
 pub(super) struct ObserveLayer {
-    metrics: EdgeMetrics,
+    metrics: Arc<EdgeMetrics>,
 }
 
 /// Counts a request from its head to the end of its answer, gives it a span and a [`Progress`], and
@@ -37,7 +38,7 @@ pub(super) struct ObserveLayer {
 #[derive(Clone, Debug)]
 pub(super) struct Observe<S> {
     inner: S,
-    metrics: EdgeMetrics,
+    metrics: Arc<EdgeMetrics>,
 }
 
 pin_project! {
@@ -48,14 +49,14 @@ pin_project! {
         span: Span,
         progress: Progress,
         id: Option<HeaderValue>,
-        metrics: EdgeMetrics,
+        metrics: Arc<EdgeMetrics>,
     }
 }
 
 // === impl ObserveLayer ===
 
 impl ObserveLayer {
-    pub(super) fn new(metrics: EdgeMetrics) -> Self {
+    pub(super) fn new(metrics: Arc<EdgeMetrics>) -> Self {
         Self { metrics }
     }
 }
@@ -66,7 +67,7 @@ impl<S> Layer<S> for ObserveLayer {
     fn layer(&self, inner: S) -> Self::Service {
         Observe {
             inner,
-            metrics: self.metrics.clone(),
+            metrics: Arc::clone(&self.metrics),
         }
     }
 }
@@ -97,7 +98,7 @@ where
         let progress = Progress::new();
         let connection = request.extensions().get::<Connection>().cloned();
         request.extensions_mut().insert(progress.clone());
-        let in_flight = InFlight::new(self.metrics.clone(), connection, span.clone());
+        let in_flight = InFlight::new(Arc::clone(&self.metrics), connection, span.clone());
         let inner = span.in_scope(|| self.inner.call(request));
         ResponseFuture {
             inner,
@@ -105,7 +106,7 @@ where
             span,
             progress,
             id,
-            metrics: self.metrics.clone(),
+            metrics: Arc::clone(&self.metrics),
         }
     }
 }

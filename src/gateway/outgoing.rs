@@ -2,6 +2,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -31,7 +32,7 @@ pin_project! {
 /// One request between its head and the end of its answer, counted as such until dropped.
 #[derive(Debug)]
 pub(super) struct InFlight {
-    metrics: EdgeMetrics,
+    metrics: Arc<EdgeMetrics>,
     connection: Option<Connection>,
     span: Span,
     sent: u64,
@@ -40,7 +41,11 @@ pub(super) struct InFlight {
 // === impl InFlight ===
 
 impl InFlight {
-    pub(super) fn new(metrics: EdgeMetrics, connection: Option<Connection>, span: Span) -> Self {
+    pub(super) fn new(
+        metrics: Arc<EdgeMetrics>,
+        connection: Option<Connection>,
+        span: Span,
+    ) -> Self {
         metrics.in_flight.inc();
         if let Some(connection) = &connection {
             connection.begin_answer();

@@ -22,7 +22,7 @@ use super::{
     answer::{Answer, full, json_response},
     inbound::{self, InboundError},
 };
-use crate::{body::Body, config::Model, pipeline::PipelineService};
+use crate::{body::Body, config::Model, pipeline::SharedService};
 
 pub(super) const HEALTHZ: &str = "/healthz";
 pub(super) const READYZ: &str = "/readyz";
@@ -52,7 +52,7 @@ pub(super) struct Table {
 pub(super) struct Route {
     pub(super) name: String,
     pub(super) models: Vec<Model>,
-    pub(super) pipeline: PipelineService,
+    pub(super) pipeline: SharedService,
 }
 
 /// A path that leads nowhere.

@@ -13,7 +13,7 @@ use pacegate_layers::{
     jitter_throttle::{Gate, Pacing, ReversedJitter},
     token::TokenSource,
 };
-use tower::{Layer, Service, ServiceExt, util::BoxCloneSyncService};
+use tower::{Layer, Service, ServiceExt};
 
 use crate::{
     body::Body,
@@ -22,17 +22,18 @@ use crate::{
 };
 
 mod assemble;
+mod shared;
 
-pub use self::assemble::{AssembleError, assemble};
-
-/// What stands in front of one upstream, whatever layers it is made of.
-pub type PipelineService = BoxCloneSyncService<Request<Full<Bytes>>, Response<Body>, BoxError>;
+pub use self::{
+    assemble::{AssembleError, assemble},
+    shared::SharedService,
+};
 
 /// A pipeline and what others may want to know of it.
 #[derive(Debug)]
 pub struct Pipeline {
     /// Takes requests whose paths are relative to the upstream's base URL.
-    pub service: PipelineService,
+    pub service: SharedService,
     /// The gate, if there is one in the list.
     pub gate: Option<Gate>,
 }
@@ -77,10 +78,10 @@ where
         .map(|pacing| Gate::new(pacing, cooldown.clone(), rand::make_rng()));
     let token_for = |layer| source.clone().ok_or(PipelineError::NoToken(layer));
 
-    let mut service = PipelineService::new(client);
+    let mut service = SharedService::new(client);
     for name in upstream.pipeline.iter().rev() {
         service = match name {
-            LayerName::HeaderAlign => PipelineService::new(header_align(upstream)?.layer(service)),
+            LayerName::HeaderAlign => SharedService::new(header_align(upstream)?.layer(service)),
             LayerName::RetryOn429 => {
                 let settings = &upstream.retry_on_429;
                 let mut layer = RetryOn429Layer::new(DialectClassifier::new(&upstream.dialect))
@@ -99,14 +100,14 @@ where
                     .iter()
                     .map(|status| status.as_u16());
                 let layer = TokenRefreshLayer::new(token_for(*name)?).refresh_on(statuses);
-                PipelineService::new(layer.layer(service))
+                SharedService::new(layer.layer(service))
             }
             LayerName::JitterThrottle => match &gate {
                 Some(gate) => boxed(JitterThrottleLayer::new(gate.clone()).layer(service)),
                 None => service,
             },
             LayerName::BearerAuth => {
-                PipelineService::new(BearerAuthLayer::new(token_for(*name)?).layer(service))
+                SharedService::new(BearerAuthLayer::new(token_for(*name)?).layer(service))
             }
         };
     }
@@ -114,7 +115,7 @@ where
 }
 
 /// Boxes a service whose layer has changed the body type.
-fn boxed<S, B>(service: S) -> PipelineService
+fn boxed<S, B>(service: S) -> SharedService
 where
     S: Service<Request<Full<Bytes>>, Response = Response<B>, Error = BoxError>
         + Clone
@@ -124,7 +125,7 @@ where
     S::Future: Send,
     B: http_body::Body<Data = Bytes, Error = BoxError> + Send + 'static,
 {
-    PipelineService::new(service.map_response(|response| response.map(BodyExt::boxed_unsync)))
+    SharedService::new(service.map_response(|response| response.map(BodyExt::boxed_unsync)))
 }
 
 fn header_align(upstream: &config::Upstream) -> Result<HeaderAlignLayer, NotPassable> {
