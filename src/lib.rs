@@ -10,6 +10,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod credentials;
+pub mod demo;
 pub mod gateway;
 pub mod metrics;
 pub mod oauth;

@@ -118,7 +118,7 @@ async fn serve(config: &Config) -> anyhow::Result<ExitCode> {
 }
 
 /// The names of the signals that ask the process to end, as they come.
-fn signals() -> anyhow::Result<mpsc::Receiver<&'static str>> {
+pub(super) fn signals() -> anyhow::Result<mpsc::Receiver<&'static str>> {
     let (tell, signals) = mpsc::channel(2);
     let tasks = TaskTracker::new();
     for (kind, name) in [

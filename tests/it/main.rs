@@ -2,6 +2,7 @@
 
 mod config;
 mod credentials;
+mod demo;
 mod simulator;
 mod support;
 mod upstream;
