@@ -3,6 +3,7 @@
 mod config;
 mod credentials;
 mod demo;
+mod readme;
 mod simulator;
 mod support;
 mod upstream;

@@ -1,0 +1,168 @@
+//! The README says what is so: its samples load, its tables are complete.
+
+// Always so here; it tells clippy that helpers of tests may unwrap as tests do.
+#![cfg(test)]
+
+use std::{collections::BTreeSet, fs, path::Path, process::Command};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// Stands where a default is too long for a table.
+const NOT_SHOWN: &str = "the preset's";
+
+fn read(name: &str) -> String {
+    fs::read_to_string(Path::new(ROOT).join(name)).unwrap()
+}
+
+/// The blocks of the README in a language, without the indentation of a list.
+fn blocks(language: &str) -> Vec<String> {
+    let readme = read("README.md");
+    let (mut blocks, mut block): (Vec<_>, Option<String>) = (Vec::new(), None);
+    for line in readme.lines() {
+        let fence = line.trim_start().strip_prefix("```");
+        match (&mut block, fence) {
+            (None, Some(kind)) if kind == language => block = Some(String::new()),
+            (Some(_), Some(_)) => blocks.extend(block.take()),
+            (Some(text), None) => *text += &format!("{line}\n"),
+            (None, _) => {}
+        }
+    }
+    assert!(!blocks.is_empty(), "{language}");
+    blocks
+}
+
+/// The rows of all tables under a heading, as cells.
+fn rows(heading: &str) -> Vec<Vec<String>> {
+    let readme = read("README.md");
+    let section = readme.split("\n## ").find(|text| text.starts_with(heading));
+    section
+        .unwrap()
+        .lines()
+        .filter(|line| line.starts_with("| "))
+        .map(|line| {
+            let cells = line.trim_matches('|').split(" | ");
+            cells.map(|cell| cell.trim().to_owned()).collect()
+        })
+        .collect()
+}
+
+fn code(cell: &str) -> Option<&str> {
+    cell.strip_prefix('`')?.strip_suffix('`')
+}
+
+#[test]
+fn every_toml_block_is_a_config_that_can_be_used() {
+    for block in blocks("toml") {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("pacegate.toml");
+        fs::write(&file, &block).unwrap();
+        let secret = "0123456789abcdef0123456789abcdef";
+        let output = Command::new(env!("CARGO_BIN_EXE_pacegate"))
+            .args(["check", "--config"])
+            .arg(&file)
+            .env_clear()
+            .env("HOME", home.path())
+            .envs(["DASHSCOPE_API_KEY", "PACEGATE_CLIENT_KEY"].map(|name| (name, secret)))
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{block}{stderr}");
+    }
+}
+
+#[test]
+fn the_opencode_block_is_the_sample() {
+    assert_eq!(blocks("jsonc"), [read("config/opencode.jsonc")]);
+}
+
+#[test]
+fn every_key_of_the_annotated_default_is_there_in_its_order_with_its_default() {
+    let mut table = String::new();
+    let mut settings = Vec::new();
+    for line in read("config/pacegate.toml").lines() {
+        let line = line.strip_prefix('#').unwrap_or(line);
+        if let Some(name) = line.strip_prefix("[upstream.") {
+            table = name.replace(']', ".");
+        } else if let Some((key, default)) = line.split_once(" = ")
+            && !key.contains(' ')
+        {
+            settings.push((format!("{table}{key}"), default.to_owned()));
+        }
+    }
+    assert!(settings.len() > 30, "{settings:?}");
+
+    let rows = rows("Config");
+    let names = |key: &str| settings.iter().any(|(known, _)| known == key);
+    let mut listed = Vec::new();
+    for row in &rows {
+        let Some(key) = code(&row[0]).filter(|key| names(key)) else {
+            continue;
+        };
+        let index = listed.len();
+        let default = code(&row[1]).map(str::to_owned);
+        if row[1] != NOT_SHOWN {
+            assert_eq!(default.as_ref(), Some(&settings[index].1), "{key}");
+        }
+        listed.push(key);
+    }
+    let keys: Vec<_> = settings.iter().map(|(key, _)| key.as_str()).collect();
+    assert_eq!(listed, keys);
+}
+
+#[test]
+fn the_error_table_has_every_code_that_the_gateway_can_make_and_no_other() {
+    let rows = rows("Errors");
+    let listed: BTreeSet<_> = rows.iter().filter_map(|row| code(&row[1])).collect();
+    let listed: BTreeSet<_> = listed
+        .into_iter()
+        .filter(|code| is_word(code))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(listed, codes());
+}
+
+/// The codes in the sources: what `fn code` returns, and in `answer.rs` every word in quotes that is
+/// not the type of an error or a key of the document.
+fn codes() -> BTreeSet<String> {
+    const OTHER_WORDS: [&str; 10] = [
+        "api_error",
+        "authentication_error",
+        "code",
+        "error",
+        "invalid_request_error",
+        "message",
+        "param",
+        "permission_error",
+        "rate_limit_error",
+        "type",
+    ];
+    let mut codes = BTreeSet::new();
+    for name in ["guard.rs", "inbound.rs"] {
+        let source = read(&format!("src/gateway/{name}"));
+        let function = source.split("fn code(").nth(1).unwrap();
+        codes.extend(words(function.split("\n    }\n").next().unwrap()));
+    }
+    let answers = read("src/gateway/answer.rs");
+    codes.extend(words(answers.split("#[cfg(test)]").next().unwrap()));
+    codes.retain(|word| !OTHER_WORDS.contains(&word.as_str()));
+    codes
+}
+
+/// Everything in quotes that is a word, comments aside.
+fn words(source: &str) -> Vec<String> {
+    let code = source
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"));
+    code.collect::<Vec<_>>()
+        .join("\n")
+        .split('"')
+        .skip(1)
+        .step_by(2)
+        .filter(|text| is_word(text))
+        .map(str::to_owned)
+        .collect()
+}
+
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'_'))
+}
