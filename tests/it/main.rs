@@ -7,3 +7,4 @@ mod readme;
 mod simulator;
 mod support;
 mod upstream;
+mod wall;
