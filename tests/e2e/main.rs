@@ -1,0 +1,135 @@
+//! End to end: the real OpenCode through the real program to a simulated upstream over TLS.
+//!
+//! The simulator's record is the oracle: what counts is what the *upstream* saw, and when.
+
+// Always so here; it tells clippy that helpers of tests may unwrap as tests do.
+#![cfg(test)]
+
+use std::env::consts;
+
+use pacegate::{
+    config::Platform,
+    simulator::{Arrival, Outcome},
+};
+
+mod gateway;
+mod opencode;
+mod program;
+
+use gateway::Rig;
+use opencode::ask;
+
+/// What the simulator says when nothing goes wrong.
+const ANSWER: &str = "One word after another, at the right moment.";
+
+/// The shortest gap that the preset allows, its minimum interval and its least jitter, in
+/// microseconds; less 20 ms for the way from the gate to the upstream's clock.
+const LEAST_GAP_US: u64 = 1_500_000 - 20_000;
+
+/// The head of a chat request as the vendor's own client sends it from Linux on x64.
+const CAPTURED: &str = include_str!("../it/captures/chat-qwen-code-0.10.4.head");
+
+#[tokio::test]
+async fn aligns_and_spaces_what_opencode_sends_at_once() {
+    let rig = Rig::start(&[]).await;
+    let run = ask(&rig.base_url(), rig.home.path()).await;
+    assert!(run.answer.contains(ANSWER), "{}", run.output);
+
+    let chats = rig.chats();
+    assert_eq!(chats.len(), 2, "title and main request: {chats:#?}");
+    assert_spaced(&chats);
+    for chat in &chats {
+        assert_eq!(chat.version, "HTTP/1.1");
+        assert_eq!(chat.model.as_deref(), Some("coder-model"));
+        assert_eq!(chat.stream, Some(true));
+        assert_eq!(chat.outcome, Some(Outcome::Completed));
+        // Equal to the last field, so there is no room for a session's id, an `opencode/…`, or an
+        // Authorization of the client's.
+        assert_eq!(chat.headers, expected_headers(&rig, chat));
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn waits_out_a_429_so_that_opencode_never_sees_it() {
+    let rig = Rig::start(&["1/429:retry-after=2"]).await;
+    let run = ask(&rig.base_url(), rig.home.path()).await;
+    assert!(run.answer.contains(ANSWER), "{}", run.output);
+
+    let chats = rig.chats();
+    let statuses: Vec<_> = chats.iter().filter_map(|chat| chat.status).collect();
+    assert_eq!(statuses, [429, 200, 200]);
+    assert_spaced(&chats);
+    let paused = chats[1].at_us - chats[0].at_us;
+    assert!(paused >= 2_000_000, "nobody leaves inside the two seconds");
+    assert_eq!(rig.answers(), 2, "OpenCode asked once for each call");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn makes_opencode_ask_again_a_few_times_when_streams_are_cut() {
+    // Which of the first two is the main request is chance. A clean end instead of an abort made
+    // OpenCode ask again without limit, 64 times in 25 s.
+    let rig = Rig::start(&["1/truncate@4", "2/truncate@4"]).await;
+    let run = ask(&rig.base_url(), rig.home.path()).await;
+    assert!(run.answer.contains(ANSWER), "{}", run.output);
+
+    let chats = rig.chats();
+    let cut = |chat: &&Arrival| chat.outcome == Some(Outcome::Aborted);
+    assert_eq!(chats.iter().filter(cut).count(), 2);
+    assert!((3..=10).contains(&chats.len()), "{}", chats.len());
+    assert_eq!(
+        usize::try_from(rig.answers()),
+        Ok(chats.len()),
+        "nothing is sent again once its head has gone to the client"
+    );
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn passes_a_refusal_that_opencode_takes_for_final() {
+    let rig = Rig::start(&["every/403:reason=day"]).await;
+    let run = ask(&rig.base_url(), rig.home.path()).await;
+    assert!(
+        run.output.contains("Free allocated quota exceeded"),
+        "the upstream's own words: {}",
+        run.output
+    );
+    assert_eq!(rig.chats().len(), 2, "title and main request, once each");
+    assert_eq!(rig.answers(), 2);
+    rig.stop().await;
+}
+
+fn assert_spaced(chats: &[Arrival]) {
+    for pair in chats.windows(2) {
+        let gap = pair[1].at_us - pair[0].at_us;
+        assert!(gap >= LEAST_GAP_US, "{gap} µs");
+    }
+}
+
+/// The captured head, from this machine and about this request.
+fn expected_headers(rig: &Rig, chat: &Arrival) -> Vec<(String, String)> {
+    let host = format!("localhost:{}", rig.simulator.address().port());
+    let [linux, here] = [
+        Platform::of("linux", "x86_64"),
+        Platform::of(consts::OS, consts::ARCH),
+    ];
+    CAPTURED
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split_once(": "))
+        .map(|(name, captured)| {
+            let name = name.to_lowercase();
+            let value = match name.as_str() {
+                "authorization" => format!("Bearer {}", rig.token),
+                "content-length" => chat.body_bytes.to_string(),
+                "host" => host.clone(),
+                _ => captured
+                    .replace(linux.os, here.os)
+                    .replace(linux.stainless_os, here.stainless_os)
+                    .replace(linux.arch, here.arch),
+            };
+            (name, value)
+        })
+        .collect()
+}
