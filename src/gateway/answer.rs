@@ -1,8 +1,8 @@
 //! Every error as an answer: whose fault, may it be retried, what can the reader do.
 //!
 //! Clients read these texts by machine. OpenCode retries a 4xx whose body holds words such as
-//! "timeout" or digits such as 502, so the texts of final answers keep clear of both and repeat
-//! nothing that the client or the upstream sent.
+//! "timeout" or digits such as 502, so the texts of final answers are kept clear of both, and none
+//! repeats what the client or the upstream sent.
 
 use std::{error::Error as StdError, time::Duration};
 
@@ -17,7 +17,7 @@ use pacegate_layers::{
 use serde_json::json;
 use tracing::warn;
 
-use super::{guard::Denied, inbound::InboundError, route::NoRoute};
+use super::{final_text::final_text, guard::Denied, inbound::InboundError, route::NoRoute};
 use crate::{
     body::Body,
     upstream::error::{Broken, CertificateError, ConnectError, HeadTimeout},
@@ -40,6 +40,14 @@ pub(super) struct Answer {
 
 impl Answer {
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        let worth_retrying = matches!(
+            status,
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
+        );
+        if status.is_client_error() && !worth_retrying {
+            message = final_text(&message).into_owned();
+        }
         let kind = match status.as_u16() {
             401 => "authentication_error",
             403 => "permission_error",
@@ -51,7 +59,7 @@ impl Answer {
             status,
             kind,
             code,
-            message: message.into(),
+            message,
             retry_after: None,
         }
     }
@@ -234,4 +242,59 @@ fn queue_refusal(refused: &Refused) -> Answer {
 fn whole_seconds(estimate: Duration) -> u64 {
     let up = u64::from(estimate.subsec_nanos() > 0);
     (estimate.as_secs() + up).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{final_text::RETRIED, inbound},
+        *,
+    };
+
+    /// Every refusal that pacegate can make itself, with the worst a config or a client can put
+    /// into its text.
+    fn refusals() -> Vec<Box<dyn StdError>> {
+        let denials = [
+            Denied::ClientKey,
+            Denied::ContentType,
+            Denied::Host,
+            Denied::HostMissing,
+            Denied::Method,
+            Denied::Origin,
+            Denied::Target,
+        ];
+        let columns = (0..600).map(|column| {
+            let body = format!("{{{}x", " ".repeat(column));
+            inbound::model(body.as_bytes()).unwrap_err()
+        });
+        let sizes = [429, 502, 504].map(|kib| InboundError::TooLarge(bytesize::ByteSize::kib(kib)));
+        let login = "no credentials in /home/a503/timeout/oauth_creds.json; log in".to_owned();
+        let mut all: Vec<Box<dyn StdError>> = vec![
+            Box::new(InboundError::Broken("504 timeout".into())),
+            Box::new(InboundError::NoModel),
+            Box::new(NoRoute::Path),
+            Box::new(NoRoute::Upstream),
+            Box::new(TokenError::LoginRequired(login)),
+        ];
+        all.extend(denials.map(|denied| Box::new(denied) as _));
+        all.extend(columns.chain(sizes).map(|error| Box::new(error) as _));
+        all
+    }
+
+    #[tokio::test]
+    async fn no_final_answer_holds_what_makes_a_client_retry() {
+        for refusal in refusals() {
+            let response = Answer::from_error(&*refusal).into_response();
+            let status = response.status();
+            assert!(
+                [400, 401, 403, 404, 405, 413, 415].contains(&status.as_u16()),
+                "{refusal}: {status}"
+            );
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            let text = String::from_utf8_lossy(&body).to_lowercase();
+            for retried in RETRIED {
+                assert!(!text.contains(retried), "{retried}: {text}");
+            }
+        }
+    }
 }

@@ -21,6 +21,7 @@ use tower_http::{
 
 mod answer;
 mod connection;
+mod final_text;
 mod guard;
 mod inbound;
 mod listen;
