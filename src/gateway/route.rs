@@ -89,7 +89,9 @@ impl Routes {
             }
             READYZ => return Ok(text("ready\n")),
             "/metrics" => return self.metrics(),
-            "/v1/models" if request.method() == Method::GET => return Ok(self.models()),
+            "/v1/models" if matches!(*request.method(), Method::GET | Method::HEAD) => {
+                return Ok(self.models());
+            }
             _ => {}
         }
         let (named, rest) = self.split(path)?;
@@ -132,7 +134,8 @@ impl Routes {
         } else {
             inbound::collect(body, self.0.max_body).await?
         };
-        let model = if head.method == Method::POST {
+        // SDKs post nothing at all to paths such as /batches/ID/cancel.
+        let model = if head.method == Method::POST && !body.is_empty() {
             inbound::model(&body)?
         } else {
             None
