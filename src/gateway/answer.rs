@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Says that pacegate itself made this answer, and why.
-const X_PACEGATE_ERROR: HeaderName = HeaderName::from_static("x-pacegate-error");
+pub(super) const X_PACEGATE_ERROR: HeaderName = HeaderName::from_static("x-pacegate-error");
 
 /// An answer that pacegate makes instead of an upstream's.
 #[derive(Debug)]

@@ -11,7 +11,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri::PathAndQuery,
+};
 use http_body_util::Full;
 use pacegate_layers::{error::BoxError, header_align::strip_hop_by_hop};
 use prometheus_client::{encoding::text::encode, registry::Registry};
@@ -19,7 +21,7 @@ use serde_json::json;
 use tower::{Service, ServiceExt};
 
 use super::{
-    answer::{Answer, full, json_response},
+    answer::{Answer, X_PACEGATE_ERROR, full, json_response},
     inbound::{self, InboundError},
 };
 use crate::{body::Body, config::Model, pipeline::SharedService};
@@ -151,7 +153,11 @@ impl Routes {
         head.headers.remove(header::CONTENT_LENGTH);
         let request = Request::from_parts(head, Full::new(body));
         let mut response = route.pipeline.clone().oneshot(request).await?;
+        // The version was that of the upstream's connection; the client's has its own.
+        *response.version_mut() = Version::HTTP_11;
         strip_hop_by_hop(response.headers_mut());
+        // Only what is refused here may say so.
+        response.headers_mut().remove(X_PACEGATE_ERROR);
         Ok(response)
     }
 
