@@ -3,6 +3,7 @@
 mod config;
 mod credentials;
 mod demo;
+mod gateway;
 mod readme;
 mod simulator;
 mod support;

@@ -4,3 +4,4 @@
 #![cfg(test)]
 
 pub(crate) mod client;
+pub(crate) mod gateway;

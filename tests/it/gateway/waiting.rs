@@ -1,0 +1,135 @@
+//! The queue: who is refused, and what becomes of a place whose request leaves.
+
+use std::time::Duration;
+
+use tokio::{io::AsyncWriteExt, time::Instant};
+
+use super::{
+    assert_marked, assert_ok, assert_refused, chats, dial, eventually, models, pair, plain, request,
+};
+use crate::support::gateway::Gateway;
+
+/// One that leaves, and then nobody for a long time.
+async fn waits_behind_one(more: &str) -> (pacegate::simulator::Simulator, Gateway) {
+    let pacing =
+        format!("[upstream.jitter-throttle]\nmin-interval = \"30s\"\njitter = \"0s..0s\"\n{more}");
+    let (simulator, gateway) = pair(&[], &pacing).await;
+    assert_ok(&gateway.chat(plain("first")).await.unwrap());
+    (simulator, gateway)
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_with_its_own_estimate() {
+    let (simulator, gateway) = waits_behind_one("max-queue = 1").await;
+    let mut waiting = dial(&gateway).await;
+    let chat = request(
+        "POST /v1/chat/completions",
+        "content-type: application/json\r\n",
+        &plain("waits"),
+    );
+    waiting.write_all(&chat).await.unwrap();
+    eventually("the queue stays empty", async || {
+        gateway.metrics().await.sum("pacegate_queue_waiting") == 1
+    })
+    .await;
+
+    let refused = gateway.chat(plain("refused")).await.unwrap();
+    assert_refused(&refused, 429, "queue_full");
+    // One gap for the one that waits, another for this.
+    let seconds: u64 = refused.header("retry-after").parse().unwrap();
+    assert!((55..=60).contains(&seconds), "{seconds}");
+    assert_eq!(refused.header("x-pacegate-attempts"), "0");
+    assert_eq!(models(&chats(&simulator)), ["first"]);
+}
+
+#[tokio::test]
+async fn a_wait_that_would_be_too_long_is_not_begun() {
+    let (simulator, gateway) = waits_behind_one("max-wait = \"10s\"").await;
+    let refused = gateway.chat(plain("refused")).await.unwrap();
+    assert_refused(&refused, 429, "would_wait_too_long");
+    let seconds: u64 = refused.header("retry-after").parse().unwrap();
+    assert!((25..=30).contains(&seconds), "{seconds}");
+    assert_eq!(models(&chats(&simulator)), ["first"]);
+}
+
+#[tokio::test]
+async fn the_place_of_a_client_that_left_the_queue_goes_to_the_next() {
+    let pacing = "[upstream.jitter-throttle]\nmin-interval = \"1s\"\njitter = \"0s..0s\"";
+    let (simulator, gateway) = pair(&[], pacing).await;
+    assert_ok(&gateway.chat(plain("first")).await.unwrap());
+    let left = Instant::now();
+    for reset in [true, false] {
+        let mut leaving = dial(&gateway).await;
+        let chat = request(
+            "POST /v1/chat/completions",
+            "content-type: application/json\r\n",
+            &plain("leaves"),
+        );
+        leaving.write_all(&chat).await.unwrap();
+        eventually("it does not wait", async || {
+            gateway.metrics().await.sum("pacegate_queue_waiting") == 1
+        })
+        .await;
+        if reset {
+            leaving.set_zero_linger().unwrap();
+        }
+        drop(leaving);
+        eventually("it still waits", async || {
+            gateway.metrics().await.sum("pacegate_queue_waiting") == 0
+        })
+        .await;
+    }
+    let next = gateway.chat(plain("next")).await.unwrap();
+    assert_ok(&next);
+    // With either of the places kept it would be two gaps or three.
+    assert!(
+        left.elapsed() < Duration::from_millis(1900),
+        "{:?}",
+        left.elapsed()
+    );
+    assert_eq!(models(&chats(&simulator)), ["first", "next"]);
+}
+
+#[tokio::test]
+async fn a_429_goes_to_the_client_once_the_retries_are_spent() {
+    let settings = "[upstream.retry-on-429]\nmax-retries = 0";
+    let (simulator, gateway) = pair(&["429:retry-after=7"], settings).await;
+    let answer = gateway.chat(plain("m")).await.unwrap();
+    assert_eq!(answer.status, 429);
+    assert_marked(&answer);
+    assert_eq!(
+        answer.header("x-pacegate-error"),
+        "",
+        "it is the upstream's own"
+    );
+    assert_eq!(answer.header("x-should-retry"), "false");
+    let seconds: u64 = answer.header("retry-after").parse().unwrap();
+    assert!((7..=8).contains(&seconds), "{seconds}");
+    assert_eq!(simulator.arrivals().len(), 1);
+}
+
+#[tokio::test]
+async fn a_slot_is_taken_until_the_answer_has_ended() {
+    let pacing = "[upstream.jitter-throttle]\nconcurrency = 1";
+    let (simulator, gateway) = pair(&["stall@2"], pacing).await;
+    let mut first = dial(&gateway).await;
+    let chat = request(
+        "POST /v1/chat/completions",
+        "content-type: application/json\r\n",
+        &super::streamed("first"),
+    );
+    first.write_all(&chat).await.unwrap();
+    eventually("the first does not leave", async || {
+        chats(&simulator).len() == 1
+    })
+    .await;
+    let (second, ()) = tokio::join!(gateway.chat(plain("second")), async {
+        eventually("the second does not wait", async || {
+            gateway.metrics().await.sum("pacegate_queue_waiting") == 1
+        })
+        .await;
+        assert_eq!(chats(&simulator).len(), 1);
+        drop(first);
+    });
+    assert_ok(&second.unwrap());
+}
