@@ -25,7 +25,7 @@ async fn an_upstream_that_refuses_the_connection_is_named() {
         "{}",
         answer.text()
     );
-    assert!(gateway.log().contains("refused"), "the log has the cause");
+    gateway.logged("refused").await;
 }
 
 #[tokio::test]

@@ -123,6 +123,15 @@ impl Gateway {
         self.log.lock().unwrap().clone()
     }
 
+    /// Waits until it has logged `text`: a line may come a moment after the answer it is about.
+    pub(crate) async fn logged(&self, text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.log().contains(text) {
+            assert!(Instant::now() < deadline, "nothing of {text:?} in the log");
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Gets `path`.
     pub(crate) async fn get(&self, path: &str) -> Answer {
         client::get(&self.url(path)).await.unwrap()
