@@ -1,78 +1,39 @@
-//! The instant before which an account rests, known to everyone who sends for it.
+//! What is told to whoever paces an account when its upstream speaks up.
 //!
-//! [`RetryOn429`](crate::RetryOn429Layer) sets it when the upstream says "slow down";
-//! [`JitterThrottle`](crate::JitterThrottleLayer)'s gate lets nobody through before it, and tells
-//! through it how much is waiting, so that an answer of 429 can carry an honest `Retry-After`.
+//! [`RetryOn429`](crate::RetryOn429Layer) reads answers and tells; the
+//! [`Gate`](crate::jitter_throttle::Gate) of [`JitterThrottle`](crate::JitterThrottleLayer) listens.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fmt, time::Duration};
 
 use tokio::time::Instant;
 
-/// A "not before" that only moves forward; clones share it.
-#[derive(Clone, Debug, Default)]
-pub struct Cooldown(Arc<Mutex<State>>);
+use crate::progress::Progress;
 
-#[derive(Debug, Default)]
-struct State {
-    until: Option<Instant>,
-    backlog: Duration,
+/// Paces an account and wants to know how its upstream answers.
+///
+/// `request` is the one that was answered; it tells the answer to a probe from the late answer to
+/// one that was sent before.
+pub trait Cooldown: fmt::Debug + Send + Sync {
+    /// The upstream took the request on, whatever it made of it.
+    fn accepted(&self, request: &Progress);
+
+    /// The upstream wants no more requests before `until`.
+    fn refused(&self, request: &Progress, until: Instant, pace: Pace);
+
+    /// Nothing will be taken before `until`, and nobody should wait for it.
+    fn exhausted(&self, until: Instant);
+
+    /// How long a request that comes now would wait.
+    fn estimate(&self) -> Duration;
 }
 
-impl Cooldown {
-    /// An account that is not resting.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Lets nobody through before `instant`. An earlier instant than the one set changes nothing.
-    pub fn close_until(&self, instant: Instant) {
-        let mut state = self.lock();
-        state.until = state.until.max(Some(instant));
-    }
-
-    /// The instant it rests until, if one was ever set; it may be in the past.
-    pub fn until(&self) -> Option<Instant> {
-        self.lock().until
-    }
-
-    /// How long a request that comes now would wait: the rest of the rest, and everyone ahead.
-    pub fn estimate(&self) -> Duration {
-        let state = self.lock();
-        let rest = state
-            .until
-            .map_or(Duration::ZERO, |until| until.duration_since(Instant::now()));
-        rest + state.backlog
-    }
-
-    /// Notes how long those who wait now will take, once the rest is over.
-    pub fn set_backlog(&self, backlog: Duration) {
-        self.lock().backlog = backlog;
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn only_moves_forward() {
-        let cooldown = Cooldown::new();
-        let start = Instant::now();
-        cooldown.close_until(start + Duration::from_secs(9));
-        cooldown.clone().close_until(start + Duration::from_secs(3));
-        assert_eq!(cooldown.until(), Some(start + Duration::from_secs(9)));
-
-        cooldown.set_backlog(Duration::from_secs(2));
-        tokio::time::advance(Duration::from_secs(4)).await;
-        assert_eq!(cooldown.estimate(), Duration::from_secs(7));
-        tokio::time::advance(Duration::from_secs(60)).await;
-        assert_eq!(cooldown.estimate(), Duration::from_secs(2));
-    }
+/// How to go on once a refusal is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// With half as many requests in flight, for a while.
+    FewerAtOnce,
+    /// With longer gaps, for a while.
+    Ramp,
+    /// As before.
+    Same,
 }

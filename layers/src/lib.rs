@@ -19,7 +19,8 @@
 //!
 //! The crate knows no configuration, no JSON, no provider, no HTTP client and no TLS. What a layer
 //! needs from outside it takes as a trait or a value: a [`token::TokenSource`], a
-//! [`retry_on_429::Classify`], a [`cooldown::Cooldown`].
+//! [`retry_on_429::Classify`], a [`cooldown::Cooldown`], a
+//! [`jitter_throttle::Quota`].
 //!
 //! # Examples
 //!
@@ -32,7 +33,6 @@
 //! use http_body_util::Full;
 //! use pacegate_layers::{
 //!     BearerAuthLayer, HeaderAlignLayer, JitterThrottleLayer, RetryOn429Layer, TokenRefreshLayer,
-//!     cooldown::Cooldown,
 //!     jitter_throttle::{Gate, Pacing},
 //!     token::StaticToken,
 //! };
@@ -42,13 +42,12 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
 //! let token = StaticToken::new("sk-example")?;
-//! let cooldown = Cooldown::new();
 //! let pacing = Pacing::new().min_interval(Duration::from_secs(1));
-//! let gate = Gate::new(pacing, cooldown.clone(), StdRng::seed_from_u64(1));
+//! let gate = Gate::new(pacing, StdRng::seed_from_u64(1));
 //!
 //! let service = ServiceBuilder::new()
 //!     .layer(HeaderAlignLayer::default())
-//!     .layer(RetryOn429Layer::default().cooldown(cooldown))
+//!     .layer(RetryOn429Layer::default().cooldown(gate.clone()))
 //!     .layer(TokenRefreshLayer::new(token.clone()))
 //!     .layer(JitterThrottleLayer::new(gate))
 //!     .layer(BearerAuthLayer::new(token))
@@ -70,6 +69,7 @@ pub mod header_align;
 pub mod jitter_throttle;
 pub mod progress;
 pub mod retry_on_429;
+pub mod session;
 pub mod token;
 pub mod token_refresh;
 

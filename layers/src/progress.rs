@@ -23,6 +23,7 @@ struct Counts {
     attempts: AtomicU32,
     queued_micros: AtomicU64,
     ticket: OnceLock<u64>,
+    entry: AtomicU64,
 }
 
 impl Progress {
@@ -60,5 +61,15 @@ impl Progress {
     /// Keeps `ticket` as the place in the order; the first one stays.
     pub(crate) fn keep_ticket(&self, ticket: u64) {
         let _first_wins = self.0.ticket.set(ticket);
+    }
+
+    /// The latest dispatch of this request, if there was one.
+    pub(crate) fn entry(&self) -> Option<u64> {
+        Some(self.0.entry.load(Ordering::Relaxed)).filter(|entry| *entry > 0)
+    }
+
+    /// Keeps `entry`, which is not zero, as the latest dispatch.
+    pub(crate) fn keep_entry(&self, entry: u64) {
+        self.0.entry.store(entry, Ordering::Relaxed);
     }
 }

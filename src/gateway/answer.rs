@@ -9,9 +9,11 @@ use std::{error::Error as StdError, time::Duration};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
+use jiff::ZonedDateTime;
 use pacegate_layers::{
     error::{NotSent, chain, chain_text},
     jitter_throttle::Refused,
+    retry_on_429::Exhausted,
     token::TokenError,
 };
 use serde_json::json;
@@ -165,6 +167,9 @@ fn known(cause: &(dyn StdError + 'static)) -> Option<Answer> {
             error.to_string(),
         ));
     }
+    if let Some(exhausted) = cause.downcast_ref::<Exhausted>() {
+        return Some(quota_exhausted(exhausted.reset));
+    }
     if let Some(refused) = cause.downcast_ref::<Refused>() {
         return Some(queue_refusal(refused));
     }
@@ -219,6 +224,7 @@ fn unreachable(message: impl Into<String>) -> Answer {
 
 fn queue_refusal(refused: &Refused) -> Answer {
     let (code, estimate, why) = match *refused {
+        Refused::QuotaExhausted { reset } => return quota_exhausted(Some(reset)),
         Refused::QueueFull { estimate, .. } => ("queue_full", estimate, "max-queue is reached"),
         Refused::WouldWaitTooLong { estimate } => (
             "would_wait_too_long",
@@ -236,6 +242,26 @@ fn queue_refusal(refused: &Refused) -> Answer {
         ),
     )
     .retry_after(estimate)
+}
+
+/// No client waits for this one: the reset is in words, and no digit of it looks like a status.
+fn quota_exhausted(reset: Option<Duration>) -> Answer {
+    let until = reset.map_or_else(
+        || "the provider does not say until when".to_owned(),
+        |reset| format!("there is some again {}", in_words(reset)),
+    );
+    Answer::new(
+        StatusCode::FORBIDDEN,
+        "quota_exhausted",
+        format!("the quota of this upstream's account is used up; {until}"),
+    )
+}
+
+/// A weekday and a time of day, in the system's time zone: `on Tuesday at 16:00 (Asia/Shanghai)`.
+fn in_words(reset: Duration) -> String {
+    let reset = jiff::SignedDuration::try_from(reset).unwrap_or(jiff::SignedDuration::MAX);
+    let at = ZonedDateTime::now().saturating_add(reset);
+    at.strftime("on %A, %-d %B, at %H:%M (%Z)").to_string()
 }
 
 /// At least one: zero would call the client back at once.

@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -31,6 +31,7 @@ pub(super) struct Connection(Arc<State>);
 
 #[derive(Debug)]
 struct State {
+    number: u64,
     phase: AtomicU8,
     broken: AtomicBool,
 }
@@ -72,10 +73,18 @@ pub(super) enum Stream {
 
 impl Connection {
     fn new() -> Self {
+        static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
+
         Self(Arc::new(State {
+            number: CONNECTIONS.fetch_add(1, Ordering::Relaxed),
             phase: AtomicU8::new(Phase::New as u8),
             broken: AtomicBool::new(false),
         }))
+    }
+
+    /// A number that no other connection of this process has.
+    pub(super) fn number(&self) -> u64 {
+        self.0.number
     }
 
     /// A request's head is complete.

@@ -12,16 +12,18 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri::PathAndQuery,
+    HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request::Parts,
+    uri::PathAndQuery,
 };
 use http_body_util::Full;
-use pacegate_layers::{error::BoxError, header_align::strip_hop_by_hop};
+use pacegate_layers::{error::BoxError, header_align::strip_hop_by_hop, session::Session};
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use serde_json::json;
 use tower::{Service, ServiceExt};
 
 use super::{
     answer::{Answer, X_PACEGATE_ERROR, full, json_response},
+    connection::Connection,
     inbound::{self, InboundError},
 };
 use crate::{body::Body, config::Model, pipeline::SharedService};
@@ -146,6 +148,7 @@ impl Routes {
             return Err(InboundError::NoModel.into());
         }
         let route = named.unwrap_or_else(|| self.choose(model.as_deref()));
+        head.extensions.insert(session(&head));
         head.uri = relative(&head.uri, rest)?;
         // What concerns the client's connection ends here, also where no header-align is listed.
         strip_hop_by_hop(&mut head.headers);
@@ -229,6 +232,24 @@ fn text(content: impl Into<Bytes>) -> Response<Body> {
         HeaderValue::from_static("text/plain; charset=utf-8"),
     );
     response
+}
+
+/// Whose turn the request takes: the session that OpenCode names, and the one it works for; without
+/// a name the connection.
+fn session(head: &Parts) -> Session {
+    let named = |name| head.headers.get(name)?.to_str().ok();
+    let connection = || {
+        let connection = head.extensions.get::<Connection>();
+        format!("connection {}", connection.map_or(0, Connection::number))
+    };
+    let session = match named("x-session-id") {
+        Some(id) => Session::new(id),
+        None => Session::new(connection()),
+    };
+    match named("x-parent-session-id") {
+        Some(parent) => session.child_of(parent),
+        None => session,
+    }
 }
 
 /// The last `rest` bytes of the path, and the query: what follows the upstream's base URL.

@@ -7,10 +7,9 @@ use http::{Request, Response, header};
 use http_body_util::{BodyExt, Full};
 use pacegate_layers::{
     BearerAuthLayer, HeaderAlignLayer, JitterThrottleLayer, RetryOn429Layer, TokenRefreshLayer,
-    cooldown::Cooldown,
     error::BoxError,
     header_align::{NotPassable, Rule},
-    jitter_throttle::{Gate, Pacing, ReversedJitter},
+    jitter_throttle::{Gate, Order, Pacing, ReversedJitter},
     token::TokenSource,
 };
 use tower::{Layer, Service, ServiceExt};
@@ -70,12 +69,11 @@ where
         + 'static,
     C::Future: Send,
 {
-    let cooldown = Cooldown::new();
     let throttled = upstream.pipeline.contains(&LayerName::JitterThrottle);
     let gate = throttled
         .then(|| pacing(&upstream.jitter_throttle))
         .transpose()?
-        .map(|pacing| Gate::new(pacing, cooldown.clone(), rand::make_rng()));
+        .map(|pacing| Gate::new(pacing, rand::make_rng()));
     let token_for = |layer| source.clone().ok_or(PipelineError::NoToken(layer));
 
     let mut service = SharedService::new(client);
@@ -87,9 +85,10 @@ where
                 let mut layer = RetryOn429Layer::new(DialectClassifier::new(&upstream.dialect))
                     .max_retries(settings.max_retries)
                     .max_hold(settings.max_hold)
-                    .default_wait(settings.default_wait);
-                if throttled {
-                    layer = layer.cooldown(cooldown.clone());
+                    .default_wait(settings.default_wait)
+                    .budget(settings.budget);
+                if let Some(gate) = &gate {
+                    layer = layer.cooldown(gate.clone());
                 }
                 boxed(layer.layer(service))
             }
@@ -158,5 +157,9 @@ fn pacing(settings: &config::JitterThrottle) -> Result<Pacing, ReversedJitter> {
         .idle_jitter(settings.idle_jitter)
         .concurrency(settings.concurrency)
         .max_queue(settings.max_queue)
-        .max_wait(settings.max_wait))
+        .max_wait(settings.max_wait)
+        .order(match settings.order {
+            config::Order::Fair => Order::Fair,
+            config::Order::Fifo => Order::Fifo,
+        }))
 }

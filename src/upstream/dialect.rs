@@ -45,7 +45,7 @@ impl Classify for DialectClassifier {
                 && (!rule.with_retry_after || answer.headers.contains_key(header::RETRY_AFTER))
         };
         match self.0.iter().find(decides).map(|rule| rule.verdict) {
-            Some(config::Verdict::Retry) => Verdict::Retry,
+            Some(config::Verdict::Retry) => Verdict::RETRY,
             Some(config::Verdict::Pass) | None => Verdict::Pass,
         }
     }
@@ -142,12 +142,12 @@ mod tests {
         let quota = r#"{"error":{"code":"insufficient_quota","message":"FREE quota used"}}"#;
         assert_eq!(classify(429, quota, false), Verdict::Pass);
         let rate = r#"{"error":{"type":"insufficient_quota","message":"slow down"}}"#;
-        assert_eq!(classify(429, rate, false), Verdict::Retry);
+        assert_eq!(classify(429, rate, false), Verdict::RETRY);
         let native = r#"{"code":"throttling","message":null}"#;
         assert_eq!(classify(429, native, false), Verdict::Pass);
-        assert_eq!(classify(429, "<html>", false), Verdict::Retry);
+        assert_eq!(classify(429, "<html>", false), Verdict::RETRY);
         assert_eq!(classify(503, "", false), Verdict::Pass);
-        assert_eq!(classify(503, "", true), Verdict::Retry);
+        assert_eq!(classify(503, "", true), Verdict::RETRY);
         assert_eq!(classify(500, quota, true), Verdict::Pass);
     }
 

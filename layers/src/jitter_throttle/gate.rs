@@ -2,19 +2,27 @@
 //! async code that knows no HTTP.
 
 use std::{
-    collections::BTreeMap,
-    future::Future,
-    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker},
+    task::Waker,
     time::Duration,
 };
 
-use rand::{RngExt, rngs::StdRng};
-use tokio::time::{Instant, Sleep, sleep_until};
+use rand::rngs::StdRng;
+use tokio::time::Instant;
 
-use super::{pacing::Pacing, quota::Interval};
-use crate::{cooldown::Cooldown, progress::Progress};
+use super::{
+    acquire::Acquire,
+    closing::Closing,
+    pacing::Pacing,
+    queue::{Place, Queue, Spot},
+    quota::{Quota, Share},
+    tempo::Tempo,
+};
+use crate::{
+    cooldown::{Cooldown, Pace},
+    progress::Progress,
+    session::Session,
+};
 
 /// Lets requests through one by one; clones are the same gate.
 ///
@@ -22,7 +30,7 @@ use crate::{cooldown::Cooldown, progress::Progress};
 #[derive(Clone, Debug)]
 pub struct Gate(Arc<Shared>);
 
-/// Why a request was not let into the queue. It took no time and no slot.
+/// Why a request was not let through. It took no slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// As many requests wait as may.
@@ -33,7 +41,13 @@ pub enum Refused {
         /// How long this one would have waited.
         estimate: Duration,
     },
-    /// The queue is short enough, but slow.
+    /// A quota is used up, and its next period begins too late to wait for it.
+    #[error("the quota is used up")]
+    QuotaExhausted {
+        /// How long until there is some again.
+        reset: Duration,
+    },
+    /// The queue is short enough, but slow, or the upstream wants a long pause.
     #[error("the wait would be about {} s", estimate.as_secs())]
     WouldWaitTooLong {
         /// How long this one would have waited.
@@ -41,96 +55,95 @@ pub enum Refused {
     },
 }
 
-/// A turn at a [`Gate`], waited for.
-///
-/// Resolves in the poll in which the slot is taken, so whoever polls it must dispatch at once. The
-/// first in the queue holds up all behind it: it must be polled when woken. Give each its own task
-/// and never `select!` over a `&mut Acquire`.
-///
-/// # Cancel safety
-///
-/// Dropping it leaves the queue at once and spends nothing.
-#[must_use = "futures do nothing unless polled"]
-#[derive(Debug)]
-pub struct Acquire {
-    gate: Gate,
-    progress: Option<Progress>,
-    place: Option<Place>,
-    arrived: Option<Instant>,
-    sleep: Option<Pin<Box<Sleep>>>,
-}
-
 /// A slot in flight, given back when dropped.
 #[derive(Debug)]
-pub struct Permit(Gate);
+pub struct Permit {
+    gate: Gate,
+    entry: u64,
+}
+
+/// Where a waiting request stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outlook {
+    /// Its place, the first being 1.
+    pub place: usize,
+    /// How long it will still wait, about.
+    pub eta: Duration,
+}
+
+/// What keeps a request from being dispatched now.
+pub(super) enum Held {
+    /// Somebody will wake it.
+    ByOthers,
+    /// Nothing but time.
+    Until(Instant),
+    /// It is not going to wait.
+    No(Refused),
+}
 
 #[derive(Debug)]
 struct Shared {
     pacing: Pacing,
-    cooldown: Cooldown,
+    quotas: Vec<Arc<dyn Quota>>,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    waiters: BTreeMap<Place, Option<Waker>>,
+    queue: Queue,
     tickets: u64,
     entries: u64,
     in_flight: usize,
     dispatched: u64,
-    interval: Interval,
-    not_before: Instant,
-    rng: StdRng,
-}
-
-/// First by ticket, which a request keeps over its retries; then by entry, which is unique.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    ticket: u64,
-    entry: u64,
+    tempo: Tempo,
+    closing: Closing,
 }
 
 // === impl Gate ===
 
 impl Gate {
-    /// A gate that obeys `pacing` and `cooldown` and draws jitter from `rng`.
-    pub fn new(pacing: Pacing, cooldown: Cooldown, rng: StdRng) -> Self {
+    /// A gate that obeys `pacing` and draws jitter from `rng`.
+    pub fn new(pacing: Pacing, rng: StdRng) -> Self {
+        Self::with_quotas(pacing, Vec::new(), rng)
+    }
+
+    /// A gate that obeys `pacing` and every one of `quotas`.
+    pub fn with_quotas(pacing: Pacing, quotas: Vec<Arc<dyn Quota>>, rng: StdRng) -> Self {
         let state = State {
-            waiters: BTreeMap::new(),
+            queue: Queue::new(pacing.order),
             tickets: 0,
             entries: 0,
             in_flight: 0,
             dispatched: 0,
-            interval: Interval::new(pacing.min_interval),
-            not_before: Instant::now(),
-            rng,
+            tempo: Tempo::new(&pacing, rng),
+            closing: Closing::default(),
         };
         Self(Arc::new(Shared {
             pacing,
-            cooldown,
+            quotas,
             state: Mutex::new(state),
         }))
     }
 
-    /// A turn for a request. With a `progress` that has been through a gate before, the request
-    /// keeps the place it had then and is not refused.
-    ///
-    /// # Errors
-    ///
-    /// Resolves to [`Refused`] at the first poll or not at all.
-    pub fn acquire(&self, progress: Option<Progress>) -> Acquire {
-        Acquire {
-            gate: self.clone(),
-            progress,
-            place: None,
-            arrived: None,
-            sleep: None,
-        }
+    /// A turn for a request of `session`. With a `progress` that has been through this gate before,
+    /// the request goes before everybody and is not refused for the length of the queue.
+    pub fn acquire(&self, progress: Option<Progress>, session: Option<Session>) -> Acquire {
+        Acquire::new(self.clone(), progress, session)
+    }
+
+    /// Where the request with `progress` stands, if it is waiting here.
+    pub fn outlook(&self, progress: &Progress) -> Option<Outlook> {
+        let state = self.lock();
+        let ahead = state.queue.ahead_of(progress.ticket()?)?;
+        Some(Outlook {
+            place: ahead + 1,
+            eta: self.estimate_with(&state, ahead),
+        })
     }
 
     /// How many requests wait.
     pub fn waiting(&self) -> usize {
-        self.lock().waiters.len()
+        self.lock().queue.len()
     }
 
     /// How many requests are in flight: dispatched, and their permits not yet dropped.
@@ -143,20 +156,18 @@ impl Gate {
         self.lock().dispatched
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // No code panics while it holds the lock, and the state is whole between any two lines.
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn enter(&self, state: &mut State, progress: Option<&Progress>) -> Result<Place, Refused> {
-        let pacing = &self.0.pacing;
-        let now = Instant::now();
+    pub(super) fn enter(
+        &self,
+        progress: Option<&Progress>,
+        session: Option<&Session>,
+    ) -> Result<Spot, Refused> {
+        let mut state = self.lock();
         let kept = progress.and_then(Progress::ticket);
         if kept.is_none() {
-            self.admit(state, now)?;
+            self.admit(&state, session)?;
         }
-        if pacing.idle_jitter && state.waiters.is_empty() && state.not_before <= now {
-            state.not_before = now + state.draw(pacing);
+        if state.queue.len() == 0 {
+            state.tempo.leave_idle(&self.0.pacing);
         }
         let ticket = kept.unwrap_or_else(|| {
             state.tickets += 1;
@@ -170,20 +181,85 @@ impl Gate {
             ticket,
             entry: state.entries,
         };
-        state.waiters.insert(place, None);
-        self.tell_backlog(state);
-        Ok(place)
+        Ok(state.queue.enter(place, session, kept.is_some()))
+    }
+
+    /// Dispatches the waiter at `spot` if it is its turn.
+    pub(super) fn dispatch(&self, spot: &Spot, waker: &Waker) -> Result<Permit, Held> {
+        let mut state = self.lock();
+        if let Some(held) = self.held(&state, spot) {
+            state.queue.remember(spot, waker);
+            return Err(held);
+        }
+        if let Err(free) = state.tempo.take_interval() {
+            state.queue.remember(spot, waker);
+            return Err(Held::Until(free));
+        }
+        for quota in &self.0.quotas {
+            quota.spend();
+        }
+        state.queue.serve(spot);
+        state.in_flight += 1;
+        state.dispatched += 1;
+        let slower = state.closing.is_ramping();
+        state.tempo.dispatched(&self.0.pacing, slower);
+        state.closing.dispatched(spot.place.entry);
+        state.queue.wake_first();
+        Ok(Permit {
+            gate: self.clone(),
+            entry: spot.place.entry,
+        })
+    }
+
+    pub(super) fn leave(&self, spot: &Spot) {
+        let mut state = self.lock();
+        let was_first = state.queue.is_first(spot.place);
+        state.queue.leave(spot);
+        if was_first {
+            state.queue.wake_first();
+        }
+    }
+
+    /// What keeps the waiter at `spot`, without taking anything.
+    fn held(&self, state: &State, spot: &Spot) -> Option<Held> {
+        if !state.queue.is_first(spot.place) || self.is_full(state) {
+            return Some(Held::ByOthers);
+        }
+        let now = Instant::now();
+        let too_late = now + self.0.pacing.max_wait;
+        if let Some(room) = self.room(state, 0).filter(|room| *room > now) {
+            return Some(if room > too_late {
+                let reset = room - now;
+                Held::No(Refused::QuotaExhausted { reset })
+            } else {
+                Held::Until(room)
+            });
+        }
+        if let Some(until) = state.closing.until().filter(|until| *until > too_late) {
+            let estimate = until - now;
+            return Some(Held::No(Refused::WouldWaitTooLong { estimate }));
+        }
+        let not_before = state.not_before();
+        if not_before > now {
+            return Some(Held::Until(not_before));
+        }
+        state.closing.is_probing().then_some(Held::ByOthers)
     }
 
     /// Whether one more may wait. What nobody can know, how long those in flight will take, counts
     /// as nothing.
-    fn admit(&self, state: &State, now: Instant) -> Result<(), Refused> {
+    fn admit(&self, state: &State, session: Option<&Session>) -> Result<(), Refused> {
         let pacing = &self.0.pacing;
-        let waiting = state.waiters.len();
-        let places = u32::try_from(waiting).unwrap_or(u32::MAX);
-        let first = self.not_before(state).duration_since(now);
-        let estimate = first.saturating_add(pacing.mean_gap().saturating_mul(places));
-        let at_once = waiting == 0 && first.is_zero() && !self.is_full(state);
+        let waiting = state.queue.len();
+        let ahead = state.queue.ahead_of_newcomer(session);
+        let estimate = self.estimate_with(state, ahead);
+        let reset = self
+            .room(state, 0)
+            .map(|room| room.duration_since(Instant::now()));
+        if let Some(reset) = reset.filter(|reset| *reset > pacing.max_wait) {
+            return Err(Refused::QuotaExhausted { reset });
+        }
+        let at_once = waiting == 0 && estimate.is_zero() && !self.is_full(state);
         if waiting >= pacing.max_queue && !at_once {
             return Err(Refused::QueueFull { waiting, estimate });
         }
@@ -193,151 +269,105 @@ impl Gate {
         Ok(())
     }
 
+    /// How long a request waits that has `ahead` others before it.
+    fn estimate_with(&self, state: &State, ahead: usize) -> Duration {
+        let places = u32::try_from(ahead).unwrap_or(u32::MAX);
+        let gaps = self.0.pacing.mean_gap(ahead).saturating_mul(places);
+        let paced = state.not_before().max(Instant::now()) + gaps;
+        let at = self
+            .room(state, ahead)
+            .map_or(paced, |room| room.max(paced));
+        at.duration_since(Instant::now())
+    }
+
+    /// When all quotas have room for a dispatch with `ahead` others before it; `None` is at once.
+    fn room(&self, state: &State, ahead: usize) -> Option<Instant> {
+        let share = if state.closing.is_shrunk() {
+            Share::SHRUNK
+        } else {
+            Share::WHOLE
+        };
+        let quotas = self.0.quotas.iter();
+        let rooms = quotas.filter_map(|quota| quota.room(ahead, share));
+        rooms.max().max(state.closing.exhausted_until())
+    }
+
     fn is_full(&self, state: &State) -> bool {
         let most = self.0.pacing.concurrency;
-        most.is_some_and(|most| state.in_flight >= most.get())
+        most.is_some_and(|most| state.in_flight >= state.closing.at_once(most))
     }
 
-    fn not_before(&self, state: &State) -> Instant {
-        self.0
-            .cooldown
-            .until()
-            .map_or(state.not_before, |until| until.max(state.not_before))
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code panics while it holds the lock, and the state is whole between any two lines.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// Dispatches `place` if it is its turn, else says when to look again, if time alone decides.
-    fn dispatch(
-        &self,
-        state: &mut State,
-        place: Place,
-        waker: &Waker,
-    ) -> Result<(), Option<Instant>> {
-        let pacing = &self.0.pacing;
-        let first = state.waiters.first_key_value().map(|(first, _)| *first);
-        if first != Some(place) || self.is_full(state) {
-            state.remember(place, waker);
-            return Err(None);
-        }
-        let now = Instant::now();
-        let not_before = self.not_before(state);
-        if not_before > now {
-            state.remember(place, waker);
-            return Err(Some(not_before));
-        }
-        if let Err(free) = state.interval.take() {
-            state.remember(place, waker);
-            return Err(Some(free));
-        }
-        state.waiters.remove(&place);
-        state.in_flight += 1;
-        state.dispatched += 1;
-        state.not_before = now + pacing.min_interval + state.draw(pacing);
-        self.tell_backlog(state);
-        state.wake_first();
-        Ok(())
-    }
-
-    fn leave(&self, place: Place) {
+impl Cooldown for Gate {
+    fn accepted(&self, request: &Progress) {
         let mut state = self.lock();
-        let was_first = state.waiters.first_key_value().map(|(first, _)| *first) == Some(place);
-        state.waiters.remove(&place);
-        self.tell_backlog(&state);
-        if was_first {
-            state.wake_first();
+        if state.closing.accepted(request.entry()) {
+            state.queue.wake_first();
         }
     }
 
-    fn tell_backlog(&self, state: &State) {
-        let places = u32::try_from(state.waiters.len()).unwrap_or(u32::MAX);
-        self.0
-            .cooldown
-            .set_backlog(self.0.pacing.mean_gap().saturating_mul(places));
+    fn refused(&self, request: &Progress, until: Instant, pace: Pace) {
+        let mut state = self.lock();
+        state.closing.refused(request.entry(), until, pace);
+        // Whoever is first may find that it is not going to wait that long.
+        state.queue.wake_first();
+    }
+
+    fn exhausted(&self, until: Instant) {
+        let mut state = self.lock();
+        state.closing.exhausted(until);
+        state.queue.wake_first();
+    }
+
+    fn estimate(&self) -> Duration {
+        let state = self.lock();
+        self.estimate_with(&state, state.queue.ahead_of_newcomer(None))
     }
 }
 
 // === impl State ===
 
 impl State {
-    fn draw(&mut self, pacing: &Pacing) -> Duration {
-        self.rng.random_range(pacing.jitter.clone())
-    }
-
-    fn remember(&mut self, place: Place, waker: &Waker) {
-        match self.waiters.get_mut(&place) {
-            Some(Some(known)) if known.will_wake(waker) => {}
-            Some(slot) => *slot = Some(waker.clone()),
-            None => {}
-        }
-    }
-
-    fn wake_first(&self) {
-        if let Some((_, Some(waker))) = self.waiters.first_key_value() {
-            waker.wake_by_ref();
-        }
-    }
-}
-
-// === impl Acquire ===
-
-impl Future for Acquire {
-    type Output = Result<Permit, Refused>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.get_mut();
-        let arrived = *this.arrived.get_or_insert_with(Instant::now);
-        loop {
-            let turn = {
-                let mut state = this.gate.lock();
-                let place = match this.place {
-                    Some(place) => place,
-                    None => *this
-                        .place
-                        .insert(this.gate.enter(&mut state, this.progress.as_ref())?),
-                };
-                this.gate.dispatch(&mut state, place, cx.waker())
-            };
-            match turn {
-                Ok(()) => {
-                    this.place = None;
-                    if let Some(progress) = &this.progress {
-                        progress.add_queued(arrived.elapsed());
-                    }
-                    return Poll::Ready(Ok(Permit(this.gate.clone())));
-                }
-                Err(None) => return Poll::Pending,
-                Err(Some(instant)) => {
-                    let sleep = match &mut this.sleep {
-                        Some(sleep) => {
-                            if sleep.deadline() != instant {
-                                sleep.as_mut().reset(instant);
-                            }
-                            sleep
-                        }
-                        none => none.insert(Box::pin(sleep_until(instant))),
-                    };
-                    if sleep.as_mut().poll(cx).is_pending() {
-                        return Poll::Pending;
-                    }
-                }
-            }
-        }
-    }
-}
-
-impl Drop for Acquire {
-    fn drop(&mut self) {
-        if let Some(place) = self.place {
-            self.gate.leave(place);
-        }
+    fn not_before(&self) -> Instant {
+        let paced = self.tempo.not_before();
+        self.closing.until().map_or(paced, |until| until.max(paced))
     }
 }
 
 // === impl Permit ===
 
+impl Permit {
+    /// Which dispatch this is, for [`Progress`] to remember.
+    pub(super) fn entry(&self) -> u64 {
+        self.entry
+    }
+
+    /// The upstream took the request on.
+    pub(super) fn accepted(&self) {
+        let mut state = self.gate.lock();
+        if state.closing.accepted(Some(self.entry)) {
+            state.queue.wake_first();
+        }
+    }
+
+    /// The request never reached the upstream, so that one has not counted it.
+    pub(super) fn not_sent(&self) {
+        for quota in &self.gate.0.quotas {
+            quota.give_back();
+        }
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
+        let mut state = self.gate.lock();
         state.in_flight -= 1;
-        state.wake_first();
+        state.closing.lost(self.entry);
+        state.queue.wake_first();
     }
 }

@@ -5,21 +5,26 @@
 //!
 //! - **Gap.** Two dispatches are at least `min-interval + jitter` apart, the jitter drawn anew for
 //!   each gap. A request with nobody before it leaves at once.
-//! - **Order.** First come, first served. A retry keeps its first place.
+//! - **Quotas.** No [`Quota`] is ever overdrawn, such as so many in any window.
+//! - **Order.** Sessions take turns, or first come, first served ([`Order`]). A retry goes before
+//!   everybody: it has been first once.
 //! - **Cancellation.** A request that is dropped while it waits leaves the queue at once and takes
 //!   nothing with it.
 //! - **No slot without a dispatch.** The slot is taken in the poll in which the inner service is
 //!   called.
-//! - **Closing.** Nobody leaves before the instant of the shared [`Cooldown`].
-//! - **Bounds.** At most so many wait, and nobody begins a wait that is estimated to be too long:
-//!   such a request is [`Refused`] at once, with the estimate. Retries are never refused.
-//! - **Work-conserving.** While someone waits, the next gap is no longer than the longest jitter
-//!   makes it.
+//! - **Closing.** After the upstream's "slow down" nobody leaves before its instant; then one does,
+//!   as a probe, and the rest wait for its answer. From two refusals in a row on, quotas are shrunk
+//!   for five minutes.
+//! - **Bounds.** At most so many wait, and nobody begins or goes on with a wait that is estimated to
+//!   be too long: such a request is [`Refused`] with the estimate. Retries are not refused for the
+//!   length of the queue.
+//! - **Work-conserving.** While someone waits and nothing else forbids it, the next gap is no longer
+//!   than the longest jitter makes it.
 //! - **Concurrency.** At most so many in flight; a request is in flight until its response body has
 //!   ended, failed or been dropped, so the body type changes to [`PermitBody`].
 //!
-//! It does not poll, spawn or retry. governor keeps the rate, on tokio's clock; the gate adds order,
-//! jitter and cancellation.
+//! It does not poll, spawn or retry. governor keeps the interval, on tokio's clock; the gate adds
+//! order, jitter and cancellation. It is the [`Cooldown`] that RetryOn429 talks to.
 //!
 //! # Order laws
 //!
@@ -35,14 +40,13 @@
 //! ```
 //! use pacegate_layers::{
 //!     JitterThrottleLayer,
-//!     cooldown::Cooldown,
 //!     jitter_throttle::{Gate, Pacing},
 //! };
 //! use rand::{SeedableRng, rngs::StdRng};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() {
-//! let gate = Gate::new(Pacing::new(), Cooldown::new(), StdRng::seed_from_u64(1));
+//! let gate = Gate::new(Pacing::new(), StdRng::seed_from_u64(1));
 //! let layer = JitterThrottleLayer::new(gate);
 //! # let _ = layer;
 //! # }
@@ -68,18 +72,25 @@
 //!
 //! [`Cooldown`]: crate::cooldown::Cooldown
 
+mod acquire;
 mod body;
 mod clock;
+mod closing;
 mod gate;
 mod pacing;
+mod queue;
 mod quota;
 mod service;
+mod tempo;
 #[cfg(test)]
 mod tests;
 
 pub use self::{
+    acquire::Acquire,
     body::PermitBody,
-    gate::{Acquire, Gate, Permit, Refused},
-    pacing::{Pacing, ReversedJitter},
+    gate::{Gate, Outlook, Permit, Refused},
+    pacing::{Busy, Pacing, ReversedJitter},
+    queue::Order,
+    quota::{Quota, Share, Window},
     service::{JitterThrottle, JitterThrottleLayer, ResponseFuture},
 };

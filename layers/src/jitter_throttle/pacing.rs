@@ -2,9 +2,12 @@
 
 use std::{num::NonZeroUsize, ops::RangeInclusive, time::Duration};
 
+use super::queue::Order;
+
 /// How requests are spaced out; see the [module documentation](super) for what is promised.
 ///
-/// Starts without any limit but the bounds of the queue: 128 waiters, four minutes.
+/// Starts without any limit but the bounds of the queue: 128 waiters, four minutes. Quotas are
+/// given to the [`Gate`](super::Gate) beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pacing {
     pub(super) min_interval: Duration,
@@ -13,6 +16,20 @@ pub struct Pacing {
     pub(super) concurrency: Option<NonZeroUsize>,
     pub(super) max_queue: usize,
     pub(super) max_wait: Duration,
+    pub(super) order: Order,
+    pub(super) busy: Option<Busy>,
+}
+
+/// A shorter jitter for busy times: with few requests nobody minds a long gap, with many it would
+/// leave half of a quota unused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Busy {
+    /// From this many dispatches …
+    pub from: NonZeroUsize,
+    /// … within this time on, the one being made included, …
+    pub within: Duration,
+    /// … the jitter is drawn from here. Ends not before it starts.
+    pub jitter: RangeInclusive<Duration>,
 }
 
 /// A jitter range whose end lies before its start.
@@ -39,6 +56,8 @@ impl Pacing {
             concurrency: None,
             max_queue: MAX_QUEUE,
             max_wait: MAX_WAIT,
+            order: Order::default(),
+            busy: None,
         }
     }
 
@@ -55,12 +74,26 @@ impl Pacing {
     ///
     /// [`ReversedJitter`] if the range ends before it starts.
     pub fn jitter(mut self, range: RangeInclusive<Duration>) -> Result<Self, ReversedJitter> {
-        if range.end() < range.start() {
-            let (start, end) = range.into_inner();
-            return Err(ReversedJitter { start, end });
-        }
-        self.jitter = range;
+        self.jitter = forwards(range)?;
         Ok(self)
+    }
+
+    /// Draws the jitter from another range while there is much to do.
+    ///
+    /// # Errors
+    ///
+    /// [`ReversedJitter`] if that range ends before it starts.
+    pub fn busy(mut self, busy: Busy) -> Result<Self, ReversedJitter> {
+        let jitter = forwards(busy.jitter)?;
+        self.busy = Some(Busy { jitter, ..busy });
+        Ok(self)
+    }
+
+    /// Who goes first.
+    #[must_use]
+    pub fn order(mut self, order: Order) -> Self {
+        self.order = order;
+        self
     }
 
     /// Makes a lone request wait for its jitter too. Off by default: a request with nobody before
@@ -92,10 +125,22 @@ impl Pacing {
         self
     }
 
-    /// The gap that a queue moves at when nothing but the interval holds it.
-    pub(super) fn mean_gap(&self) -> Duration {
-        self.min_interval + (*self.jitter.start() + *self.jitter.end()) / 2
+    /// The gap that a queue of `places` moves at when nothing but the interval holds it.
+    pub(super) fn mean_gap(&self, places: usize) -> Duration {
+        let jitter = match &self.busy {
+            Some(busy) if places >= busy.from.get() => &busy.jitter,
+            _ => &self.jitter,
+        };
+        self.min_interval + (*jitter.start() + *jitter.end()) / 2
     }
+}
+
+fn forwards(range: RangeInclusive<Duration>) -> Result<RangeInclusive<Duration>, ReversedJitter> {
+    let (start, end) = range.into_inner();
+    if end < start {
+        return Err(ReversedJitter { start, end });
+    }
+    Ok(start..=end)
 }
 
 impl Default for Pacing {

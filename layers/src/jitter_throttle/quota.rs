@@ -1,9 +1,15 @@
-//! Rates, kept by governor. A cell is only ever taken in the poll that dispatches.
+//! Rates: the interval kept by governor, and quotas over longer times.
 
-use std::time::Duration;
+use std::{
+    collections::VecDeque,
+    fmt,
+    num::NonZeroUsize,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use governor::{
-    Quota, RateLimiter,
+    RateLimiter,
     middleware::NoOpMiddleware,
     state::{InMemoryState, NotKeyed},
 };
@@ -11,17 +17,110 @@ use tokio::time::Instant;
 
 use super::clock::{Reading, TokioClock};
 
+/// So many dispatches in some time. The gate asks and tells it under its own lock, one call at a
+/// time.
+pub trait Quota: fmt::Debug + Send + Sync {
+    /// The earliest instant for a dispatch that has `ahead` others before it, if only `share` of
+    /// the limit may be used; `None` is at once.
+    fn room(&self, ahead: usize, share: Share) -> Option<Instant>;
+
+    /// One more is being dispatched. Called in the poll that calls the inner service.
+    fn spend(&self);
+
+    /// A dispatch was not used: no connection was made, so nobody counted it. For quotas that are
+    /// counted by the upstream alone; one that also limits the rate keeps what was spent.
+    fn give_back(&self) {}
+}
+
+/// How much of a limit may be used: all of it, or less for a while after refusals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    tenths: usize,
+}
+
+/// At most so many dispatches in *any* stretch of some length.
+///
+/// Exact: it keeps the instant of each dispatch for as long as it counts. governor's own quota
+/// would admit nearly twice the limit in some stretches, or half of it at a steady rate.
+#[derive(Debug)]
+pub struct Window {
+    requests: NonZeroUsize,
+    per: Duration,
+    log: Mutex<VecDeque<Instant>>,
+}
+
 /// At most one dispatch in each interval.
 #[derive(Debug)]
 pub(super) struct Interval(
     Option<RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<Reading>>>,
 );
 
+// === impl Share ===
+
+impl Share {
+    /// All of it.
+    pub const WHOLE: Self = Self { tenths: 10 };
+
+    /// After two refusals in a row: ×0.7.
+    pub const SHRUNK: Self = Self { tenths: 7 };
+
+    /// The share of `limit`, rounded down, and at least one.
+    pub fn of(self, limit: NonZeroUsize) -> usize {
+        (limit.get().saturating_mul(self.tenths) / 10).max(1)
+    }
+}
+
+// === impl Window ===
+
+impl Window {
+    /// At most `requests` in any `per`.
+    pub fn new(requests: NonZeroUsize, per: Duration) -> Self {
+        Self {
+            requests,
+            per,
+            log: Mutex::default(),
+        }
+    }
+
+    fn log(&self) -> MutexGuard<'_, VecDeque<Instant>> {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        while log.front().is_some_and(|spent| *spent + self.per <= now) {
+            log.pop_front();
+        }
+        log
+    }
+}
+
+impl Quota for Window {
+    fn room(&self, ahead: usize, share: Share) -> Option<Instant> {
+        let limit = share.of(self.requests);
+        let log = self.log();
+        // The dispatch `limit` places earlier has to leave the window first. If that one is still
+        // to come, it in turn waits for an earlier one: a whole window later for each round.
+        let (rounds, ahead) = (ahead / limit, ahead % limit);
+        let first = (log.len() + ahead)
+            .checked_sub(limit)
+            .map(|earlier| log[earlier] + self.per);
+        if rounds == 0 {
+            return first;
+        }
+        let rounds = u32::try_from(rounds).unwrap_or(u32::MAX);
+        Some(first.unwrap_or_else(Instant::now) + self.per.saturating_mul(rounds))
+    }
+
+    fn spend(&self) {
+        self.log().push_back(Instant::now());
+    }
+}
+
+// === impl Interval ===
+
 impl Interval {
     /// One cell every `least`; zero is no limit.
     pub(super) fn new(least: Duration) -> Self {
         Self(
-            Quota::with_period(least)
+            governor::Quota::with_period(least)
                 .map(|quota| RateLimiter::direct_with_clock(quota, TokioClock)),
         )
     }
@@ -39,6 +138,8 @@ impl Interval {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::advance;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -47,9 +148,9 @@ mod tests {
         let start = Instant::now();
         assert_eq!(interval.take(), Ok(()));
         assert_eq!(interval.take(), Err(start + Duration::from_millis(10)));
-        tokio::time::advance(Duration::from_millis(9)).await;
+        advance(Duration::from_millis(9)).await;
         assert!(interval.take().is_err());
-        tokio::time::advance(Duration::from_millis(1)).await;
+        advance(Duration::from_millis(1)).await;
         assert_eq!(interval.take(), Ok(()));
     }
 
@@ -57,5 +158,62 @@ mod tests {
     async fn zero_is_no_limit() {
         let interval = Interval::new(Duration::ZERO);
         assert!((0..100).all(|_| interval.take().is_ok()));
+    }
+
+    fn window(requests: usize) -> Window {
+        Window::new(
+            NonZeroUsize::new(requests).unwrap(),
+            Duration::from_secs(60),
+        )
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_window_has_room_when_the_oldest_dispatch_has_left_it() {
+        let window = window(2);
+        let start = Instant::now();
+        window.spend();
+        advance(Duration::from_secs(10)).await;
+        assert_eq!(window.room(0, Share::WHOLE), None);
+        assert_eq!(
+            window.room(1, Share::WHOLE),
+            Some(start + Duration::from_secs(60)),
+            "with one ahead it is full"
+        );
+        window.spend();
+        assert_eq!(
+            window.room(0, Share::WHOLE),
+            Some(start + Duration::from_secs(60))
+        );
+        assert_eq!(
+            window.room(1, Share::WHOLE),
+            Some(start + Duration::from_secs(70))
+        );
+        advance(Duration::from_secs(50)).await;
+        assert_eq!(window.room(0, Share::WHOLE), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_estimate_goes_beyond_what_has_been_dispatched() {
+        let window = window(2);
+        let start = Instant::now();
+        window.spend();
+        window.spend();
+        let minutes = |ahead| {
+            let at = window.room(ahead, Share::WHOLE).unwrap();
+            (at - start).as_secs() / 60
+        };
+        assert_eq!([0, 1, 2, 3, 4, 5].map(minutes), [1, 1, 2, 2, 3, 3]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_share_shrinks_the_limit_but_leaves_one() {
+        assert_eq!(Share::SHRUNK.of(NonZeroUsize::new(58).unwrap()), 40);
+        assert_eq!(Share::SHRUNK.of(NonZeroUsize::MIN), 1);
+        let window = window(10);
+        for _ in 0..7 {
+            window.spend();
+        }
+        assert_eq!(window.room(0, Share::WHOLE), None);
+        assert!(window.room(0, Share::SHRUNK).is_some());
     }
 }

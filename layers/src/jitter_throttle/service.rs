@@ -6,17 +6,22 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
+    acquire::Acquire,
     body::PermitBody,
-    gate::{Acquire, Gate, Permit},
+    gate::{Gate, Permit},
 };
-use crate::{error::BoxError, progress::Progress};
+use crate::{
+    error::{BoxError, NotSent},
+    progress::Progress,
+    session::Session,
+};
 
 /// Applies [`JitterThrottle`]; see the [module documentation](super).
 #[derive(Clone, Debug)]
@@ -100,11 +105,12 @@ where
         // The ready service goes into the future; its fresh clone has not been polled.
         let fresh = self.inner.clone();
         let progress = request.extensions().get::<Progress>().cloned();
+        let session = request.extensions().get::<Session>().cloned();
         ResponseFuture {
             state: State::Wait {
                 inner: std::mem::replace(&mut self.inner, fresh),
                 request: Some(request),
-                turn: self.gate.acquire(progress),
+                turn: self.gate.acquire(progress, session),
             },
         }
     }
@@ -139,12 +145,25 @@ where
                     });
                 }
                 StateProjection::Call { response, permit } => {
-                    let response = ready!(response.poll(cx)).map_err(Into::into)?;
+                    let outcome = ready!(response.poll(cx)).map_err(Into::into);
                     #[expect(clippy::expect_used, reason = "taken once, with the end")]
                     let permit = permit.take().expect("the permit is still here");
+                    let response = outcome.inspect_err(|error| {
+                        if NotSent::in_chain(&**error).is_some() {
+                            permit.not_sent();
+                        }
+                    })?;
+                    // What an error means is for RetryOn429 to find out and to tell.
+                    if !is_error(response.status()) {
+                        permit.accepted();
+                    }
                     return Poll::Ready(Ok(response.map(|body| PermitBody::new(body, permit))));
                 }
             }
         }
     }
+}
+
+fn is_error(status: StatusCode) -> bool {
+    status.is_client_error() || status.is_server_error()
 }

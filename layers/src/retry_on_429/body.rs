@@ -34,21 +34,21 @@ impl<B: Body> PeekedBody<B> {
         }
     }
 
-    /// Reads up to `most` bytes of data, or what comes before `deadline`.
-    pub(super) async fn peek(rest: B, most: usize, deadline: Instant) -> Self
+    /// Reads until `enough` says so of what has been read, or what comes before `deadline`.
+    pub(super) async fn peek(rest: B, deadline: Instant, enough: fn(&[u8]) -> bool) -> Self
     where
         B: Unpin,
     {
         let mut body = Self::untouched(rest);
-        let mut length = 0;
-        while length < most {
+        let mut beginning = Vec::new();
+        while !enough(&beginning) {
             let frame = poll_fn(|cx| Pin::new(&mut body.rest).poll_frame(cx));
             let Ok(Some(frame)) = timeout_at(deadline, frame).await else {
                 break;
             };
             let failed = frame.is_err();
             if let Some(data) = frame.as_ref().ok().and_then(Frame::data_ref) {
-                length += data.remaining();
+                beginning.extend_from_slice(data.chunk());
             }
             body.read.push_back(frame);
             if failed {

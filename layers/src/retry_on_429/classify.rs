@@ -1,6 +1,10 @@
 //! What an answer means, told by whoever knows the provider.
 
+use std::time::Duration;
+
 use http::{HeaderMap, StatusCode, header};
+
+use crate::cooldown::Pace;
 
 /// An answer, as far as it has been read.
 #[derive(Clone, Copy, Debug)]
@@ -15,12 +19,21 @@ pub struct Answer<'a> {
 
 /// What an answer means for the request that got it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Verdict {
     /// It goes to the client untouched.
     Pass,
     /// The upstream did not act on the request and will take it later.
-    Retry,
+    Retry {
+        /// How to go on then.
+        pace: Pace,
+        /// The wait if the answer names none or a shorter one; zero leaves it to the answer.
+        at_least: Duration,
+    },
+    /// Something is used up: waiting for it makes no sense.
+    Exhausted {
+        /// How long until there is some again, where that is known.
+        reset: Option<Duration>,
+    },
 }
 
 /// Tells "slow down" from everything else.
@@ -29,6 +42,12 @@ pub trait Classify {
     /// client at once.
     fn concerns(&self, status: StatusCode) -> bool {
         status.is_client_error() || status.is_server_error()
+    }
+
+    /// Whether an event stream may begin with an error although its status is a success. Such a
+    /// stream is held back until its first event is complete, and read.
+    fn concerns_streams(&self) -> bool {
+        false
     }
 
     /// What `answer` means. Must not panic, whatever the upstream sent.
@@ -42,6 +61,14 @@ pub trait Classify {
 /// [RFC 9110 §15.6.4]: https://www.rfc-editor.org/rfc/rfc9110#section-15.6.4
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StandardClassify;
+
+impl Verdict {
+    /// Wait as long as the answer says, then go on as before.
+    pub const RETRY: Self = Self::Retry {
+        pace: Pace::Same,
+        at_least: Duration::ZERO,
+    };
+}
 
 impl Classify for StandardClassify {
     fn concerns(&self, status: StatusCode) -> bool {
@@ -57,13 +84,17 @@ impl Classify for StandardClassify {
             StatusCode::SERVICE_UNAVAILABLE => answer.headers.contains_key(header::RETRY_AFTER),
             _ => false,
         };
-        if later { Verdict::Retry } else { Verdict::Pass }
+        if later { Verdict::RETRY } else { Verdict::Pass }
     }
 }
 
 impl<C: Classify + ?Sized> Classify for std::sync::Arc<C> {
     fn concerns(&self, status: StatusCode) -> bool {
         (**self).concerns(status)
+    }
+
+    fn concerns_streams(&self) -> bool {
+        (**self).concerns_streams()
     }
 
     fn classify(&self, answer: &Answer<'_>) -> Verdict {

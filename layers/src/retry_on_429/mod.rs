@@ -6,7 +6,10 @@
 //! too, after a short back-off. Everything else goes to the client as it came: a reset after the
 //! request was sent, a 500, a 504 may all have been acted on.
 //!
-//! Retries and the time a request is held are capped. A wait that does not fit is not begun: the
+//! "Used up" is another thing than "later": such an answer becomes the error [`Exhausted`], for the
+//! edge to say so in a way that no client retries.
+//!
+//! Retries, their share of all tries and the time a request is held are capped. A wait that does not fit is not begun: the
 //! answer goes to the client at once, with our own estimate as its `Retry-After`, and with
 //! `x-should-retry: false` when the retries were spent.
 //!
@@ -47,7 +50,7 @@
 //!
 //! impl Classify for Overloaded {
 //!     fn classify(&self, answer: &Answer<'_>) -> Verdict {
-//!         if answer.status.as_u16() == 529 { Verdict::Retry } else { Verdict::Pass }
+//!         if answer.status.as_u16() == 529 { Verdict::RETRY } else { Verdict::Pass }
 //!     }
 //! }
 //!
@@ -60,6 +63,7 @@
 
 mod backoff;
 mod body;
+mod budget;
 mod classify;
 mod resolve;
 pub mod retry_after;
@@ -70,5 +74,6 @@ mod tests;
 pub use self::{
     body::PeekedBody,
     classify::{Answer, Classify, StandardClassify, Verdict},
+    resolve::Exhausted,
     service::{ResponseFuture, RetryOn429, RetryOn429Layer},
 };

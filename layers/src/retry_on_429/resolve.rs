@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderName, HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use http_body::Body;
 use rand::{RngExt, rngs::StdRng};
 use tokio::time::{Instant, sleep};
@@ -16,12 +16,14 @@ use tracing::debug;
 use super::{
     backoff::Backoff,
     body::PeekedBody,
+    budget::Budget,
     classify::{Answer, Classify, Verdict},
     retry_after::requested_wait,
 };
 use crate::{
-    cooldown::Cooldown,
+    cooldown::{Cooldown, Pace},
     error::{BoxError, NotSent, chain_text},
+    progress::Progress,
 };
 
 /// What a layer was told.
@@ -31,7 +33,8 @@ pub(super) struct Policy<C> {
     pub(super) max_retries: u32,
     pub(super) max_hold: Duration,
     pub(super) default_wait: Duration,
-    pub(super) cooldown: Option<Cooldown>,
+    pub(super) cooldown: Option<Arc<dyn Cooldown>>,
+    pub(super) budget: Budget,
     pub(super) rng: Arc<Mutex<StdRng>>,
 }
 
@@ -54,6 +57,9 @@ const PEEK_BYTES: usize = 8 * 1024;
 /// An error document that takes longer than this to arrive is judged by what is there.
 const PEEK_TIME: Duration = Duration::from_secs(5);
 
+/// An upstream that has sent a head and then no event for so long is working, not refusing.
+const FIRST_EVENT_TIME: Duration = Duration::from_secs(30);
+
 /// Milliseconds, as the OpenAI SDKs read and write it.
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 
@@ -70,7 +76,32 @@ impl<C> Policy<C> {
             max_hold: MAX_HOLD,
             default_wait: DEFAULT_WAIT,
             cooldown: None,
+            budget: Budget::new(1.0),
             rng: Arc::new(Mutex::new(rand::make_rng())),
+        }
+    }
+
+    /// Whether `response` has to be read into before anything can be said.
+    pub(super) fn concerns<R>(&self, response: &Response<R>) -> bool
+    where
+        C: Classify,
+    {
+        let status = response.status();
+        if status.is_success() {
+            return self.classify.concerns_streams() && is_event_stream(response.headers());
+        }
+        self.classify.concerns(status)
+    }
+
+    pub(super) fn tell_accepted(&self, request: &Progress) {
+        if let Some(cooldown) = &self.cooldown {
+            cooldown.accepted(request);
+        }
+    }
+
+    fn tell_exhausted(&self, exhausted: Exhausted) {
+        if let (Some(cooldown), Some(reset)) = (&self.cooldown, exhausted.reset) {
+            cooldown.exhausted(Instant::now() + reset);
         }
     }
 
@@ -83,6 +114,14 @@ impl<C> Policy<C> {
     fn with_rng<T>(&self, draw: impl FnOnce(&mut StdRng) -> T) -> T {
         draw(&mut self.rng.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Something is used up at the upstream: no retry makes sense, and no client should try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the upstream says that a quota is used up")]
+pub struct Exhausted {
+    /// How long until there is some again, where that is known.
+    pub reset: Option<Duration>,
 }
 
 /// Brings a request whose first attempt ended in `outcome` to its end.
@@ -100,6 +139,8 @@ where
     B: Clone,
     R: Body + Unpin,
 {
+    let progress = request.extensions().get::<Progress>().cloned();
+    let progress = progress.unwrap_or_default();
     let mut backoff = Backoff::new();
     let mut retries = 0;
     loop {
@@ -107,17 +148,25 @@ where
         let fits = |wait: Duration| started.elapsed() + wait <= policy.max_hold;
         match outcome {
             Ok(response) => {
-                let (response, wait) = match judge(response, &policy).await {
-                    Judged::Pass(response) => return Ok(response),
-                    Judged::Retry(response, wait) => (response, wait),
+                let (response, wait, pace) = match judge(response, &policy).await {
+                    Judged::Exhausted(exhausted) => {
+                        policy.tell_exhausted(exhausted);
+                        return Err(exhausted.into());
+                    }
+                    Judged::Pass(response) => {
+                        policy.tell_accepted(&progress);
+                        return Ok(response);
+                    }
+                    Judged::Retry(response, wait, pace) => (response, wait, pace),
                 };
                 let delay = policy.jittered(wait.clamp(SHORTEST_WAIT, LONGEST_WAIT));
                 if let Some(cooldown) = &policy.cooldown {
-                    cooldown.close_until(Instant::now() + delay);
+                    cooldown.refused(&progress, Instant::now() + delay, pace);
                 }
-                if spent || wait > LONGEST_WAIT || !fits(delay) {
-                    let estimate = policy.cooldown.as_ref().map_or(delay, Cooldown::estimate);
-                    return Ok(hand_on(response, estimate, spent));
+                let hopeless = wait > LONGEST_WAIT || !fits(delay);
+                if spent || hopeless || !policy.budget.take_retry() {
+                    let own = policy.cooldown.as_ref().map(|cooldown| cooldown.estimate());
+                    return Ok(hand_on(response, own.unwrap_or(delay), spent));
                 }
                 // Whatever the refused answer holds, such as a slot in flight, is free before the
                 // wait begins.
@@ -129,7 +178,8 @@ where
             }
             Err(error) => {
                 let delay = policy.with_rng(|rng| backoff.next(rng));
-                if NotSent::in_chain(&*error).is_none() || spent || !fits(delay) {
+                let hopeless = NotSent::in_chain(&*error).is_none() || !fits(delay);
+                if spent || hopeless || !policy.budget.take_retry() {
                     return Err(error);
                 }
                 debug!(
@@ -150,8 +200,9 @@ where
 }
 
 enum Judged<R: Body> {
+    Exhausted(Exhausted),
     Pass(Response<PeekedBody<R>>),
-    Retry(Response<PeekedBody<R>>, Duration),
+    Retry(Response<PeekedBody<R>>, Duration, Pace),
 }
 
 async fn judge<C, R>(response: Response<R>, policy: &Policy<C>) -> Judged<R>
@@ -159,11 +210,17 @@ where
     C: Classify,
     R: Body + Unpin,
 {
-    if !policy.classify.concerns(response.status()) {
+    if !policy.concerns(&response) {
         return Judged::Pass(response.map(PeekedBody::untouched));
     }
     let (head, body) = response.into_parts();
-    let body = PeekedBody::peek(body, PEEK_BYTES, Instant::now() + PEEK_TIME).await;
+    let body = if head.status.is_success() {
+        let deadline = Instant::now() + FIRST_EVENT_TIME;
+        PeekedBody::peek(body, deadline, holds_an_event).await
+    } else {
+        let deadline = Instant::now() + PEEK_TIME;
+        PeekedBody::peek(body, deadline, |read| read.len() >= PEEK_BYTES).await
+    };
     let beginning = body.beginning();
     let verdict = policy.classify.classify(&Answer {
         status: head.status,
@@ -171,14 +228,36 @@ where
         body: &beginning,
     });
     match verdict {
+        Verdict::Exhausted { reset } => Judged::Exhausted(Exhausted { reset }),
         Verdict::Pass => Judged::Pass(Response::from_parts(head, body)),
-        Verdict::Retry => {
+        Verdict::Retry { pace, at_least } => {
             let text = String::from_utf8_lossy(&beginning);
-            let wait = requested_wait(&head.headers, &text, SystemTime::now())
-                .unwrap_or(policy.default_wait);
-            Judged::Retry(Response::from_parts(head, body), wait)
+            let asked = requested_wait(&head.headers, &text, SystemTime::now());
+            let default = if at_least.is_zero() {
+                policy.default_wait
+            } else {
+                at_least
+            };
+            let wait = asked.map_or(default, |asked| asked.max(at_least));
+            Judged::Retry(Response::from_parts(head, body), wait, pace)
         }
     }
+}
+
+/// Whether a whole event that is more than comments has been read ([HTML §9.2.6]), or more than
+/// any error event is long.
+///
+/// [HTML §9.2.6]: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
+fn holds_an_event(read: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(read)
+        .replace("\r\n", "\n")
+        .replace('\r', "\n");
+    let Some((events, _incomplete)) = text.rsplit_once("\n\n") else {
+        return read.len() >= PEEK_BYTES;
+    };
+    let lines = events.split('\n');
+    let says_something = lines.filter(|line| !line.is_empty() && !line.starts_with(": "));
+    says_something.count() > 0 || read.len() >= PEEK_BYTES
 }
 
 /// Gives a "slow down" to the client, with our own word on when to come back.
@@ -191,4 +270,30 @@ fn hand_on<R>(mut response: Response<R>, estimate: Duration, spent: bool) -> Res
         headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
     }
     response
+}
+
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comments_alone_are_no_event() {
+        for (text, holds) in [
+            ("", false),
+            (": PROCESSING\n\n", false),
+            (": PROCESSING\n\ndata: {}", false),
+            (": PROCESSING\n\ndata: {}\n\n", true),
+            (": PROCESSING\r\n\r\ndata: {}\r\n\r\n", true),
+            ("id:1\nevent:error\n:HTTP_STATUS/429\ndata:{}\n\n", true),
+        ] {
+            assert_eq!(holds_an_event(text.as_bytes()), holds, "{text:?}");
+        }
+        assert!(holds_an_event(&vec![b'x'; PEEK_BYTES]));
+    }
 }

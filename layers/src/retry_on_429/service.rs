@@ -19,6 +19,7 @@ use tower_service::Service;
 
 use super::{
     body::PeekedBody,
+    budget::Budget,
     classify::{Classify, StandardClassify},
     resolve::{Policy, resolve},
 };
@@ -105,11 +106,19 @@ impl<C> RetryOn429Layer<C> {
         self
     }
 
-    /// Tells `cooldown` of every "slow down" and leaves the waiting to whoever honours it, so that
-    /// the request waits in its place in the order.
+    /// Tells `cooldown` of every answer that says something about the account, and leaves the waiting
+    /// to it, so that the request waits in its place in the order.
     #[must_use]
-    pub fn cooldown(mut self, cooldown: Cooldown) -> Self {
-        self.policy.cooldown = Some(cooldown);
+    pub fn cooldown(mut self, cooldown: impl Cooldown + 'static) -> Self {
+        self.policy.cooldown = Some(Arc::new(cooldown));
+        self
+    }
+
+    /// The share of all tries that may be retries, 0.0 to 1.0, counted over ten minutes and over all
+    /// requests behind this layer and its clones. Three are always allowed. All by default.
+    #[must_use]
+    pub fn budget(mut self, share: f64) -> Self {
+        self.policy.budget = Budget::new(share);
         self
     }
 
@@ -165,6 +174,7 @@ where
         let mut inner = std::mem::replace(&mut self.inner, fresh);
         // All attempts share one, so that a retry can keep its place.
         request.extensions_mut().get_or_insert_default::<Progress>();
+        self.policy.budget.count_try();
         let spare = request.clone();
         let response = inner.call(request);
         ResponseFuture {
@@ -200,8 +210,13 @@ where
                     let (inner, request, policy) =
                         this.spare.take().expect("the spare is still here");
                     if let Ok(response) = &outcome
-                        && !policy.classify.concerns(response.status())
+                        && !policy.concerns(response)
                     {
+                        if !response.status().is_success()
+                            && let Some(progress) = request.extensions().get()
+                        {
+                            policy.tell_accepted(progress);
+                        }
                         return Poll::Ready(
                             outcome.map(|response| response.map(PeekedBody::untouched)),
                         );

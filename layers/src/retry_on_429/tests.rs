@@ -181,17 +181,17 @@ async fn a_wait_that_does_not_fit_is_not_begun() {
 
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_for_hours_and_the_account_rests_no_longer_than_the_cap() {
-    let cooldown = Cooldown::new();
+    let gate = Gate::new(Pacing::new(), StdRng::seed_from_u64(1));
     let script = Script::new([slow_down("561600")]);
     let response = layer()
         .max_hold(Duration::from_secs(1_000_000))
-        .cooldown(cooldown.clone())
+        .cooldown(gate.clone())
         .layer(script.service())
         .oneshot(Request::new(()))
         .await
         .unwrap();
     assert_eq!(response.status(), 429);
-    assert!(about(cooldown.estimate(), Duration::from_secs(900)));
+    assert!(about(gate.estimate(), Duration::from_secs(900)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -259,14 +259,13 @@ async fn gives_up_on_an_upstream_that_stays_away() {
 
 #[tokio::test(start_paused = true)]
 async fn one_refusal_pauses_everyone_and_the_order_is_kept() {
-    let cooldown = Cooldown::new();
     let pacing = Pacing::new()
         .min_interval(Duration::from_secs(1))
         .concurrency(NonZeroUsize::new(1));
-    let gate = Gate::new(pacing, cooldown.clone(), StdRng::seed_from_u64(1));
+    let gate = Gate::new(pacing, StdRng::seed_from_u64(1));
     let script = Script::new([slow_down("3"), slow_down("3")]);
     let service = ServiceBuilder::new()
-        .layer(layer().cooldown(cooldown))
+        .layer(layer().cooldown(gate.clone()))
         .layer(JitterThrottleLayer::new(gate.clone()))
         .service(script.service());
 

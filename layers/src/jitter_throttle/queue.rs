@@ -1,0 +1,358 @@
+//! Who is next.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+    task::Waker,
+};
+
+use crate::session::Session;
+
+/// Who goes first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// Sessions take turns; first come, first served within one, its own requests before its
+    /// sub-agents'.
+    #[default]
+    Fair,
+    /// First come, first served.
+    Fifo,
+}
+
+/// First by ticket, which a request keeps over its retries; then by entry, which is unique.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    pub(super) ticket: u64,
+    pub(super) entry: u64,
+}
+
+/// A place and the line it is in.
+#[derive(Clone, Debug)]
+pub(super) struct Spot {
+    pub(super) place: Place,
+    line: Line,
+}
+
+#[derive(Clone, Debug)]
+enum Line {
+    /// Goes before everybody: it has been first once.
+    Again,
+    Own(Arc<str>),
+    Child(Arc<str>),
+}
+
+/// Those who wait. `first` is found without a search; leaving costs the number of sessions at most.
+#[derive(Debug)]
+pub(super) struct Queue {
+    order: Order,
+    again: Waiters,
+    sessions: HashMap<Arc<str>, Lines>,
+    /// Sessions with someone waiting, in the order of their turns.
+    turns: VecDeque<Arc<str>>,
+    len: usize,
+}
+
+type Waiters = BTreeMap<Place, Option<Waker>>;
+
+#[derive(Debug, Default)]
+struct Lines {
+    own: Waiters,
+    children: Waiters,
+}
+
+// === impl Queue ===
+
+impl Queue {
+    pub(super) fn new(order: Order) -> Self {
+        Self {
+            order,
+            again: Waiters::new(),
+            sessions: HashMap::new(),
+            turns: VecDeque::new(),
+            len: 0,
+        }
+    }
+
+    /// Adds a waiter at the end of its session's line, or before everybody if it comes `again`.
+    pub(super) fn enter(&mut self, place: Place, session: Option<&Session>, again: bool) -> Spot {
+        let line = if again {
+            Line::Again
+        } else {
+            self.line(session)
+        };
+        self.len += 1;
+        match &line {
+            Line::Again => {
+                self.again.insert(place, None);
+            }
+            Line::Own(turn) | Line::Child(turn) => {
+                let lines = self.sessions.entry(Arc::clone(turn)).or_default();
+                if lines.is_empty() {
+                    self.turns.push_back(Arc::clone(turn));
+                }
+                lines.of_mut(&line).insert(place, None);
+            }
+        }
+        Spot { place, line }
+    }
+
+    /// Removes a waiter that has been served; its session's next turn comes after the others'.
+    pub(super) fn serve(&mut self, spot: &Spot) {
+        if let Line::Own(turn) | Line::Child(turn) = &spot.line
+            && self.turns.front() == Some(turn)
+        {
+            self.turns.rotate_left(1);
+        }
+        self.leave(spot);
+    }
+
+    /// Removes a waiter that has given up.
+    pub(super) fn leave(&mut self, spot: &Spot) {
+        self.len -= 1;
+        let (Line::Own(turn) | Line::Child(turn)) = &spot.line else {
+            self.again.remove(&spot.place);
+            return;
+        };
+        let Some(lines) = self.sessions.get_mut(turn) else {
+            return;
+        };
+        lines.of_mut(&spot.line).remove(&spot.place);
+        if lines.is_empty() {
+            self.sessions.remove(turn);
+            self.turns.retain(|waiting| waiting != turn);
+        }
+    }
+
+    pub(super) fn remember(&mut self, spot: &Spot, waker: &Waker) {
+        let waiters = match &spot.line {
+            Line::Again => Some(&mut self.again),
+            Line::Own(turn) | Line::Child(turn) => self
+                .sessions
+                .get_mut(turn)
+                .map(|lines| lines.of_mut(&spot.line)),
+        };
+        match waiters.and_then(|waiters| waiters.get_mut(&spot.place)) {
+            Some(Some(known)) if known.will_wake(waker) => {}
+            Some(slot) => *slot = Some(waker.clone()),
+            None => {}
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn is_first(&self, place: Place) -> bool {
+        self.first().is_some_and(|(first, _)| *first == place)
+    }
+
+    pub(super) fn wake_first(&self) {
+        if let Some((_, Some(waker))) = self.first() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// How many would be served before a newcomer of `session`.
+    pub(super) fn ahead_of_newcomer(&self, session: Option<&Session>) -> usize {
+        let line = self.line(session);
+        let (Line::Own(turn) | Line::Child(turn)) = &line else {
+            return self.again.len();
+        };
+        let before = self.sessions.get(turn).map_or(0, |lines| match &line {
+            Line::Child(_) => lines.len(),
+            _ => lines.own.len(),
+        });
+        self.again.len() + self.before_in_turns(turn, before)
+    }
+
+    /// How many are served before the waiter with `ticket`.
+    pub(super) fn ahead_of(&self, ticket: u64) -> Option<usize> {
+        let position = |waiters: &Waiters| waiters.keys().position(|p| p.ticket == ticket);
+        if let Some(before) = position(&self.again) {
+            return Some(before);
+        }
+        self.sessions.iter().find_map(|(turn, lines)| {
+            let own = position(&lines.own);
+            let before = own.or_else(|| Some(lines.own.len() + position(&lines.children)?))?;
+            Some(self.again.len() + self.before_in_turns(turn, before))
+        })
+    }
+
+    /// With `before` others of its own session ahead, how many of all sessions are.
+    fn before_in_turns(&self, turn: &Arc<str>, before: usize) -> usize {
+        let turns = &self.turns;
+        let at = turns
+            .iter()
+            .position(|known| known == turn)
+            .unwrap_or(turns.len());
+        let others: usize = turns
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| *index != at)
+            .filter_map(|(index, other)| {
+                let rounds = before + usize::from(index < at);
+                Some(self.sessions.get(other)?.len().min(rounds))
+            })
+            .sum();
+        before + others
+    }
+
+    fn first(&self) -> Option<(&Place, &Option<Waker>)> {
+        self.again
+            .first_key_value()
+            .or_else(|| self.sessions.get(self.turns.front()?)?.first())
+    }
+
+    fn line(&self, session: Option<&Session>) -> Line {
+        match (self.order, session) {
+            (Order::Fair, Some(session)) if session.is_child() => {
+                Line::Child(Arc::clone(session.turn()))
+            }
+            (Order::Fair, Some(session)) => Line::Own(Arc::clone(session.turn())),
+            _ => Line::Own(Arc::from("")),
+        }
+    }
+}
+
+// === impl Lines ===
+
+impl Lines {
+    fn of_mut(&mut self, line: &Line) -> &mut Waiters {
+        match line {
+            Line::Child(_) => &mut self.children,
+            _ => &mut self.own,
+        }
+    }
+
+    fn first(&self) -> Option<(&Place, &Option<Waker>)> {
+        self.own
+            .first_key_value()
+            .or_else(|| self.children.first_key_value())
+    }
+
+    fn len(&self) -> usize {
+        self.own.len() + self.children.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.own.is_empty() && self.children.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Serves everybody, and says whom in which order.
+    fn drain(queue: &mut Queue, spots: &[(&'static str, Spot)]) -> Vec<&'static str> {
+        let mut served = Vec::new();
+        while queue.len() > 0 {
+            let (name, spot) = spots
+                .iter()
+                .find(|(_, spot)| queue.is_first(spot.place))
+                .unwrap();
+            assert_eq!(queue.ahead_of(spot.place.ticket), Some(0));
+            queue.serve(spot);
+            served.push(*name);
+        }
+        served
+    }
+
+    /// Lets requests in, in order; `again` marks a retry.
+    fn fill(
+        queue: &mut Queue,
+        requests: &[(&'static str, Option<Session>, bool)],
+    ) -> Vec<(&'static str, Spot)> {
+        let places = 1_u64..;
+        requests
+            .iter()
+            .zip(places)
+            .map(|((name, session, again), number)| {
+                let place = Place {
+                    ticket: number,
+                    entry: number,
+                };
+                let ahead = queue.ahead_of_newcomer(session.as_ref());
+                let spot = queue.enter(place, session.as_ref(), *again);
+                if !again {
+                    assert_eq!(queue.ahead_of(number), Some(ahead), "{name}");
+                }
+                (*name, spot)
+            })
+            .collect()
+    }
+
+    fn session(id: &str) -> Option<Session> {
+        Some(Session::new(id))
+    }
+
+    fn child(id: &str, parent: &str) -> Option<Session> {
+        Some(Session::new(id).child_of(parent))
+    }
+
+    #[test]
+    fn sessions_take_turns_and_their_own_requests_go_before_their_childrens() {
+        let mut queue = Queue::new(Order::Fair);
+        let spots = fill(
+            &mut queue,
+            &[
+                ("a's child", child("a1", "a"), false),
+                ("a", session("a"), false),
+                ("a's other child", child("a2", "a"), false),
+                ("b", session("b"), false),
+                ("b again", session("b"), false),
+                ("c", None, false),
+            ],
+        );
+        assert_eq!(
+            drain(&mut queue, &spots),
+            ["a", "b", "c", "a's child", "b again", "a's other child"]
+        );
+    }
+
+    #[test]
+    fn a_retry_goes_before_everybody() {
+        let mut queue = Queue::new(Order::Fair);
+        let spots = fill(
+            &mut queue,
+            &[
+                ("a", session("a"), false),
+                ("b", session("b"), false),
+                ("retry", session("b"), true),
+            ],
+        );
+        assert_eq!(drain(&mut queue, &spots), ["retry", "a", "b"]);
+    }
+
+    #[test]
+    fn fifo_knows_no_sessions() {
+        let mut queue = Queue::new(Order::Fifo);
+        let spots = fill(
+            &mut queue,
+            &[
+                ("a", session("a"), false),
+                ("a's child", child("a1", "a"), false),
+                ("a again", session("a"), false),
+                ("b", session("b"), false),
+            ],
+        );
+        assert_eq!(
+            drain(&mut queue, &spots),
+            ["a", "a's child", "a again", "b"]
+        );
+    }
+
+    #[test]
+    fn a_session_that_gives_up_leaves_no_turn_behind() {
+        let mut queue = Queue::new(Order::Fair);
+        let spots = fill(
+            &mut queue,
+            &[("a", session("a"), false), ("b", session("b"), false)],
+        );
+        queue.leave(&spots[0].1);
+        assert_eq!(queue.len(), 1);
+        assert!(queue.is_first(spots[1].1.place));
+        queue.leave(&spots[1].1);
+        assert!(queue.sessions.is_empty() && queue.turns.is_empty());
+    }
+}

@@ -1,0 +1,125 @@
+//! How many retries an account can bear.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// Keeps retries to a share of all tries, over all requests of an account; clones share the count.
+///
+/// Without it, an upstream that refuses everything would see every request three times.
+#[derive(Clone, Debug)]
+pub(super) struct Budget {
+    share: f64,
+    minutes: Arc<Mutex<VecDeque<Minute>>>,
+}
+
+#[derive(Debug)]
+struct Minute {
+    began: Instant,
+    tries: u32,
+    retries: u32,
+}
+
+/// At the pace of one request a second, budgets per second never bind.
+const WINDOW: Duration = Duration::from_secs(10 * 60);
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Retries that a quiet account may make, too.
+const ALWAYS: u32 = 3;
+
+impl Budget {
+    pub(super) fn new(share: f64) -> Self {
+        Self {
+            share,
+            minutes: Arc::default(),
+        }
+    }
+
+    /// A request is tried for the first time.
+    pub(super) fn count_try(&self) {
+        self.with_current(|minutes| {
+            if let Some(minute) = minutes.back_mut() {
+                minute.tries += 1;
+            }
+        });
+    }
+
+    /// Takes a retry, which is a try as well, if there is one left.
+    pub(super) fn take_retry(&self) -> bool {
+        self.with_current(|minutes| {
+            let tries: u32 = minutes.iter().map(|minute| minute.tries).sum();
+            let retries: u32 = minutes.iter().map(|minute| minute.retries).sum();
+            let wanted = retries + 1;
+            let allowed =
+                wanted <= ALWAYS || f64::from(wanted) <= self.share * f64::from(tries + 1);
+            if let Some(minute) = minutes.back_mut().filter(|_| allowed) {
+                minute.retries += 1;
+                minute.tries += 1;
+            }
+            allowed
+        })
+    }
+
+    fn with_current<T>(&self, read: impl FnOnce(&mut VecDeque<Minute>) -> T) -> T {
+        let now = Instant::now();
+        let mut minutes = self.minutes.lock().unwrap_or_else(PoisonError::into_inner);
+        while minutes
+            .front()
+            .is_some_and(|minute| minute.began + WINDOW <= now)
+        {
+            minutes.pop_front();
+        }
+        if minutes
+            .back()
+            .is_none_or(|minute| minute.began + MINUTE <= now)
+        {
+            minutes.push_back(Minute {
+                began: now,
+                tries: 0,
+                retries: 0,
+            });
+        }
+        read(&mut minutes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn three_are_always_allowed_and_then_a_share_of_all_tries() {
+        let budget = Budget::new(0.2);
+        budget.count_try();
+        assert!((0..3).all(|_| budget.take_retry()));
+        assert!(!budget.take_retry());
+        for _ in 0..16 {
+            budget.count_try();
+        }
+        assert!(budget.take_retry(), "the fourth of 21 tries");
+        assert!(!budget.take_retry());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_spent_ten_minutes_ago_counts_no_more() {
+        let budget = Budget::new(0.2);
+        assert!((0..3).all(|_| budget.take_retry()));
+        advance(WINDOW - Duration::from_secs(1)).await;
+        assert!(!budget.take_retry());
+        advance(Duration::from_secs(1)).await;
+        assert!(budget.take_retry());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_share_of_one_never_binds() {
+        let budget = Budget::new(1.0);
+        assert!((0..100).all(|_| budget.take_retry()));
+    }
+}
