@@ -49,8 +49,8 @@ impl Closing {
             .is_some_and(|closed| closed.probe.is_some())
     }
 
-    pub(super) fn is_shrunk(&self) -> bool {
-        is_ahead(self.shrunk_until)
+    pub(super) fn shrunk_until(&self) -> Option<Instant> {
+        self.shrunk_until.filter(|_| is_ahead(self.shrunk_until))
     }
 
     pub(super) fn is_ramping(&self) -> bool {

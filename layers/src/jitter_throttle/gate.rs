@@ -282,13 +282,16 @@ impl Gate {
 
     /// When all quotas have room for a dispatch with `ahead` others before it; `None` is at once.
     fn room(&self, state: &State, ahead: usize) -> Option<Instant> {
-        let share = if state.closing.is_shrunk() {
-            Share::SHRUNK
-        } else {
-            Share::WHOLE
-        };
         let quotas = self.0.quotas.iter();
-        let rooms = quotas.filter_map(|quota| quota.room(ahead, share));
+        let rooms = quotas.filter_map(|quota| match state.closing.shrunk_until() {
+            None => quota.room(ahead, Share::WHOLE),
+            // Shrunk for as long as that lasts, and no longer.
+            Some(end) => {
+                let shrunk = quota.room(ahead, Share::SHRUNK)?;
+                let whole = quota.room(ahead, Share::WHOLE);
+                Some(shrunk.min(whole.map_or(end, |whole| whole.max(end))))
+            }
+        });
         rooms.max().max(state.closing.exhausted_until())
     }
 
@@ -347,8 +350,9 @@ impl Permit {
         self.entry
     }
 
-    /// The upstream took the request on.
-    pub(super) fn accepted(&self) {
+    /// The upstream took the request on. [`JitterThrottle`](super::JitterThrottle) says so when a
+    /// head comes that is no error; what an error means, RetryOn429 finds out.
+    pub fn accepted(&self) {
         let mut state = self.gate.lock();
         if state.closing.accepted(Some(self.entry)) {
             state.queue.wake_first();
