@@ -19,7 +19,9 @@ use pacegate_layers::{
 use serde_json::json;
 use tracing::warn;
 
-use super::{final_text::final_text, guard::Denied, inbound::InboundError, route::NoRoute};
+use super::{
+    final_text::final_text, guard::Denied, hold::HeldTooLong, inbound::InboundError, route::NoRoute,
+};
 use crate::{
     body::Body,
     upstream::error::{Broken, CertificateError, ConnectError, HeadTimeout},
@@ -170,6 +172,10 @@ fn known(cause: &(dyn StdError + 'static)) -> Option<Answer> {
     if let Some(exhausted) = cause.downcast_ref::<Exhausted>() {
         return Some(quota_exhausted(exhausted.reset));
     }
+    if let Some(held) = cause.downcast_ref::<HeldTooLong>() {
+        let why = "the request has been held for max-hold";
+        return Some(queue_answer("would_wait_too_long", held.estimate, why));
+    }
     if let Some(refused) = cause.downcast_ref::<Refused>() {
         return Some(queue_refusal(refused));
     }
@@ -232,6 +238,10 @@ fn queue_refusal(refused: &Refused) -> Answer {
             "that is more than max-wait",
         ),
     };
+    queue_answer(code, estimate, why)
+}
+
+fn queue_answer(code: &'static str, estimate: Duration, why: &str) -> Answer {
     let seconds = whole_seconds(estimate);
     Answer::new(
         StatusCode::TOO_MANY_REQUESTS,
@@ -291,7 +301,7 @@ mod tests {
         ];
         let columns = (0..600).map(|column| {
             let body = format!("{{{}x", " ".repeat(column));
-            inbound::model(body.as_bytes()).unwrap_err()
+            inbound::wish(body.as_bytes()).unwrap_err()
         });
         let sizes = [429, 502, 504].map(|kib| InboundError::TooLarge(bytesize::ByteSize::kib(kib)));
         let login = "no credentials in /home/a503/timeout/oauth_creds.json; log in".to_owned();

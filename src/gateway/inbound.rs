@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use http_body::Body;
 use pacegate_layers::error::BoxError;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use tokio::time::timeout;
 
 /// A client that sends nothing of its body for this long has gone.
@@ -31,11 +31,14 @@ pub(super) enum InboundError {
     TooLarge(bytesize::ByteSize),
 }
 
-/// What routing needs from a body; the rest is only checked to be JSON.
-#[derive(Deserialize)]
-struct Routed<'a> {
-    #[serde(borrow, default)]
-    model: Option<std::borrow::Cow<'a, str>>,
+/// What a body asks for, as far as we need to know; the rest is only checked to be JSON.
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+pub(super) struct Wish {
+    #[serde(default)]
+    pub(super) model: Option<String>,
+    /// Whether the answer is to be an event stream.
+    #[serde(default, deserialize_with = "or_false")]
+    pub(super) stream: bool,
 }
 
 // === impl InboundError ===
@@ -109,12 +112,12 @@ where
         .map_err(|error| InboundError::Broken(error.into()))
 }
 
-/// The model a request names, after checking that its body is a JSON object.
+/// What a request asks for, after checking that its body is a JSON object.
 ///
 /// # Errors
 ///
 /// [`InboundError::NotJson`] with the place of the mistake.
-pub(super) fn model(body: &[u8]) -> Result<Option<String>, InboundError> {
+pub(super) fn wish(body: &[u8]) -> Result<Wish, InboundError> {
     // serde would take an array for the same thing.
     if body
         .trim_ascii_start()
@@ -123,7 +126,7 @@ pub(super) fn model(body: &[u8]) -> Result<Option<String>, InboundError> {
     {
         return Err(InboundError::NotJson("it does not begin with {".into()));
     }
-    let routed: Routed<'_> = serde_json::from_slice(body).map_err(|error| {
+    serde_json::from_slice(body).map_err(|error| {
         // The error's own text may quote the body; its place and kind do not.
         let kind = match error.classify() {
             serde_json::error::Category::Data => "unexpected kind of value",
@@ -132,8 +135,12 @@ pub(super) fn model(body: &[u8]) -> Result<Option<String>, InboundError> {
         };
         let (line, column) = (error.line(), error.column());
         InboundError::NotJson(format!("{kind} at line {line}, column {column}"))
-    })?;
-    Ok(routed.model.map(std::borrow::Cow::into_owned))
+    })
+}
+
+/// Some clients send null for what they leave open.
+fn or_false<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// The body so far: one piece is kept as it came, without a copy.
@@ -211,12 +218,14 @@ mod tests {
     }
 
     #[test]
-    fn finds_the_model_and_checks_the_rest() {
-        assert_eq!(
-            model(br#"{"a":[1],"model":"m\u0031"}"#).unwrap().unwrap(),
-            "m1"
-        );
-        assert_eq!(model(br#"{"a":1}"#).unwrap(), None);
+    fn finds_what_is_wished_and_checks_the_rest() {
+        let full = Wish {
+            model: Some("m1".into()),
+            stream: true,
+        };
+        let body = br#"{"a":[1],"model":"m\u0031","stream":true}"#;
+        assert_eq!(wish(body).unwrap(), full);
+        assert_eq!(wish(br#"{"a":1,"stream":null}"#).unwrap(), Wish::default());
         for (broken, place) in [
             ("", "it ends too early at line 1, column 0"),
             (r#"{"model":"x""#, "it ends too early at line 1, column 12"),
@@ -224,7 +233,7 @@ mod tests {
             (r#"["x"]"#, "does not begin with {"),
             (r#"{"model":7}"#, "unexpected kind of value"),
         ] {
-            let error = model(broken.as_bytes()).unwrap_err().to_string();
+            let error = wish(broken.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(place), "{broken}: {error}");
         }
     }

@@ -23,6 +23,7 @@ mod answer;
 mod connection;
 mod final_text;
 mod guard;
+mod hold;
 mod inbound;
 mod listen;
 mod observe;
@@ -70,6 +71,8 @@ fn edge(config: &Config, pipelines: Vec<Pipeline>) -> (EdgeService, Routes, Arc<
                 name: upstream.name.clone(),
                 models: upstream.models.clone(),
                 pipeline: pipeline.service.clone(),
+                gate: pipeline.gate.clone(),
+                max_hold: upstream.retry_on_429.max_hold,
             })
             .collect(),
         max_body: config.max_body,

@@ -8,6 +8,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -16,15 +17,18 @@ use http::{
     uri::PathAndQuery,
 };
 use http_body_util::Full;
-use pacegate_layers::{error::BoxError, header_align::strip_hop_by_hop, session::Session};
+use pacegate_layers::{
+    error::BoxError, header_align::strip_hop_by_hop, jitter_throttle::Gate, session::Session,
+};
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use serde_json::json;
-use tower::{Service, ServiceExt};
+use tower::Service;
 
 use super::{
     answer::{Answer, X_PACEGATE_ERROR, full, json_response},
     connection::Connection,
-    inbound::{self, InboundError},
+    hold::{self, Hold},
+    inbound::{self, InboundError, Wish},
 };
 use crate::{body::Body, config::Model, pipeline::SharedService};
 
@@ -57,6 +61,8 @@ pub(super) struct Route {
     pub(super) name: String,
     pub(super) models: Vec<Model>,
     pub(super) pipeline: SharedService,
+    pub(super) gate: Option<Gate>,
+    pub(super) max_hold: Duration,
 }
 
 /// A path that leads nowhere.
@@ -139,15 +145,21 @@ impl Routes {
             inbound::collect(body, self.0.max_body).await?
         };
         // SDKs post nothing at all to paths such as /batches/ID/cancel.
-        let model = if head.method == Method::POST && !body.is_empty() {
-            inbound::model(&body)?
+        let wish = if head.method == Method::POST && !body.is_empty() {
+            inbound::wish(&body)?
         } else {
-            None
+            Wish::default()
         };
-        if head.method == Method::POST && model.is_none() && NEED_A_MODEL.contains(&api) {
+        if head.method == Method::POST && wish.model.is_none() && NEED_A_MODEL.contains(&api) {
             return Err(InboundError::NoModel.into());
         }
-        let route = named.unwrap_or_else(|| self.choose(model.as_deref()));
+        let route = named.unwrap_or_else(|| self.choose(wish.model.as_deref()));
+        let hold = Hold {
+            limit: route.max_hold,
+            streams: wish.stream,
+            gate: route.gate.clone(),
+            progress: head.extensions.get().cloned().unwrap_or_default(),
+        };
         head.extensions.insert(session(&head));
         head.uri = relative(&head.uri, rest)?;
         // What concerns the client's connection ends here, also where no header-align is listed.
@@ -155,7 +167,8 @@ impl Routes {
         head.headers.remove(header::HOST);
         head.headers.remove(header::CONTENT_LENGTH);
         let request = Request::from_parts(head, Full::new(body));
-        let mut response = route.pipeline.clone().oneshot(request).await?;
+        let call = route.pipeline.clone().call(request);
+        let mut response = hold::hold(call, hold).await?;
         // The version was that of the upstream's connection; the client's has its own.
         *response.version_mut() = Version::HTTP_11;
         strip_hop_by_hop(response.headers_mut());
