@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::Shutdown,
     pin::Pin,
     sync::{
         Arc,
@@ -11,10 +12,12 @@ use std::{
     time::Duration,
 };
 
+use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{TcpStream, UnixStream},
-    time::{Instant, Sleep, sleep},
+    sync::Notify,
+    time::{Instant, Sleep, sleep, timeout},
 };
 
 /// A request head has to be complete this long after its first byte, and a new connection has to
@@ -25,6 +28,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// request of its would meet a closing socket.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(310);
 
+/// How often a connection is looked at whose answer takes that long.
+const HANGUP_CHECK: Duration = Duration::from_millis(250);
+
 /// What the edge knows of the connection that a request came on; a request's extension.
 #[derive(Clone, Debug)]
 pub(super) struct Connection(Arc<State>);
@@ -34,6 +40,7 @@ struct State {
     number: u64,
     phase: AtomicU8,
     broken: AtomicBool,
+    answering: Notify,
 }
 
 /// What the client is expected to send.
@@ -62,11 +69,11 @@ pub(super) struct ClientIo {
     sleep: Pin<Box<Sleep>>,
 }
 
-/// Where clients come from.
-#[derive(Debug)]
+/// Where clients come from. Clones are the same socket.
+#[derive(Clone, Debug)]
 pub(super) enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
+    Tcp(Arc<TcpStream>),
+    Unix(Arc<UnixStream>),
 }
 
 // === impl Connection ===
@@ -79,6 +86,7 @@ impl Connection {
             number: CONNECTIONS.fetch_add(1, Ordering::Relaxed),
             phase: AtomicU8::new(Phase::New as u8),
             broken: AtomicBool::new(false),
+            answering: Notify::new(),
         }))
     }
 
@@ -90,6 +98,7 @@ impl Connection {
     /// A request's head is complete.
     pub(super) fn begin_answer(&self) {
         self.set(Phase::Busy);
+        self.0.answering.notify_one();
     }
 
     /// An answer has been sent, or given up.
@@ -133,6 +142,25 @@ impl ClientIo {
         self.connection.clone()
     }
 
+    /// Resolves when the client has hung up during a long answer.
+    ///
+    /// hyper looks for that itself, but only while nothing lies in its buffer: it does not see a
+    /// client that has sent the beginning of another request before it left.
+    pub(super) fn hangup(&self) -> impl Future<Output = ()> + use<> {
+        let (stream, connection) = (self.stream.clone(), self.connection.clone());
+        async move {
+            loop {
+                connection.0.answering.notified().await;
+                while connection.phase() == Phase::Busy {
+                    sleep(HANGUP_CHECK).await;
+                    if connection.phase() == Phase::Busy && stream.is_closed().await {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
     fn arm(&mut self, phase: Phase) {
         if self.armed == phase {
             return;
@@ -154,10 +182,7 @@ impl AsyncRead for ClientIo {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let read = match &mut this.stream {
-            Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-        };
+        let read = this.stream.poll_read(cx, buf);
         let phase = this.connection.phase();
         if read.is_ready() {
             if matches!(phase, Phase::New | Phase::Idle) {
@@ -177,47 +202,102 @@ impl AsyncRead for ClientIo {
 
 impl AsyncWrite for ClientIo {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
-            Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            Stream::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
+        self.stream.poll_write(cx, &[io::IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
-            Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
+        self.stream.poll_write(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
         true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Stream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Stream::Unix(stream) => Pin::new(stream).poll_flush(cx),
-        }
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Nothing is kept here.
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.connection.0.broken.load(Ordering::Relaxed) {
             // No orderly end; the socket is reset when it is dropped.
             return Poll::Ready(Ok(()));
         }
-        match &mut self.stream {
-            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        Poll::Ready(self.stream.shutdown())
+    }
+}
+
+// === impl Stream ===
+
+impl Stream {
+    fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let read = match self {
+                Self::Tcp(stream) => {
+                    ready!(stream.poll_read_ready(cx))?;
+                    stream.try_read_buf(buf)
+                }
+                Self::Unix(stream) => {
+                    ready!(stream.poll_read_ready(cx))?;
+                    stream.try_read_buf(buf)
+                }
+            };
+            match read {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read.map(drop)),
+            }
         }
+    }
+
+    fn poll_write(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let written = match self {
+                Self::Tcp(stream) => {
+                    ready!(stream.poll_write_ready(cx))?;
+                    stream.try_write_vectored(bufs)
+                }
+                Self::Unix(stream) => {
+                    ready!(stream.poll_write_ready(cx))?;
+                    stream.try_write_vectored(bufs)
+                }
+            };
+            match written {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
+    }
+
+    fn shutdown(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => SockRef::from(&**stream).shutdown(Shutdown::Write),
+            Self::Unix(stream) => SockRef::from(&**stream).shutdown(Shutdown::Write),
+        }
+    }
+
+    /// Whether the other side has closed, as far as the operating system has said so already.
+    async fn is_closed(&self) -> bool {
+        // Ready at once while there is something to read, and when it is closed.
+        let ready = async {
+            match self {
+                Self::Tcp(stream) => stream.ready(Interest::READABLE).await,
+                Self::Unix(stream) => stream.ready(Interest::READABLE).await,
+            }
+        };
+        let ready = timeout(Duration::ZERO, ready).await;
+        ready.is_ok_and(|ready| ready.is_ok_and(|ready| ready.is_read_closed()))
     }
 }
 
@@ -241,7 +321,7 @@ mod tests {
 
     fn pair() -> (ClientIo, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        (ClientIo::new(Stream::Unix(ours)), theirs)
+        (ClientIo::new(Stream::Unix(Arc::new(ours))), theirs)
     }
 
     /// Reads until it is closed, and says how long that took.
@@ -287,5 +367,18 @@ mod tests {
         io.connection().end_answer();
         assert_eq!(closed_after(&mut io).await, IDLE_TIMEOUT);
         assert!(IDLE_TIMEOUT > Duration::from_secs(300));
+    }
+
+    #[tokio::test]
+    async fn a_hangup_is_noticed_behind_unread_bytes_but_not_between_requests() {
+        let (mut io, mut client) = pair();
+        let mut hangup = tokio_test::task::spawn(io.hangup());
+        client.write_all(b"x").await.unwrap();
+        io.read_u8().await.unwrap();
+        io.connection().begin_answer();
+        client.write_all(b"the next request").await.unwrap();
+        tokio_test::assert_pending!(hangup.poll());
+        drop(client);
+        timeout(Duration::from_secs(5), hangup).await.unwrap();
     }
 }

@@ -149,6 +149,7 @@ async fn serve_connection(
     metrics.connections.inc();
     let io = ClientIo::new(stream);
     let connection = io.connection();
+    let hangup = io.hangup();
     let service = edge.map_request(move |mut request: http::Request<_>| {
         request.extensions_mut().insert(connection.clone());
         request
@@ -159,15 +160,21 @@ async fn serve_connection(
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(io), TowerToHyperService::new(service));
     let mut served = pin!(served);
-    let outcome = tokio::select! {
-        outcome = served.as_mut() => outcome,
-        () = drain.cancelled() => {
-            served.as_mut().graceful_shutdown();
-            served.await
+    let to_the_end = async {
+        tokio::select! {
+            outcome = served.as_mut() => return outcome,
+            () = drain.cancelled() => {}
         }
+        served.as_mut().graceful_shutdown();
+        served.await
     };
-    if let Err(error) = outcome {
-        debug!(%error, "Connection ended early");
+    tokio::select! {
+        outcome = to_the_end => {
+            if let Err(error) = outcome {
+                debug!(%error, "Connection ended early");
+            }
+        }
+        () = hangup => debug!("Client hung up"),
     }
     metrics.connections.dec();
 }
@@ -180,9 +187,12 @@ impl Listener {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                Ok(Stream::Tcp(stream))
+                Ok(Stream::Tcp(Arc::new(stream)))
             }
-            Self::Unix(listener, _) => Ok(Stream::Unix(listener.accept().await?.0)),
+            Self::Unix(listener, _) => {
+                let (stream, _) = listener.accept().await?;
+                Ok(Stream::Unix(Arc::new(stream)))
+            }
         }
     }
 }
