@@ -28,6 +28,11 @@ pub(crate) struct Rig {
 impl Rig {
     /// Starts both; the upstream's chats go wrong as `faults` say.
     pub(crate) async fn start(faults: &[&str]) -> Self {
+        Self::start_with(faults, "").await
+    }
+
+    /// The same with `tables` added to the upstream's config.
+    pub(crate) async fn start_with(faults: &[&str], tables: &str) -> Self {
         let simulator = Simulator::start(Options {
             // What the vendor's own client offers: http/1.1 and nothing else.
             tls: Some(Tls {
@@ -54,7 +59,8 @@ impl Rig {
             "expiry_date": epoch_ms() + 3_600_000,
         });
         fs::write(path.join("oauth_creds.json"), credentials.to_string()).unwrap();
-        fs::write(path.join("pacegate.toml"), config(&simulator)).unwrap();
+        let config = config(&simulator) + tables;
+        fs::write(path.join("pacegate.toml"), config).unwrap();
 
         let mut gateway = Program::start(
             Command::new(env!("CARGO_BIN_EXE_pacegate"))

@@ -100,6 +100,49 @@ async fn passes_a_refusal_that_opencode_takes_for_final() {
     rig.stop().await;
 }
 
+#[tokio::test]
+async fn holds_opencode_past_the_silent_limit_and_gives_it_the_answer() {
+    // Title and main request come at once; one of them waits for the other's gap.
+    let tables = r#"
+[upstream.retry-on-429]
+max-hold = "2s"
+[upstream.jitter-throttle]
+min-interval = "8s"
+jitter = "0s..0s"
+"#;
+    let rig = Rig::start_with(&[], tables).await;
+    let run = ask(&rig.base_url(), rig.home.path()).await;
+    assert!(run.answer.contains(ANSWER), "{}", run.output);
+    let chats = rig.chats();
+    assert_eq!(chats.len(), 2);
+    // The first had to make its connection, the second had not.
+    assert!(chats[1].at_us - chats[0].at_us >= 6_000_000);
+    assert_eq!(rig.answers(), 2, "OpenCode did not give up on the wait");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn is_obeyed_by_opencode_when_it_says_how_long_the_queue_is() {
+    let tables = r#"
+[upstream.jitter-throttle]
+min-interval = "12s"
+jitter = "0s..0s"
+max-wait = "3s"
+"#;
+    let rig = Rig::start_with(&[], tables).await;
+    let run = ask(&rig.base_url(), rig.home.path()).await;
+    assert!(run.answer.contains(ANSWER), "{}", run.output);
+    let chats = rig.chats();
+    assert_eq!(chats.len(), 2);
+    assert!(chats[1].at_us - chats[0].at_us >= 10_000_000);
+    assert_eq!(
+        rig.answers(),
+        3,
+        "refused once, and not asked again too soon"
+    );
+    rig.stop().await;
+}
+
 fn assert_spaced(chats: &[Arrival]) {
     for pair in chats.windows(2) {
         let gap = pair[1].at_us - pair[0].at_us;

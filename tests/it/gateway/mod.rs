@@ -28,6 +28,7 @@ mod lifecycle;
 mod oddities;
 mod pacing;
 mod routing;
+mod sessions;
 mod streams;
 mod tls;
 mod tokens;
