@@ -60,6 +60,7 @@ pub enum Refused {
 pub struct Permit {
     gate: Gate,
     entry: u64,
+    dispatched: Instant,
 }
 
 /// Where a waiting request stands.
@@ -195,6 +196,8 @@ impl Gate {
             state.queue.remember(spot, waker);
             return Err(Held::Until(free));
         }
+        // Taken first: what a quota writes down now is no earlier than this.
+        let dispatched = Instant::now();
         for quota in &self.0.quotas {
             quota.spend();
         }
@@ -208,6 +211,7 @@ impl Gate {
         Ok(Permit {
             gate: self.clone(),
             entry: spot.place.entry,
+            dispatched,
         })
     }
 
@@ -362,7 +366,7 @@ impl Permit {
     /// The request never reached the upstream, so that one has not counted it.
     pub(super) fn not_sent(&self) {
         for quota in &self.gate.0.quotas {
-            quota.give_back();
+            quota.give_back(self.dispatched);
         }
     }
 }

@@ -27,9 +27,12 @@ pub trait Quota: fmt::Debug + Send + Sync {
     /// One more is being dispatched. Called in the poll that calls the inner service.
     fn spend(&self);
 
-    /// A dispatch was not used: no connection was made, so nobody counted it. For quotas that are
-    /// counted by the upstream alone; one that also limits the rate keeps what was spent.
-    fn give_back(&self) {}
+    /// The dispatch at `spent` was not used: no connection was made, so nobody counted it. For quotas
+    /// that are counted by the upstream alone; one that also limits the rate keeps what was spent,
+    /// and so does one whose period has changed since.
+    fn give_back(&self, spent: Instant) {
+        let _kept = spent;
+    }
 }
 
 /// How much of a limit may be used: all of it, or less for a while after refusals.

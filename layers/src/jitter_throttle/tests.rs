@@ -446,7 +446,7 @@ async fn a_request_that_was_not_sent_gives_back_what_only_the_upstream_counts() 
             self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
 
-        fn give_back(&self) {
+        fn give_back(&self, _spent: Instant) {
             self.0.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
         }
     }
