@@ -2,8 +2,8 @@
 //!
 //! The way of a request: [`gateway`] (who may talk, which upstream, every error as an answer) →
 //! [`pipeline`] (the layers that the [`config`] lists) → [`upstream`] (the HTTP client).
-//! [`credentials`] and [`oauth`] hold the tokens; [`simulator`] is a fake upstream that knows
-//! nothing of the rest.
+//! [`credentials`] and [`oauth`] hold the tokens, [`quotas`] the counts that outlive the process;
+//! [`simulator`] is a fake upstream that knows nothing of the rest.
 
 pub mod body;
 pub mod cli;
@@ -15,6 +15,7 @@ pub mod gateway;
 pub mod metrics;
 pub mod oauth;
 pub mod pipeline;
+pub mod quotas;
 pub mod simulator;
 pub mod telemetry;
 pub mod upstream;

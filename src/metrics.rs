@@ -1,6 +1,6 @@
 //! What an operator can watch: counts and gauges in the Prometheus text format.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use pacegate_layers::jitter_throttle::Gate;
 use prometheus_client::{
@@ -12,6 +12,8 @@ use prometheus_client::{
     },
     registry::Registry,
 };
+
+use crate::quotas::{Book, Usage};
 
 /// What the edge counts.
 #[derive(Debug, Default)]
@@ -40,6 +42,16 @@ struct Gates(Vec<(UpstreamLabel, Gate)>);
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct UpstreamLabel {
     upstream: String,
+}
+
+/// Reads the books whenever somebody looks.
+#[derive(Debug)]
+struct Quotas(Vec<(String, Arc<Book>)>);
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct QuotaLabels {
+    upstream: String,
+    quota: String,
 }
 
 impl EdgeMetrics {
@@ -77,6 +89,14 @@ pub fn register_gates(registry: &mut Registry, gates: impl IntoIterator<Item = (
         .map(|(upstream, gate)| (UpstreamLabel { upstream }, gate))
         .collect();
     registry.register_collector(Box::new(Gates(gates)));
+}
+
+/// Registers the books of the named upstreams on `registry`.
+pub fn register_quotas(
+    registry: &mut Registry,
+    books: impl IntoIterator<Item = (String, Arc<Book>)>,
+) {
+    registry.register_collector(Box::new(Quotas(books.into_iter().collect())));
 }
 
 impl Gates {
@@ -120,5 +140,51 @@ impl Collector for Gates {
             ConstCounter::new(gate.dispatched()).encode(metric.encode_family(label)?)?;
         }
         Ok(())
+    }
+}
+
+impl Quotas {
+    fn gauge(
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        usage: &[(QuotaLabels, Usage)],
+        read: fn(&Usage) -> usize,
+    ) -> fmt::Result {
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (labels, usage) in usage {
+            let reading = i64::try_from(read(usage)).unwrap_or(i64::MAX);
+            ConstGauge::new(reading).encode(metric.encode_family(labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+impl Collector for Quotas {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut all = Vec::new();
+        for (upstream, book) in &self.0 {
+            all.extend(book.usage().into_iter().map(|usage| {
+                let labels = QuotaLabels {
+                    upstream: upstream.clone(),
+                    quota: usage.quota.clone(),
+                };
+                (labels, usage)
+            }));
+        }
+        Self::gauge(
+            &mut encoder,
+            "pacegate_quota_used",
+            "Requests that count towards a quota now",
+            &all,
+            |usage| usage.used,
+        )?;
+        Self::gauge(
+            &mut encoder,
+            "pacegate_quota_limit",
+            "Requests that a quota allows in its time",
+            &all,
+            |usage| usage.limit,
+        )
     }
 }

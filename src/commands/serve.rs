@@ -81,7 +81,7 @@ pub(super) fn pipelines(config: &Config, tasks: &TaskTracker) -> anyhow::Result<
     config
         .upstreams
         .iter()
-        .map(|upstream| Ok(assemble(upstream, tasks)?))
+        .map(|upstream| Ok(assemble(upstream, config.state_dir.as_deref(), tasks)?))
         .collect()
 }
 

@@ -5,7 +5,7 @@ use super::{Config, LayerName, Order, Upstream};
 /// A setting without an effect in this version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
-    /// The key, such as `upstream[0].jitter-throttle.quotas`.
+    /// The key, such as `upstream[0].jitter-throttle.order`.
     pub path: String,
     /// A sentence without a full stop.
     pub text: String,
@@ -30,11 +30,6 @@ fn of_upstream(upstream: &Upstream) -> impl Iterator<Item = (&'static str, &'sta
     let throttles = upstream.pipeline.contains(&LayerName::JitterThrottle);
     let retries = upstream.pipeline.contains(&LayerName::RetryOn429);
     [
-        (
-            throttles && !throttle.quotas.is_empty(),
-            "jitter-throttle.quotas",
-            "only min-interval and jitter space requests out",
-        ),
         (
             throttles && throttle.order == Order::Fair,
             "jitter-throttle.order",

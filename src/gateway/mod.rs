@@ -43,7 +43,7 @@ use self::{
 };
 use crate::{
     config::Config,
-    metrics::{EdgeMetrics, register_gates},
+    metrics::{EdgeMetrics, register_gates, register_quotas},
     pipeline::Pipeline,
 };
 
@@ -63,6 +63,12 @@ fn edge(config: &Config, pipelines: Vec<Pipeline>) -> (EdgeService, Routes, Arc<
         &mut registry,
         named().filter_map(|(upstream, pipeline)| {
             Some((upstream.name.clone(), pipeline.gate.clone()?))
+        }),
+    );
+    register_quotas(
+        &mut registry,
+        named().filter_map(|(upstream, pipeline)| {
+            Some((upstream.name.clone(), pipeline.quotas.clone()?))
         }),
     );
     let routes = Routes::new(Table {

@@ -1,6 +1,6 @@
 //! From an upstream's config to its running parts: client, credentials, pipeline.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use http::{Request, Uri, uri::PathAndQuery};
@@ -14,11 +14,12 @@ use tracing::{info, warn};
 
 use super::{Pipeline, PipelineError, build};
 use crate::{
-    config::{self, Credentials, OAuth},
+    config::{self, Credentials, LayerName, OAuth},
     credentials::{
         api_key::{ApiKeyError, api_key},
         source::{OAuthSource, Settings},
     },
+    quotas::{self, Book},
     upstream::{Client, ClientOptions, error::ClientError},
 };
 
@@ -38,10 +39,13 @@ enum Part {
     Client(#[from] ClientError),
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
+    #[error(transparent)]
+    Quotas(#[from] quotas::OpenError),
 }
 
-/// Builds the pipeline of `upstream`. What has to end before the process may, such as a token's
-/// refresh, runs on `tasks`.
+/// Builds the pipeline of `upstream`. Its quotas are counted in `state_dir`, which no other process
+/// may use for this upstream at the same time; without one, in memory. What has to end before the
+/// process may, such as a token's refresh, runs on `tasks`.
 ///
 /// # Errors
 ///
@@ -52,15 +56,20 @@ enum Part {
 /// Outside a tokio runtime.
 pub fn assemble(
     upstream: &config::Upstream,
+    state_dir: Option<&Path>,
     tasks: &TaskTracker,
 ) -> Result<Pipeline, AssembleError> {
-    parts(upstream, tasks).map_err(|source| AssembleError {
+    parts(upstream, state_dir, tasks).map_err(|source| AssembleError {
         name: upstream.name.clone(),
         source,
     })
 }
 
-fn parts(upstream: &config::Upstream, tasks: &TaskTracker) -> Result<Pipeline, Part> {
+fn parts(
+    upstream: &config::Upstream,
+    state_dir: Option<&Path>,
+    tasks: &TaskTracker,
+) -> Result<Pipeline, Part> {
     let client = Client::new(
         upstream.base_url.clone(),
         ClientOptions::new(upstream, Matcher::from_env()),
@@ -77,7 +86,19 @@ fn parts(upstream: &config::Upstream, tasks: &TaskTracker) -> Result<Pipeline, P
         }
     };
     let client = client.map_response(|response| response.map(BodyExt::boxed_unsync));
-    Ok(build(upstream, client, source)?)
+    let quotas = book(upstream, state_dir)?.map(Arc::new);
+    Ok(build(upstream, client, source, quotas)?)
+}
+
+fn book(
+    upstream: &config::Upstream,
+    state_dir: Option<&Path>,
+) -> Result<Option<Book>, quotas::OpenError> {
+    let quotas = &upstream.jitter_throttle.quotas;
+    if quotas.is_empty() || !upstream.pipeline.contains(&LayerName::JitterThrottle) {
+        return Ok(None);
+    }
+    Book::open(&upstream.name, quotas, state_dir, Arc::new(SystemTime::now)).map(Some)
 }
 
 fn oauth_source(

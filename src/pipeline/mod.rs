@@ -9,7 +9,7 @@ use pacegate_layers::{
     BearerAuthLayer, HeaderAlignLayer, JitterThrottleLayer, RetryOn429Layer, TokenRefreshLayer,
     error::BoxError,
     header_align::{NotPassable, Rule},
-    jitter_throttle::{Gate, Order, Pacing, ReversedJitter},
+    jitter_throttle::{Gate, Order, Pacing, Quota, ReversedJitter},
     token::TokenSource,
 };
 use tower::{Layer, Service, ServiceExt};
@@ -17,6 +17,7 @@ use tower::{Layer, Service, ServiceExt};
 use crate::{
     body::Body,
     config::{self, HeaderRule, LayerName},
+    quotas::Book,
     upstream::dialect::DialectClassifier,
 };
 
@@ -35,6 +36,8 @@ pub struct Pipeline {
     pub service: SharedService,
     /// The gate, if there is one in the list.
     pub gate: Option<Gate>,
+    /// What the gate counts over restarts, if there are quotas.
+    pub quotas: Option<Arc<Book>>,
 }
 
 /// A pipeline that cannot be built. A checked config makes none of these.
@@ -51,7 +54,7 @@ pub enum PipelineError {
     NoToken(LayerName),
 }
 
-/// Puts the layers of `upstream`, in the order listed, around `client`.
+/// Puts the layers of `upstream`, in the order listed, around `client`. The gate obeys `quotas`.
 ///
 /// # Errors
 ///
@@ -60,6 +63,7 @@ pub fn build<C>(
     upstream: &config::Upstream,
     client: C,
     source: Option<Arc<dyn TokenSource>>,
+    quotas: Option<Arc<Book>>,
 ) -> Result<Pipeline, PipelineError>
 where
     C: Service<Request<Full<Bytes>>, Response = Response<Body>, Error = BoxError>
@@ -73,7 +77,10 @@ where
     let gate = throttled
         .then(|| pacing(&upstream.jitter_throttle))
         .transpose()?
-        .map(|pacing| Gate::new(pacing, rand::make_rng()));
+        .map(|pacing| {
+            let quotas = quotas.iter().map(|book| Arc::clone(book) as Arc<dyn Quota>);
+            Gate::with_quotas(pacing, quotas.collect(), rand::make_rng())
+        });
     let token_for = |layer| source.clone().ok_or(PipelineError::NoToken(layer));
 
     let mut service = SharedService::new(client);
@@ -110,7 +117,11 @@ where
             }
         };
     }
-    Ok(Pipeline { service, gate })
+    Ok(Pipeline {
+        service,
+        gate,
+        quotas,
+    })
 }
 
 /// Boxes a service whose layer has changed the body type.

@@ -4,6 +4,7 @@ mod config;
 mod credentials;
 mod demo;
 mod gateway;
+mod quotas;
 mod readme;
 mod simulator;
 mod support;

@@ -53,7 +53,6 @@ fn check_prints_what_would_run() {
         4 jitter-throttle  1s apart plus 500ms to 1s 500ms; at most 8 in flight; at most 128 waiting for at most 4m
         5 bearer-auth      sends the token of the credentials
 
-    note: upstream[0].jitter-throttle.quotas: not enforced by this version: only min-interval and jitter space requests out
     note: upstream[0].jitter-throttle.order: not enforced by this version: requests leave first come, first served
     note: upstream[0].retry-on-429.budget: not enforced by this version: only max-retries and max-hold limit retries
     ");

@@ -1,0 +1,190 @@
+//! The state file: one process at a time, and never half written.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    process,
+};
+
+use tracing::{info, warn};
+
+use super::record::Record;
+
+/// The file of one upstream, ours until dropped.
+#[derive(Debug)]
+pub(super) struct StateFile {
+    path: PathBuf,
+    temporary: PathBuf,
+    failing: bool,
+    /// The system releases it with the process, however that ends.
+    _lock: File,
+}
+
+/// Two processes that count on one file would both spend what is left.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{} is locked: {holder} counts the quotas of upstream {upstream} there\n  hint: stop the other \
+     one, or give each its own state-dir",
+    lock.display()
+)]
+pub struct Held {
+    upstream: String,
+    lock: PathBuf,
+    holder: String,
+}
+
+enum Failed {
+    Held(Held),
+    Io(io::Error),
+}
+
+/// Only the account that pacegate runs under reads and writes them.
+const FILE_MODE: u32 = 0o600;
+const DIRECTORY_MODE: u32 = 0o700;
+
+// === impl StateFile ===
+
+impl StateFile {
+    /// Locks and reads the file of `upstream`. `None` in its place if it cannot be used; a warning
+    /// has said so.
+    pub(super) fn open(
+        directory: &Path,
+        upstream: &str,
+    ) -> Result<(Option<Self>, Option<Record>), Held> {
+        let path = directory.join(format!("quotas-{upstream}.json"));
+        match Self::prepare(&path, upstream) {
+            Ok((file, record)) => Ok((Some(file), record)),
+            Err(Failed::Held(held)) => Err(held),
+            Err(Failed::Io(error)) => {
+                warn!(
+                    upstream,
+                    path = %path.display(),
+                    %error,
+                    "Quotas are counted in memory only because the state file cannot be used: what \
+                     was counted before is not known, and a restart forgets the rest"
+                );
+                Ok((None, None))
+            }
+        }
+    }
+
+    /// Puts `record` in the place of what the file holds. A failure is told once; the next call
+    /// tries again.
+    pub(super) fn write(&mut self, record: &Record) {
+        match (self.try_write(record), self.failing) {
+            (Ok(()), false) => {}
+            (Ok(()), true) => {
+                self.failing = false;
+                info!(path = %self.path.display(), "Quota counts can be written again");
+            }
+            (Err(error), false) => {
+                self.failing = true;
+                warn!(
+                    path = %self.path.display(),
+                    %error,
+                    "Quota counts cannot be written: a restart would forget what is spent from now \
+                     on"
+                );
+            }
+            (Err(_), true) => {}
+        }
+    }
+
+    fn try_write(&self, record: &Record) -> io::Result<()> {
+        let text = serde_json::to_vec(record)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(FILE_MODE)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&self.temporary)?;
+        file.write_all(&text)?;
+        file.sync_data()?;
+        // The directory is not synced: that takes as long again, and a killed process loses nothing
+        // without it. A power cut may undo renames that were not committed: on ext4 and xfs the last
+        // one, because each sync commits what came before it. Not the first time either: that file
+        // has nothing to lose.
+        fs::rename(&self.temporary, &self.path)
+    }
+
+    fn prepare(path: &Path, upstream: &str) -> Result<(Self, Option<Record>), Failed> {
+        if let Some(directory) = path.parent() {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(DIRECTORY_MODE)
+                .create(directory)?;
+        }
+        let file = Self {
+            path: path.to_owned(),
+            temporary: path.with_extension("json.tmp"),
+            failing: false,
+            _lock: lock(path.with_extension("lock"), upstream)?,
+        };
+        let record = match fs::read(path) {
+            Ok(text) => match Record::parse(&text) {
+                Ok(record) => Some(record),
+                Err(error) => {
+                    let kept = path.with_extension("json.bad");
+                    fs::rename(path, &kept)?;
+                    warn!(
+                        upstream,
+                        %error,
+                        kept = %kept.display(),
+                        "The state file was not readable and is kept aside: quotas are counted from \
+                         zero"
+                    );
+                    None
+                }
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error.into()),
+        };
+        Ok((file, record))
+    }
+}
+
+// === impl Failed ===
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// A file beside the state file, because that one is replaced by each write.
+fn lock(path: PathBuf, upstream: &str) -> Result<File, Failed> {
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(FILE_MODE)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(&path)?;
+    match file.try_lock() {
+        Ok(()) => {
+            // For whoever comes second; the lock holds without it.
+            let _unsaid = file
+                .set_len(0)
+                .and_then(|()| write!(file, "{}", process::id()));
+            Ok(file)
+        }
+        Err(TryLockError::Error(error)) => Err(error.into()),
+        Err(TryLockError::WouldBlock) => {
+            let mut id = String::new();
+            let read = file.read_to_string(&mut id);
+            let holder = match read {
+                Ok(_) if id.parse::<u32>().is_ok() => format!("another pacegate (process {id})"),
+                _ => "another pacegate".into(),
+            };
+            Err(Failed::Held(Held {
+                upstream: upstream.into(),
+                lock: path,
+                holder,
+            }))
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! Books on a paused clock, with a wall clock that can be set, in a directory that outlives them.
+
+use std::{
+    fs,
+    num::NonZeroUsize,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use jiff::Timestamp;
+use pacegate_layers::jitter_throttle::{Quota as _, Share};
+use tempfile::TempDir;
+use tokio::time::{Instant, advance, sleep_until};
+
+use super::*;
+use crate::config::{Per, Quota};
+
+mod promises;
+mod trouble;
+
+/// A machine: a clock, a disk, and whatever runs on it.
+struct Machine {
+    disk: TempDir,
+    start: (SystemTime, Instant),
+    /// By how many milliseconds the wall clock has been set.
+    set: Arc<AtomicI64>,
+}
+
+impl Machine {
+    /// Switched on at `time` (RFC 3339).
+    fn at(time: &str) -> Self {
+        // Memory where there is some to be had as a disk: a thousand cases write a lot.
+        let disk = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        Self {
+            disk: disk.unwrap(),
+            start: (wall_time(time), Instant::now()),
+            set: Arc::default(),
+        }
+    }
+
+    fn wall(&self) -> WallClock {
+        let (set, (wall, instant)) = (Arc::clone(&self.set), self.start);
+        Arc::new(move || {
+            let shown = wall + instant.elapsed();
+            let by = set.load(Ordering::Relaxed);
+            let far = Duration::from_millis(by.unsigned_abs());
+            if by < 0 { shown - far } else { shown + far }
+        })
+    }
+
+    fn shown(&self) -> Timestamp {
+        self.wall()().try_into().unwrap()
+    }
+
+    fn set_clock(&self, by: i64) {
+        self.set.fetch_add(by, Ordering::Relaxed);
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.disk.path().join("state")
+    }
+
+    fn file(&self) -> PathBuf {
+        self.directory().join("quotas-mine.json")
+    }
+
+    fn try_open(&self, quotas: &[Quota]) -> Result<Book, OpenError> {
+        Book::open("mine", quotas, Some(&self.directory()), self.wall())
+    }
+
+    fn open(&self, quotas: &[Quota]) -> Book {
+        self.try_open(quotas).unwrap()
+    }
+}
+
+impl Book {
+    fn has_room(&self) -> bool {
+        self.room(0, Share::WHOLE).is_none()
+    }
+
+    /// Spends until there is no room, and says how many that were.
+    fn spend_all(&self) -> usize {
+        let mut spent = 0;
+        while self.has_room() {
+            self.spend();
+            spent += 1;
+        }
+        spent
+    }
+
+    fn used(&self) -> Vec<usize> {
+        self.usage().iter().map(|usage| usage.used).collect()
+    }
+}
+
+fn wall_time(text: &str) -> SystemTime {
+    let time: Timestamp = text.parse().unwrap();
+    time.try_into().unwrap()
+}
+
+fn quota(requests: usize, per: Per) -> Quota {
+    let requests = NonZeroUsize::new(requests).unwrap();
+    Quota { requests, per }
+}
+
+fn window(requests: usize, seconds: u64) -> Quota {
+    quota(requests, Per::Window(Duration::from_secs(seconds)))
+}
+
+fn day(requests: usize, zone: &str) -> Quota {
+    let zone = zone.into();
+    quota(requests, Per::Day { zone })
+}
+
+const HOUR: i64 = 3_600_000;
+const DAY: i64 = 24 * HOUR;
+
+#[tokio::test(start_paused = true)]
+async fn opens_at_midnight_in_shanghai_also_across_a_restart() {
+    // 23:58 there.
+    let machine = Machine::at("2026-04-15T15:58:00Z");
+    let quotas = [day(3, "Asia/Shanghai")];
+    let midnight = Instant::now() + Duration::from_secs(120);
+    let book = machine.open(&quotas);
+    assert_eq!(book.spend_all(), 3);
+    assert_eq!(book.room(0, Share::WHOLE), Some(midnight));
+    drop(book);
+
+    advance(Duration::from_secs(60)).await;
+    let book = machine.open(&quotas);
+    assert_eq!(book.room(0, Share::WHOLE), Some(midnight));
+    sleep_until(midnight - Duration::from_millis(1)).await;
+    assert!(!book.has_room());
+    sleep_until(midnight).await;
+    assert_eq!(book.spend_all(), 3);
+    drop(book);
+
+    let book = machine.open(&quotas);
+    assert!(!book.has_room());
+    drop(book);
+    advance(Duration::from_secs(24 * 3600)).await;
+    assert_eq!(machine.open(&quotas).spend_all(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_window_goes_on_across_a_restart() {
+    let machine = Machine::at("2026-04-15T12:00:00Z");
+    let book = machine.open(&[window(2, 60)]);
+    let start = Instant::now();
+    book.spend();
+    advance(Duration::from_secs(10)).await;
+    book.spend();
+    drop(book);
+    advance(Duration::from_secs(20)).await;
+    let book = machine.open(&[window(2, 60)]);
+    let late = book.room(0, Share::WHOLE).unwrap() - (start + Duration::from_secs(60));
+    assert!(late <= Duration::from_millis(1), "{late:?}");
+    drop(book);
+    advance(Duration::from_secs(35)).await;
+    assert_eq!(machine.open(&[window(2, 60)]).spend_all(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_goes_back_hands_out_no_day_twice() {
+    let machine = Machine::at("2026-04-15T12:00:00Z");
+    let quotas = [day(5, "UTC")];
+    let book = machine.open(&quotas);
+    assert_eq!(book.spend_all(), 5);
+    machine.set_clock(-DAY);
+    assert!(!book.has_room());
+    drop(book);
+    let book = machine.open(&quotas);
+    assert!(!book.has_room());
+    // What it says is when the clock has caught up.
+    let open = book.room(0, Share::WHOLE).unwrap() - Instant::now();
+    assert_eq!(open, Duration::from_secs(36 * 3600));
+    assert_eq!(book.usage()[0].resets, wall_time("2026-04-16T00:00:00Z"));
+    advance(open).await;
+    assert_eq!(book.spend_all(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_does_not_shorten_a_window() {
+    let machine = Machine::at("2026-04-15T12:00:00Z");
+    let quotas = [window(3, 60)];
+    let book = machine.open(&quotas);
+    assert_eq!(book.spend_all(), 3);
+    machine.set_clock(DAY);
+    assert!(!book.has_room());
+    machine.set_clock(-3 * DAY);
+    assert!(!book.has_room());
+    drop(book);
+    let book = machine.open(&quotas);
+    assert!(!book.has_room());
+    advance(Duration::from_secs(60)).await;
+    assert_eq!(book.spend_all(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusals_shrink_short_windows_and_nothing_else() {
+    let machine = Machine::at("2026-04-15T12:00:00Z");
+    let shrunk = |quota| {
+        let book = Book::open("mine", &[quota], None, machine.wall()).unwrap();
+        (0..10).for_each(|_| book.spend());
+        book.room(0, Share::SHRUNK).is_some()
+    };
+    assert!(shrunk(window(11, 60)));
+    assert!(shrunk(window(11, 3600)));
+    assert!(!shrunk(window(11, 3601)));
+    assert!(!shrunk(day(11, "UTC")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_sent_is_given_back_where_only_the_upstream_counts() {
+    let machine = Machine::at("2026-04-15T12:00:00Z");
+    let quotas = [window(3, 60), window(3, 5 * 3600), day(3, "UTC")];
+    let book = machine.open(&quotas);
+    advance(Duration::from_millis(1)).await;
+    let first = Instant::now();
+    book.spend();
+    advance(Duration::from_millis(1)).await;
+    book.spend();
+    book.give_back(first);
+    assert_eq!(book.used(), [2, 1, 1]);
+    drop(book);
+    let book = machine.open(&quotas);
+    assert_eq!(book.used(), [2, 1, 1]);
+    // The one that was given back is the first.
+    let next = book.usage()[1].resets;
+    advance(Duration::from_secs(5 * 3600)).await;
+    assert!(next <= machine.wall()() + Duration::from_millis(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_given_back_to_a_day_that_did_not_pay() {
+    let machine = Machine::at("2026-04-15T23:59:59Z");
+    let book = machine.open(&[day(3, "UTC")]);
+    let yesterday = Instant::now();
+    book.spend();
+    advance(Duration::from_secs(2)).await;
+    book.spend();
+    book.give_back(yesterday);
+    assert_eq!(book.used(), [1]);
+    advance(Duration::from_secs(1)).await;
+    book.give_back(Instant::now());
+    assert_eq!(book.used(), [0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_estimate_goes_on_beyond_the_next_period() {
+    let machine = Machine::at("2026-04-15T12:00:00Z");
+    let book = machine.open(&[day(2, "UTC")]);
+    book.spend();
+    let start = Instant::now();
+    let hours = |ahead| {
+        let room = book.room(ahead, Share::WHOLE);
+        room.map(|at| (at - start).as_secs() / 3600)
+    };
+    let expected = [None, Some(12), Some(12), Some(36), Some(36), Some(60)];
+    assert_eq!([0, 1, 2, 3, 4, 5].map(hours), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_may_change_and_counts_stay_but_another_zone_starts_anew() {
+    let machine = Machine::at("2026-04-15T12:00:00Z");
+    let book = machine.open(&[window(58, 60), day(10, "Asia/Shanghai")]);
+    (0..7).for_each(|_| book.spend());
+    drop(book);
+    let changed = [window(5, 60), day(20, "Asia/Shanghai"), window(5, 30)];
+    let book = machine.open(&changed);
+    assert_eq!(book.used(), [7, 7, 0]);
+    assert!(!book.has_room());
+    drop(book);
+    let book = machine.open(&[day(10, "Europe/Berlin"), window(600, 60)]);
+    assert_eq!(book.used(), [0, 7]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn usage_says_how_much_and_until_when() {
+    let machine = Machine::at("2026-04-15T12:00:00Z");
+    let week = quota(
+        45_000,
+        Per::Week {
+            zone: "Asia/Shanghai".into(),
+        },
+    );
+    let month = quota(
+        90_000,
+        Per::Month {
+            zone: "UTC".into(),
+            anchor_day: 7,
+        },
+    );
+    let book = machine.open(&[window(58, 60), day(1000, "UTC"), week.clone(), month, week]);
+    let idle = book.usage();
+    assert_eq!(idle[0].resets, machine.wall()());
+    advance(Duration::from_secs(5)).await;
+    book.spend();
+    let usage: Vec<_> = book
+        .usage()
+        .into_iter()
+        .map(|usage| {
+            let resets = Timestamp::try_from(usage.resets).unwrap();
+            format!(
+                "{}: {} of {}, {resets}",
+                usage.quota, usage.used, usage.limit
+            )
+        })
+        .collect();
+    assert_eq!(
+        usage,
+        [
+            "58 per 1m: 1 of 58, 2026-04-15T12:01:05Z",
+            "1000 per day (UTC): 1 of 1000, 2026-04-16T00:00:00Z",
+            "45000 per week (Asia/Shanghai): 1 of 45000, 2026-04-19T16:00:00Z",
+            "90000 per month from day 7 (UTC): 1 of 90000, 2026-05-07T00:00:00Z",
+        ]
+    );
+}
