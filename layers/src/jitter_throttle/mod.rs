@@ -32,6 +32,8 @@
 //! [`BearerAuth`](crate::BearerAuthLayer), so that the token is read after the wait. A
 //! [`Progress`](crate::progress::Progress) among the request's extensions carries the place from
 //! one attempt to the next and takes the time waited; without one each attempt queues anew.
+//! A mark of `RetryOn429`'s leaves it to that layer to say what an answer means; without one every
+//! answer that is no error counts as accepted.
 //!
 //! # Examples
 //!

@@ -18,6 +18,7 @@ use super::{
     gate::{Gate, Permit},
 };
 use crate::{
+    cooldown::JudgedOutside,
     error::{BoxError, NotSent},
     progress::Progress,
     session::Session,
@@ -61,6 +62,7 @@ pin_project! {
             #[pin]
             response: F,
             permit: Option<Permit>,
+            judged_outside: bool,
         },
     }
 }
@@ -138,13 +140,19 @@ where
                     let permit = ready!(turn.poll(cx))?;
                     #[expect(clippy::expect_used, reason = "taken once, with the state")]
                     let request = request.take().expect("the request is still here");
+                    let judged_outside = request.extensions().get::<JudgedOutside>().is_some();
                     let response = inner.call(request);
                     state.set(State::Call {
                         response,
                         permit: Some(permit),
+                        judged_outside,
                     });
                 }
-                StateProjection::Call { response, permit } => {
+                StateProjection::Call {
+                    response,
+                    permit,
+                    judged_outside,
+                } => {
                     let outcome = ready!(response.poll(cx)).map_err(Into::into);
                     #[expect(clippy::expect_used, reason = "taken once, with the end")]
                     let permit = permit.take().expect("the permit is still here");
@@ -154,7 +162,7 @@ where
                         }
                     })?;
                     // What an error means is for RetryOn429 to find out and to tell.
-                    if !is_error(response.status()) {
+                    if !*judged_outside && !is_error(response.status()) {
                         permit.accepted();
                     }
                     return Poll::Ready(Ok(response.map(|body| PermitBody::new(body, permit))));

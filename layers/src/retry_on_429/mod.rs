@@ -6,6 +6,10 @@
 //! too, after a short back-off. Everything else goes to the client as it came: a reset after the
 //! request was sent, a 500, a 504 may all have been acted on.
 //!
+//! An event stream may begin with its refusal although its status is a success, if the [`Classify`]
+//! says so. It is held back until that is known, and if it is not tried again it goes to the client
+//! as a 429.
+//!
 //! "Used up" is another thing than "later": such an answer becomes the error [`Exhausted`], for the
 //! edge to say so in a way that no client retries.
 //!
@@ -23,6 +27,8 @@
 //! With a [`Cooldown`](crate::cooldown::Cooldown) shared with that layer, one refusal pauses
 //! everyone on the account, and the waiting is done at the gate, where the request keeps its place.
 //! It puts a [`Progress`](crate::progress::Progress) into the request's extensions if none is there.
+//! Where event streams are read, it puts a mark there, too, so that the layer further in does not
+//! take their heads for the upstream's word.
 //!
 //! # Examples
 //!

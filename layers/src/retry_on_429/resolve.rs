@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use http_body::Body;
 use rand::{RngExt, rngs::StdRng};
 use tokio::time::{Instant, sleep};
@@ -88,9 +88,18 @@ impl<C> Policy<C> {
     {
         let status = response.status();
         if status.is_success() {
-            return self.classify.concerns_streams() && is_event_stream(response.headers());
+            return self.classify.concerns_streams() && is_readable_stream(response.headers());
         }
         self.classify.concerns(status)
+    }
+
+    /// Whether the head of an answer never says enough, so that nobody further in may draw
+    /// conclusions from it.
+    pub(super) fn judges_all(&self) -> bool
+    where
+        C: Classify,
+    {
+        self.cooldown.is_some() && self.classify.concerns_streams()
     }
 
     pub(super) fn tell_accepted(&self, request: &Progress) {
@@ -256,13 +265,17 @@ fn holds_an_event(read: &[u8]) -> bool {
         return read.len() >= PEEK_BYTES;
     };
     let lines = events.split('\n');
-    let says_something = lines.filter(|line| !line.is_empty() && !line.starts_with(": "));
-    says_something.count() > 0 || read.len() >= PEEK_BYTES
+    let mut fields = lines.filter(|line| !line.is_empty() && !line.starts_with(':'));
+    fields.next().is_some() || read.len() >= PEEK_BYTES
 }
 
 /// Gives a "slow down" to the client, with our own word on when to come back.
 fn hand_on<R>(mut response: Response<R>, estimate: Duration, spent: bool) -> Response<R> {
     let seconds = estimate.as_secs() + u64::from(estimate.subsec_nanos() > 0);
+    // A stream that begins with its refusal: nobody looks for `Retry-After` under a success.
+    if response.status().is_success() {
+        *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+    }
     let headers = response.headers_mut();
     headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     headers.remove(RETRY_AFTER_MS);
@@ -272,10 +285,11 @@ fn hand_on<R>(mut response: Response<R>, estimate: Duration, spent: bool) -> Res
     response
 }
 
-fn is_event_stream(headers: &HeaderMap) -> bool {
-    headers
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
+/// An event stream whose events can be found: nothing here decodes it.
+fn is_readable_stream(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
+        && !headers.contains_key(header::CONTENT_ENCODING)
 }
 
 #[cfg(test)]
@@ -287,6 +301,7 @@ mod tests {
         for (text, holds) in [
             ("", false),
             (": PROCESSING\n\n", false),
+            (":still here\n\n:\n\n", false),
             (": PROCESSING\n\ndata: {}", false),
             (": PROCESSING\n\ndata: {}\n\n", true),
             (": PROCESSING\r\n\r\ndata: {}\r\n\r\n", true),

@@ -1,7 +1,7 @@
 //! How long an answer asks to wait, in every form that is found in the wild.
 //!
-//! Pure functions over headers and text. Whatever is not a sensible time (negative, not a number,
-//! too large to count) is no answer, and the next form is tried.
+//! Pure functions over headers and text. Whatever is not a sensible time (zero, negative, not a
+//! number, too large to count) is no answer, and the next form is tried.
 
 use std::time::{Duration, SystemTime};
 
@@ -21,7 +21,7 @@ pub fn requested_wait(headers: &HeaderMap, text: &str, now: SystemTime) -> Optio
         .and_then(|date| httpdate::parse_http_date(date).ok())
         .unwrap_or(now);
     field("retry-after-ms")
-        .and_then(decimal)
+        .and_then(positive)
         .and_then(|ms| seconds(ms / 1000.0))
         .or_else(|| field("retry-after").and_then(|value| retry_after(value, now)))
         .or_else(|| rate_limit_reset(field, now))
@@ -29,7 +29,7 @@ pub fn requested_wait(headers: &HeaderMap, text: &str, now: SystemTime) -> Optio
 }
 
 fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
-    decimal(value).and_then(seconds).or_else(|| {
+    positive(value).and_then(seconds).or_else(|| {
         let date = httpdate::parse_http_date(value).ok()?;
         Some(date.duration_since(now).unwrap_or(Duration::ZERO))
     })
@@ -47,20 +47,16 @@ fn rate_limit_reset<'a>(
         .max()
 }
 
-/// `6m0s`, seconds, or an instant as seconds or milliseconds since 1970. Providers write 0 and -1
-/// where they know nothing.
+/// `6m0s`, seconds, or an instant as seconds or milliseconds since 1970.
 fn reset(value: &str, now: SystemTime) -> Option<Duration> {
     /// A number of seconds beyond this is an instant: as a duration it would be thirty years.
     const EPOCH_SECONDS: f64 = 1e9;
     /// And beyond this it counts milliseconds: as seconds it would be the year 5138.
     const EPOCH_MILLIS: f64 = 1e11;
 
-    let Some(number) = decimal(value) else {
-        return units(value);
+    let Some(number) = positive(value) else {
+        return units(value).filter(|wait| !wait.is_zero());
     };
-    if number == 0.0 {
-        return None;
-    }
     if number < EPOCH_SECONDS {
         return seconds(number);
     }
@@ -125,6 +121,11 @@ fn decimal(text: &str) -> Option<f64> {
     if plain { text.parse().ok() } else { None }
 }
 
+/// Providers write 0 and -1 where they know nothing.
+fn positive(text: &str) -> Option<f64> {
+    decimal(text).filter(|number| *number > 0.0)
+}
+
 fn seconds(number: f64) -> Option<Duration> {
     Duration::try_from_secs_f64(number).ok()
 }
@@ -158,7 +159,6 @@ mod tests {
             ("7", 7.0),
             (" 7 ", 7.0),
             ("1.5", 1.5),
-            ("0", 0.0),
             ("Mon, 23 Nov 2026 12:00:09 GMT", 9.0),
             ("Monday, 23-Nov-26 12:00:09 GMT", 9.0),
             ("Mon Nov 23 12:00:09 2026", 9.0),
@@ -182,6 +182,8 @@ mod tests {
     fn nonsense_is_no_answer() {
         for value in [
             "",
+            "0",
+            "0.0",
             "-1",
             "+3",
             "NaN",
@@ -249,6 +251,38 @@ mod tests {
             ("x-ratelimit-reset-requests", "9s"),
         ];
         assert_eq!(asked(&fields, ""), Some(5.0));
+    }
+
+    #[test]
+    fn the_first_form_that_makes_sense_decides() {
+        let at = now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap()
+            .as_millis()
+            + 30_000;
+        let at = at.to_string();
+        let fields = [
+            ("retry-after-ms", "1500"),
+            ("retry-after", "7"),
+            ("x-ratelimit-remaining", "0"),
+            ("x-ratelimit-reset", &at),
+        ];
+        let text = "try again in 41.7s";
+        for (skipped, wait) in [1.5, 7.0].into_iter().enumerate() {
+            assert_eq!(asked(&fields[skipped..], text), Some(wait));
+        }
+        assert_eq!(asked(&fields[2..], text), Some(30.0));
+        assert_eq!(asked(&fields[3..], text), Some(41.7));
+        let nonsense = [
+            ("retry-after-ms", "0"),
+            ("retry-after", "-1"),
+            ("x-ratelimit-remaining-requests", "0"),
+            ("x-ratelimit-reset-requests", "-1"),
+            ("x-ratelimit-remaining-tokens", "0"),
+            ("x-ratelimit-reset-tokens", "0s"),
+        ];
+        assert_eq!(asked(&nonsense, text), Some(41.7));
+        assert_eq!(asked(&nonsense, ""), None);
     }
 
     #[test]

@@ -23,7 +23,11 @@ use super::{
     classify::{Classify, StandardClassify},
     resolve::{Policy, resolve},
 };
-use crate::{cooldown::Cooldown, error::BoxError, progress::Progress};
+use crate::{
+    cooldown::{Cooldown, JudgedOutside},
+    error::BoxError,
+    progress::Progress,
+};
 
 /// Applies [`RetryOn429`]; see the [module documentation](super).
 #[derive(Clone, Debug)]
@@ -174,6 +178,9 @@ where
         let mut inner = std::mem::replace(&mut self.inner, fresh);
         // All attempts share one, so that a retry can keep its place.
         request.extensions_mut().get_or_insert_default::<Progress>();
+        if self.policy.judges_all() {
+            request.extensions_mut().insert(JudgedOutside);
+        }
         self.policy.budget.count_try();
         let spare = request.clone();
         let response = inner.call(request);
@@ -212,7 +219,7 @@ where
                     if let Ok(response) = &outcome
                         && !policy.concerns(response)
                     {
-                        if !response.status().is_success()
+                        if (!response.status().is_success() || policy.judges_all())
                             && let Some(progress) = request.extensions().get()
                         {
                             policy.tell_accepted(progress);

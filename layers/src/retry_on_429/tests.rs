@@ -23,6 +23,8 @@ use crate::{
     progress::Progress,
 };
 
+mod streams;
+
 type Outcome = Result<Response<Full<Bytes>>, BoxError>;
 
 /// An upstream that plays outcomes in order, then says 200, and notes when it was asked.
@@ -113,7 +115,7 @@ async fn waits_the_default_when_it_is_told_nothing_sensible() {
 
 #[tokio::test(start_paused = true)]
 async fn never_comes_back_within_a_second() {
-    let script = Script::new([slow_down("0")]);
+    let script = Script::new([slow_down("0.2")]);
     layer()
         .layer(script.service())
         .oneshot(Request::new(()))
