@@ -1,8 +1,12 @@
 //! The files of `config/`, compiled in.
 
+use std::fs;
+
 use super::{
-    error::Problem,
+    cursor::Cursor,
+    error::{Problem, suggestion},
     origin::Origin,
+    source,
     tree::{self, Node},
 };
 
@@ -58,6 +62,34 @@ impl Folder {
             Self::Throttle => Origin::Throttle(name.into()),
         };
         Some(parse(&path, origin))
+    }
+
+    /// The tree of the file whose name or path stands at `cursor`; `what` is what it holds.
+    pub(super) fn open(self, cursor: &Cursor<'_>, what: &str) -> Option<Node> {
+        let name = cursor.str()?;
+        let tree = if name.contains('/') || name.ends_with(".toml") {
+            let path = cursor.file()?;
+            match fs::read_to_string(&path) {
+                Ok(text) => source::parse_file(&path, &text),
+                Err(error) => {
+                    return cursor.refuse(
+                        format!("cannot read the {what} {}: {error}", path.display()),
+                        "relative paths start at the file that names them",
+                    );
+                }
+            }
+        } else {
+            match self.read(name) {
+                Some(tree) => tree,
+                None => {
+                    return cursor.refuse(
+                        format!("unknown {what} \"{name}\""),
+                        suggestion(name, &self.names()),
+                    );
+                }
+            }
+        };
+        tree.map_err(|problem| cursor.scope.note(problem)).ok()
     }
 
     fn path(self) -> &'static str {

@@ -1,16 +1,10 @@
 //! Settings of `header-align`: a profile of headers, and what the person changes in it.
 
-use std::fs;
-
 use http::{HeaderName, HeaderValue};
 
 use super::{
-    HeaderAlign, HeaderField, HeaderRule,
-    cursor::Cursor,
-    data::Folder,
-    error::suggestion,
-    source,
-    tree::{Node, inline_key},
+    HeaderAlign, HeaderField, HeaderRule, cursor::Cursor, data::Folder, error::suggestion,
+    tree::inline_key,
 };
 
 /// Reads the settings.
@@ -51,40 +45,8 @@ fn put(fields: &mut Vec<HeaderField>, field: HeaderField) {
 
 /// The fields of the profile whose name or path stands here.
 fn profile(cursor: &Cursor<'_>) -> Option<Vec<HeaderField>> {
-    let name = cursor.str()?;
-    let tree = if name.contains('/') || name.ends_with(".toml") {
-        let path = cursor.file()?;
-        match fs::read_to_string(&path) {
-            Ok(text) => source::parse_file(&path, &text),
-            Err(error) => {
-                return cursor.refuse(
-                    format!("cannot read the profile {}: {error}", path.display()),
-                    "relative paths start at the file that names them",
-                );
-            }
-        }
-    } else {
-        match Folder::Profiles.read(name) {
-            Some(tree) => tree,
-            None => {
-                return cursor.refuse(
-                    format!("unknown profile \"{name}\""),
-                    suggestion(name, &Folder::Profiles.names()),
-                );
-            }
-        }
-    };
-    match tree {
-        Ok(tree) => profile_fields(&tree, cursor),
-        Err(problem) => {
-            cursor.scope.note(problem);
-            None
-        }
-    }
-}
-
-fn profile_fields(tree: &Node, cursor: &Cursor<'_>) -> Option<Vec<HeaderField>> {
-    let mut fields = Cursor::root(tree, cursor.scope).fields()?;
+    let tree = Folder::Profiles.open(cursor, "profile")?;
+    let mut fields = Cursor::root(&tree, cursor.scope).fields()?;
     let headers = fields
         .required("headers")
         .and_then(|headers| headers.list(profile_field));

@@ -5,7 +5,7 @@
 
 use std::{fmt, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
-use http::{HeaderName, HeaderValue, StatusCode, Uri};
+use http::{HeaderName, HeaderValue, Uri};
 use secrecy::SecretString;
 
 mod credentials;
@@ -29,6 +29,7 @@ mod units;
 mod upstream;
 
 pub use data::opencode_sample;
+pub use dialect::{Dialect, DialectRule, Pace, Until, Verdict};
 pub use error::Error;
 pub use load::{Loaded, load, origins};
 pub use notice::Notice;
@@ -351,39 +352,4 @@ pub enum Order {
     Fair,
     /// First come, first served.
     Fifo,
-}
-
-/// How an upstream says "slow down" and "used up"; the first rule that matches wins.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Dialect {
-    /// Its name: a file in `config/dialects/`.
-    pub name: String,
-    /// In order.
-    pub rules: Vec<DialectRule>,
-    /// Statuses that mean the token was refused.
-    pub refresh_on: Vec<StatusCode>,
-}
-
-/// One row of a dialect: what has to match, and what it means.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DialectRule {
-    /// The response status; empty matches every one.
-    pub status: Vec<StatusCode>,
-    /// `error.code` or `error.type` of the body, compared without case; empty matches every one.
-    pub code: Vec<String>,
-    /// A part of `error.message`, compared without case.
-    pub message: Option<String>,
-    /// Whether the answer must carry a `Retry-After`.
-    pub with_retry_after: bool,
-    /// What it means.
-    pub verdict: Verdict,
-}
-
-/// What an answer means for the request that got it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Hand it to the client.
-    Pass,
-    /// Wait and try again.
-    Retry,
 }

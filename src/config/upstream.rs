@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use http::{Uri, uri::Scheme};
 
 use super::{
-    Credentials, HttpVersion, LayerName, Model, RetryOn429, Roots, Tls, TokenRefresh, Upstream,
+    Credentials, HttpVersion, JitterThrottle, LayerName, Model, Per, RetryOn429, Roots, Tls,
+    TokenRefresh, Upstream,
     credentials::{self, is_loopback},
     cursor::{Cursor, Fields},
     data::{self, Folder},
@@ -84,7 +85,7 @@ fn upstream(cursor: &Cursor<'_>) -> Option<Upstream> {
     let preset = fields.maybe("preset", Cursor::string);
     let base = fields.required("base-url");
     let base_url = base.as_ref().and_then(base_url);
-    let dialect = fields.required("dialect").and_then(|at| dialect::read(&at));
+    let mut dialect = fields.required("dialect").and_then(|at| dialect::read(&at));
     let models = fields
         .required("models")
         .and_then(|models| models.list(model));
@@ -138,6 +139,11 @@ fn upstream(cursor: &Cursor<'_>) -> Option<Upstream> {
     if let (Some(at), Some(pipeline), Some(credentials)) = (&pipeline_at, &pipeline, &credentials) {
         check_bearer(at, pipeline, credentials);
     }
+    if let (Some(dialect), Some(throttle)) = (&mut dialect, &jitter_throttle)
+        && let Some(day) = month_anchor(cursor, throttle)
+    {
+        dialect.anchor_months(day);
+    }
     Some(Upstream {
         name: name?,
         preset: preset?,
@@ -156,6 +162,18 @@ fn upstream(cursor: &Cursor<'_>) -> Option<Upstream> {
         retry_on_429: retry_on_429?,
         token_refresh: token_refresh?,
         jitter_throttle: jitter_throttle?,
+    })
+}
+
+/// The day that the account's months begin on, if the person has told: a preset can only guess.
+fn month_anchor(cursor: &Cursor<'_>, throttle: &JitterThrottle) -> Option<u8> {
+    let settings = cursor.node.get(LayerName::JitterThrottle.name())?;
+    if !settings.get("quotas")?.origin.is_written() {
+        return None;
+    }
+    throttle.quotas.iter().find_map(|quota| match quota.per {
+        Per::Month { anchor_day, .. } => Some(anchor_day),
+        _ => None,
     })
 }
 

@@ -3,6 +3,7 @@
 mod config;
 mod credentials;
 mod demo;
+mod dialects;
 mod gateway;
 mod quotas;
 mod readme;

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 mod bad_input;
 mod commands;
 mod data;
+mod dialect_files;
 mod search;
 
 /// A home of its own, and the variables that are set.
