@@ -9,7 +9,7 @@ use std::{error::Error as StdError, time::Duration};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
-use jiff::ZonedDateTime;
+use jiff::{Unit, ZonedDateTime};
 use pacegate_layers::{
     error::{NotSent, chain, chain_text},
     jitter_throttle::Refused,
@@ -256,22 +256,30 @@ fn queue_answer(code: &'static str, estimate: Duration, why: &str) -> Answer {
 
 /// No client waits for this one: the reset is in words, and no digit of it looks like a status.
 fn quota_exhausted(reset: Option<Duration>) -> Answer {
-    let until = reset.map_or_else(
-        || "the provider does not say until when".to_owned(),
-        |reset| format!("there is some again {}", in_words(reset)),
-    );
+    let advice = match reset {
+        Some(reset) => format!(
+            "there is some again by {}. Asking before then is of no use: wait, or use another \
+             upstream",
+            in_words(reset)
+        ),
+        None => "its provider does not say until when. Look at the account's plan and billing \
+                 there, or use another upstream"
+            .to_owned(),
+    };
     Answer::new(
         StatusCode::FORBIDDEN,
         "quota_exhausted",
-        format!("the quota of this upstream's account is used up; {until}"),
+        format!("the quota of this upstream's account is used up; {advice}"),
     )
 }
 
-/// A weekday and a time of day, in the system's time zone: `on Tuesday at 16:00 (Asia/Shanghai)`.
+/// A weekday and a time of day, in the system's time zone: `Tuesday, 24 November, 16:00 (UTC)`.
 fn in_words(reset: Duration) -> String {
     let reset = jiff::SignedDuration::try_from(reset).unwrap_or(jiff::SignedDuration::MAX);
-    let at = ZonedDateTime::now().saturating_add(reset);
-    at.strftime("on %A, %-d %B, at %H:%M (%Z)").to_string()
+    let exact = ZonedDateTime::now().saturating_add(reset);
+    // The upstream's clock and ours differ: a second before midnight would be the day before.
+    let at = exact.round(Unit::Minute).unwrap_or(exact);
+    at.strftime("%A, %-d %B, %H:%M (%Z)").to_string()
 }
 
 /// At least one: zero would call the client back at once.

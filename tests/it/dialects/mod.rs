@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 
 mod coding_plan;
 mod dashscope;
+mod gateway;
 mod local;
 mod openai;
 mod openrouter;
