@@ -9,7 +9,7 @@ use std::{
 
 use super::source::ConfigArgs;
 use crate::config::{
-    self, Config, Credentials, JitterThrottle, LayerName, Listen, Upstream,
+    self, Config, Credentials, JitterThrottle, LayerName, Listen, Order, Upstream,
     show_duration as duration,
 };
 
@@ -131,8 +131,17 @@ fn throttle(throttle: &JitterThrottle) -> String {
         Some(most) => format!("at most {most} in flight"),
         None => "any number in flight".into(),
     };
+    let quotas: String = throttle
+        .quotas
+        .iter()
+        .map(|quota| format!("at most {quota}; "))
+        .collect();
+    let order = match throttle.order {
+        Order::Fair => "sessions take turns",
+        Order::Fifo => "first come, first served",
+    };
     format!(
-        "{} apart plus {} to {}; {flight}; at most {} waiting for at most {}",
+        "{} apart plus {} to {}; {quotas}{flight}; {order}; at most {} waiting for at most {}",
         duration(throttle.min_interval),
         duration(from),
         duration(to),

@@ -48,7 +48,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         info!(
             key = notice.path,
             notice = notice.text,
-            "Setting without effect"
+            "Setting with less effect than it says"
         );
     }
     runtime(&config)?.block_on(serve(&config))

@@ -21,7 +21,7 @@ pub struct Loaded {
     pub origins: Origins,
     /// Where it came from as a whole: a file, `preset NAME` or `built-in default`.
     pub source: String,
-    /// What has no effect in this version.
+    /// What has less effect here than its words say.
     pub notices: Vec<Notice>,
 }
 

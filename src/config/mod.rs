@@ -321,6 +321,19 @@ pub struct Quota {
     pub per: Per,
 }
 
+/// In words: `1000 per day (Asia/Shanghai)`.
+impl fmt::Display for Quota {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} per ", self.requests)?;
+        match &self.per {
+            Per::Window(per) => f.write_str(&show_duration(*per)),
+            Per::Day { zone } => write!(f, "day ({zone})"),
+            Per::Week { zone } => write!(f, "week ({zone})"),
+            Per::Month { zone, anchor_day } => write!(f, "month from day {anchor_day} ({zone})"),
+        }
+    }
+}
+
 /// The time a quota is counted over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Per {

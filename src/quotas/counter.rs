@@ -13,7 +13,7 @@ use super::{
     record::{Count, Kept},
     rolling::Rolling,
 };
-use crate::config::{self, Per, show_duration};
+use crate::config::{self, Per};
 
 /// One quota.
 #[derive(Debug)]
@@ -78,20 +78,16 @@ impl Counter {
                 now,
             )))
         };
-        let (period, kind) = match &quota.per {
-            Per::Day { zone } => (format!("day ({zone})"), dated(zone, Unit::Day)?),
-            Per::Week { zone } => (format!("week ({zone})"), dated(zone, Unit::Week)?),
-            Per::Month { zone, anchor_day } => (
-                format!("month from day {anchor_day} ({zone})"),
-                dated(zone, Unit::Month(i8::try_from(*anchor_day).unwrap_or(1)))?,
-            ),
-            Per::Window(per) => (
-                show_duration(*per),
-                rolling(*per, quota.requests, kept, now),
-            ),
+        let kind = match &quota.per {
+            Per::Day { zone } => dated(zone, Unit::Day)?,
+            Per::Week { zone } => dated(zone, Unit::Week)?,
+            Per::Month { zone, anchor_day } => {
+                dated(zone, Unit::Month(i8::try_from(*anchor_day).unwrap_or(1)))?
+            }
+            Per::Window(per) => rolling(*per, quota.requests, kept, now),
         };
         Ok(Self {
-            text: format!("{} per {period}", quota.requests),
+            text: quota.to_string(),
             per: quota.per.clone(),
             kind,
         })

@@ -50,11 +50,8 @@ fn check_prints_what_would_run() {
         1 header-align     profile qwen-code-0.10; of the client's: accept, accept-encoding, content-type
         2 retry-on-429     at most 2 retries within 4m; waits 1m where the upstream names no time
         3 token-refresh    renews the token 5m before its end and when it is refused
-        4 jitter-throttle  1s apart plus 500ms to 1s 500ms; at most 8 in flight; at most 128 waiting for at most 4m
+        4 jitter-throttle  1s apart plus 500ms to 1s 500ms; at most 58 per 1m; at most 1000 per day (Asia/Shanghai); at most 8 in flight; sessions take turns; at most 128 waiting for at most 4m
         5 bearer-auth      sends the token of the credentials
-
-    note: upstream[0].jitter-throttle.order: not enforced by this version: requests leave first come, first served
-    note: upstream[0].retry-on-429.budget: not enforced by this version: only max-retries and max-hold limit retries
     ");
 }
 

@@ -168,19 +168,14 @@ fn reads_quotas_of_every_kind() {
 }
 
 #[test]
-fn says_what_this_version_does_not_enforce() {
-    let loaded = Home::new().file(LOCAL).unwrap();
-    let paths: Vec<_> = loaded
-        .notices
-        .iter()
-        .map(|notice| notice.path.as_str())
-        .collect();
+fn says_that_counts_are_lost_where_there_is_no_place_to_keep_them() {
+    let text = format!("{LOCAL}jitter-throttle.quotas = [{{ requests = 1, per = \"day\" }}]\n");
+    assert_eq!(Home::new().file(&text).unwrap().notices, []);
+    let homeless = Home::new().with("HOME", "").file(&text).unwrap();
+    assert_eq!(homeless.notices.len(), 1);
     assert_eq!(
-        paths,
-        [
-            "upstream[0].jitter-throttle.order",
-            "upstream[0].retry-on-429.budget",
-        ]
+        homeless.notices[0].path,
+        "upstream[0].jitter-throttle.quotas"
     );
 }
 
