@@ -28,11 +28,12 @@ pub(crate) struct Rig {
 impl Rig {
     /// Starts both; the upstream's chats go wrong as `faults` say.
     pub(crate) async fn start(faults: &[&str]) -> Self {
-        Self::start_with(faults, "").await
+        Self::start_with(faults, "", "").await
     }
 
-    /// The same with `tables` added to the upstream's config.
-    pub(crate) async fn start_with(faults: &[&str], tables: &str) -> Self {
+    /// The same with `keys` and `tables` added to the upstream's config. It refuses in the words
+    /// of the dialect named there.
+    pub(crate) async fn start_with(faults: &[&str], keys: &str, tables: &str) -> Self {
         let simulator = Simulator::start(Options {
             // What the vendor's own client offers: http/1.1 and nothing else.
             tls: Some(Tls {
@@ -40,7 +41,11 @@ impl Rig {
                 ..Tls::default()
             }),
             access: Access::Issued,
-            wording: Wording::QwenOauth,
+            wording: if keys.contains("openai") {
+                Wording::OpenAi
+            } else {
+                Wording::QwenOauth
+            },
             faults: faults.iter().map(|fault| rule(fault)).collect(),
             ..Options::default()
         })
@@ -59,7 +64,7 @@ impl Rig {
             "expiry_date": epoch_ms() + 3_600_000,
         });
         fs::write(path.join("oauth_creds.json"), credentials.to_string()).unwrap();
-        let config = config(&simulator) + tables;
+        let config = config(&simulator, keys) + tables;
         fs::write(path.join("pacegate.toml"), config).unwrap();
 
         let mut gateway = Program::start(
@@ -121,7 +126,7 @@ impl Rig {
 }
 
 /// Only what makes the simulator stand in for the service: the rest is the preset's.
-fn config(simulator: &Simulator) -> String {
+fn config(simulator: &Simulator, keys: &str) -> String {
     // By its name, as the real service is reached.
     let origin = format!("https://localhost:{}", simulator.address().port());
     format!(
@@ -134,6 +139,7 @@ name = "qwen"
 preset = "qwen-oauth"
 base-url = "{origin}/v1"
 tls = {{ ca-file = "ca.pem" }}
+{keys}
 
 [upstream.credentials]
 file = "oauth_creds.json"

@@ -87,14 +87,22 @@ async fn makes_opencode_ask_again_a_few_times_when_streams_are_cut() {
 }
 
 #[tokio::test]
-async fn passes_a_refusal_that_opencode_takes_for_final() {
+async fn says_once_that_the_days_quota_is_used_up_and_opencode_takes_it_for_final() {
     let rig = Rig::start(&["every/403:reason=day"]).await;
     let run = ask(&rig.base_url(), rig.home.path()).await;
-    assert!(
-        run.output.contains("Free allocated quota exceeded"),
-        "the upstream's own words: {}",
-        run.output
-    );
+    assert!(run.output.contains("is used up"), "{}", run.output);
+    assert_eq!(rig.chats().len(), 1, "the other one was not sent at all");
+    assert_eq!(rig.answers(), 2, "title and main request, once each");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn says_once_that_there_is_no_money_left_and_opencode_asks_no_more() {
+    // A 429 by its status; for as long as it came as one, OpenCode asked six times.
+    let keys = "dialect = \"openai\"";
+    let rig = Rig::start_with(&["every/429:reason=month"], keys, "").await;
+    let run = ask(&rig.base_url(), rig.home.path()).await;
+    assert!(run.output.contains("is used up"), "{}", run.output);
     assert_eq!(rig.chats().len(), 2, "title and main request, once each");
     assert_eq!(rig.answers(), 2);
     rig.stop().await;
@@ -110,7 +118,7 @@ max-hold = "2s"
 min-interval = "8s"
 jitter = "0s..0s"
 "#;
-    let rig = Rig::start_with(&[], tables).await;
+    let rig = Rig::start_with(&[], "", tables).await;
     let run = ask(&rig.base_url(), rig.home.path()).await;
     assert!(run.answer.contains(ANSWER), "{}", run.output);
     let chats = rig.chats();
@@ -129,7 +137,7 @@ min-interval = "12s"
 jitter = "0s..0s"
 max-wait = "3s"
 "#;
-    let rig = Rig::start_with(&[], tables).await;
+    let rig = Rig::start_with(&[], "", tables).await;
     let run = ask(&rig.base_url(), rig.home.path()).await;
     assert!(run.answer.contains(ANSWER), "{}", run.output);
     let chats = rig.chats();
