@@ -131,6 +131,16 @@ fn throttle(throttle: &JitterThrottle) -> String {
         Some(most) => format!("at most {most} in flight"),
         None => "any number in flight".into(),
     };
+    let busy = throttle.busy.as_ref().map(|busy| {
+        let (from, to) = busy.jitter;
+        format!(
+            ", from {} in {} on plus {} to {}",
+            busy.from,
+            duration(busy.within),
+            duration(from),
+            duration(to)
+        )
+    });
     let quotas: String = throttle
         .quotas
         .iter()
@@ -141,10 +151,11 @@ fn throttle(throttle: &JitterThrottle) -> String {
         Order::Fifo => "first come, first served",
     };
     format!(
-        "{} apart plus {} to {}; {quotas}{flight}; {order}; at most {} waiting for at most {}",
+        "{} apart plus {} to {}{}; {quotas}{flight}; {order}; at most {} waiting for at most {}",
         duration(throttle.min_interval),
         duration(from),
         duration(to),
+        busy.unwrap_or_default(),
         throttle.max_queue,
         duration(throttle.max_wait)
     )

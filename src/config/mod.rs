@@ -298,6 +298,8 @@ pub struct JitterThrottle {
     pub min_interval: Duration,
     /// Added to each gap, drawn anew; the first is not after the second.
     pub jitter: (Duration, Duration),
+    /// Another jitter for busy times.
+    pub busy: Option<Busy>,
     /// Whether a lone request waits for its jitter too, as the reference does.
     pub idle_jitter: bool,
     /// How many requests in how long.
@@ -310,6 +312,17 @@ pub struct JitterThrottle {
     pub max_wait: Duration,
     /// Who goes first.
     pub order: Order,
+}
+
+/// When it is a busy time, and the jitter then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Busy {
+    /// From this many dispatches on …
+    pub from: NonZeroUsize,
+    /// … within this time.
+    pub within: Duration,
+    /// The first is not after the second.
+    pub jitter: (Duration, Duration),
 }
 
 /// How many requests in how long.

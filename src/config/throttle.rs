@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 
 use super::{
-    JitterThrottle, Order, Per, Quota,
+    Busy, JitterThrottle, Order, Per, Quota,
     cursor::{Cursor, Fields},
     data::Folder,
     tree::Node,
@@ -43,6 +43,7 @@ pub(super) fn read(cursor: &Cursor<'_>) -> Option<JitterThrottle> {
         .required("min-interval")
         .and_then(|interval| interval.duration());
     let jitter = fields.required("jitter").and_then(|range| jitter(&range));
+    let busy = fields.maybe("busy", busy);
     let idle_jitter = fields.required("idle-jitter").and_then(|idle| idle.bool());
     let quotas = fields
         .required("quotas")
@@ -61,6 +62,7 @@ pub(super) fn read(cursor: &Cursor<'_>) -> Option<JitterThrottle> {
         profile: profile?.into(),
         min_interval: min_interval?,
         jitter: jitter?,
+        busy: busy?,
         idle_jitter: idle_jitter?,
         quotas: quotas?,
         concurrency: concurrency?,
@@ -87,6 +89,21 @@ fn jitter(cursor: &Cursor<'_>) -> Option<(Duration, Duration)> {
         );
     }
     Some((from, to))
+}
+
+fn busy(cursor: &Cursor<'_>) -> Option<Busy> {
+    let mut fields = cursor.fields()?;
+    let from = fields.required("from").and_then(|from| from.count());
+    let within = fields
+        .required("within")
+        .and_then(|within| within.duration());
+    let range = fields.required("jitter").and_then(|range| jitter(&range));
+    fields.finish();
+    Some(Busy {
+        from: from?,
+        within: within?,
+        jitter: range?,
+    })
 }
 
 fn quota(cursor: &Cursor<'_>) -> Option<Quota> {

@@ -9,7 +9,7 @@ use pacegate_layers::{
     BearerAuthLayer, HeaderAlignLayer, JitterThrottleLayer, RetryOn429Layer, TokenRefreshLayer,
     error::BoxError,
     header_align::{NotPassable, Rule},
-    jitter_throttle::{Gate, Order, Pacing, Quota, ReversedJitter},
+    jitter_throttle::{Busy, Gate, Order, Pacing, Quota, ReversedJitter},
     token::TokenSource,
 };
 use tower::{Layer, Service, ServiceExt};
@@ -160,9 +160,22 @@ fn header_align(upstream: &config::Upstream) -> Result<HeaderAlignLayer, NotPass
         .try_fold(layer, |layer, name| layer.pass(name.clone()))
 }
 
-fn pacing(settings: &config::JitterThrottle) -> Result<Pacing, ReversedJitter> {
+/// How a gate with these settings spaces requests out.
+///
+/// # Errors
+///
+/// [`ReversedJitter`]; a checked config has none.
+pub fn pacing(settings: &config::JitterThrottle) -> Result<Pacing, ReversedJitter> {
     let (least, most) = settings.jitter;
-    Ok(Pacing::new()
+    let pacing = match &settings.busy {
+        Some(busy) => Pacing::new().busy(Busy {
+            from: busy.from,
+            within: busy.within,
+            jitter: busy.jitter.0..=busy.jitter.1,
+        })?,
+        None => Pacing::new(),
+    };
+    Ok(pacing
         .min_interval(settings.min_interval)
         .jitter(least..=most)?
         .idle_jitter(settings.idle_jitter)

@@ -160,13 +160,16 @@ fn config_show_prints_every_value_and_where_it_came_from() {
     retry-on-429.budget          = "20%"                                     # built-in
     token-refresh.early          = "5m"                                      # built-in
     jitter-throttle.min-interval = "1s"                                      # throttle profile quota
-    jitter-throttle.jitter       = "0ms..200ms"                              # throttle profile quota
+    jitter-throttle.jitter       = "500ms..1500ms"                           # throttle profile quota
     jitter-throttle.idle-jitter  = false                                     # throttle profile quota
     jitter-throttle.profile      = "quota"                                   # preset openai
     jitter-throttle.quotas       = []                                        # built-in
     jitter-throttle.max-queue    = 128                                       # built-in
     jitter-throttle.max-wait     = "240s"                                    # built-in
     jitter-throttle.order        = "fair"                                    # built-in
+    jitter-throttle.busy.from    = 15                                        # throttle profile quota
+    jitter-throttle.busy.within  = "60s"                                     # throttle profile quota
+    jitter-throttle.busy.jitter  = "0ms..200ms"                              # throttle profile quota
     jitter-throttle.concurrency  = 8                                         # preset openai
     credentials.kind             = "api-key"                                 # preset openai
     credentials.key              = { file = "key" }                          # mine.toml:6

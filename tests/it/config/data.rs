@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use pacegate::config::{self, Config, HeaderField, HeaderRule, Model, Platform, Verdict};
@@ -222,6 +223,19 @@ fn every_dialect_retries_an_unknown_429_and_a_503_that_names_a_time() {
             );
         }
     }
+}
+
+#[test]
+fn the_quota_profile_has_a_shorter_jitter_for_busy_times_and_the_reference_has_none() {
+    let settings = |profile| {
+        let config = local("jitter-throttle.profile", profile);
+        config.upstreams[0].jitter_throttle.clone()
+    };
+    assert_eq!(settings("reference").busy, None);
+    let busy = settings("quota").busy.unwrap();
+    assert_eq!(busy.from.get(), 15);
+    assert_eq!(busy.within, Duration::from_secs(60));
+    assert_eq!(busy.jitter, (Duration::ZERO, Duration::from_millis(200)));
 }
 
 #[test]
