@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Write},
+    path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
@@ -19,7 +20,7 @@ use tracing::{info, warn};
 use super::source::ConfigArgs;
 use crate::{
     config::{self, Config},
-    gateway::Gateway,
+    gateway::{Gateway, record::Recorder},
     pipeline::{Pipeline, assemble},
     telemetry,
 };
@@ -29,6 +30,10 @@ use crate::{
 pub struct Args {
     #[command(flatten)]
     source: ConfigArgs,
+    /// Append a line to this file for each request: when, which session, which model, how large;
+    /// never what it says
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
 }
 
 /// A token's refresh that was under way when the signal came has this long to be written down.
@@ -51,7 +56,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             "Setting with less effect than it says"
         );
     }
-    runtime(&config)?.block_on(serve(&config))
+    let recorder = args.record.as_deref().map(recorder).transpose()?;
+    runtime(&config)?.block_on(serve(&config, recorder.as_ref()))
 }
 
 /// The runtime that `config.workers` asks for: one worker needs no second thread.
@@ -85,10 +91,21 @@ pub(super) fn pipelines(config: &Config, tasks: &TaskTracker) -> anyhow::Result<
         .collect()
 }
 
-async fn serve(config: &Config) -> anyhow::Result<ExitCode> {
+fn recorder(path: &Path) -> anyhow::Result<Recorder> {
+    Recorder::open(path)
+        .with_context(|| format!("cannot record arrivals to {} (--record)", path.display()))
+}
+
+async fn serve(config: &Config, recorder: Option<&Recorder>) -> anyhow::Result<ExitCode> {
     let mut signals = signals()?;
     let tasks = TaskTracker::new();
-    let gateway = Gateway::bind(config, pipelines(config, &tasks)?).await?;
+    let mut pipelines = pipelines(config, &tasks)?;
+    if let Some(recorder) = recorder {
+        for pipeline in &mut pipelines {
+            pipeline.service = recorder.watch(pipeline.service.clone());
+        }
+    }
+    let gateway = Gateway::bind(config, pipelines).await?;
     writeln!(io::stdout().lock(), "listening on {gateway}").context("stdout")?;
     info!(address = %gateway, "Listening");
 

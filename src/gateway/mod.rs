@@ -28,6 +28,7 @@ mod inbound;
 mod listen;
 mod observe;
 mod outgoing;
+pub mod record;
 mod rescue;
 mod route;
 
