@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{check, config, demo, health, serve, simulate};
+use crate::commands::{bench, check, config, demo, health, serve, simulate};
 
 /// A sidecar that sends a coding agent's requests upstream at the right moment.
 #[derive(Debug, Parser)]
@@ -25,6 +25,8 @@ pub enum Command {
     Demo(demo::Args),
     /// Run the fake upstream alone
     Simulate(Box<simulate::Args>),
+    /// Show what a pacing policy does, before an account is risked on it
+    Bench(Box<bench::Args>),
     /// Check the configuration and print what would run
     Check(check::Args),
     /// Show the configuration

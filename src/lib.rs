@@ -5,6 +5,7 @@
 //! [`credentials`] and [`oauth`] hold the tokens, [`quotas`] the counts that outlive the process;
 //! [`simulator`] is a fake upstream that knows nothing of the rest.
 
+pub mod bench;
 pub mod body;
 pub mod cli;
 pub mod commands;

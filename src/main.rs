@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use pacegate::{
     cli::{Cli, Command},
-    commands::{self, check, config, demo, health, serve, simulate},
+    commands::{self, bench, check, config, demo, health, serve, simulate},
 };
 
 fn main() -> ExitCode {
@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         Some(Command::Serve(args)) => serve::run(&args),
         Some(Command::Demo(args)) => demo::run(&args),
         Some(Command::Simulate(args)) => simulate::run(&args),
+        Some(Command::Bench(args)) => bench::run(&args),
         Some(Command::Check(args)) => check::run(&args),
         Some(Command::Config(args)) => config::run(&args),
         Some(Command::Health(args)) => health::run(&args),

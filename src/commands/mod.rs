@@ -5,6 +5,7 @@ use std::{
     process::ExitCode,
 };
 
+pub mod bench;
 pub mod check;
 pub mod config;
 pub mod demo;

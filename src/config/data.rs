@@ -26,6 +26,16 @@ pub fn opencode_sample() -> &'static str {
     text("opencode.jsonc").unwrap_or_default()
 }
 
+/// The names of the presets, sorted.
+pub fn presets() -> Vec<&'static str> {
+    Folder::Presets.names()
+}
+
+/// The names of the throttle profiles, sorted.
+pub fn throttle_profiles() -> Vec<&'static str> {
+    Folder::Throttle.names()
+}
+
 /// The tree of `config/pacegate.toml`.
 pub(super) fn built_in() -> Result<Node, Problem> {
     parse("pacegate.toml", Origin::BuiltIn)

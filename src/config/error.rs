@@ -23,7 +23,7 @@ pub(super) struct Problem {
 }
 
 /// The known word that `word` was probably meant to be, or all of them.
-pub(super) fn suggestion(word: &str, known: &[&str]) -> String {
+pub(crate) fn suggestion(word: &str, known: &[&str]) -> String {
     /// Below this the words have no more in common than any two; clap draws the line there, too.
     const ALIKE: f64 = 0.7;
     let likeness = |known: &str| strsim::jaro(word, known);

@@ -1,13 +1,13 @@
 //! From a [`Source`] to a complete configuration.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, fs, path::PathBuf};
 
 use super::{
     Config, Error, Notice, Origin, Origins, Source,
     cursor::{Cursor, Scope, Secrets},
     data,
     error::Problem,
-    notice, server,
+    notice, server, source,
     tree::{Node, Value},
     upstream,
 };
@@ -23,6 +23,19 @@ pub struct Loaded {
     pub source: String,
     /// What has less effect here than its words say.
     pub notices: Vec<Notice>,
+}
+
+/// A configuration to look at, wherever else others may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sample {
+    /// The one that holds when nobody says anything.
+    BuiltIn,
+    /// What this file says.
+    File(PathBuf),
+    /// The preset of this name as the only upstream.
+    Preset(String),
+    /// The built-in one, but with the throttle profile of this name.
+    Throttle(String),
 }
 
 /// Finds, merges and checks a configuration, and reads the secrets that it refers to.
@@ -50,6 +63,41 @@ pub fn origins(source: &Source<'_>) -> Result<Origins, Error> {
     let (root, _name) = merged(source)?;
     read(&root, source, Secrets::LeftAlone)?;
     Ok(Origins::new(root))
+}
+
+/// Merges and checks `sample` for somebody who sends nothing with it: secrets may be missing.
+///
+/// # Errors
+///
+/// Everything else that is wrong with it.
+pub fn sample(sample: &Sample, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, Error> {
+    let mut root = data::built_in()?;
+    match sample {
+        Sample::BuiltIn => {}
+        Sample::File(path) => {
+            let text = fs::read_to_string(path).map_err(|error| {
+                Problem::new(format!("cannot read {}: {error}", path.display()))
+            })?;
+            root.merge(source::parse_file(path, &text)?);
+        }
+        Sample::Preset(name) => root.set("upstream", only_upstream(name)),
+        Sample::Throttle(name) => choose_throttle(&mut root, name),
+    }
+    complete_upstreams(&mut root)?;
+    read(&root, &Source::new(env), Secrets::LeftAlone)
+}
+
+/// The profile's values then come from there, since nothing beside it is written.
+fn choose_throttle(root: &mut Node, name: &str) {
+    let Some(Value::Array(upstreams)) = root.get_mut("upstream").map(|node| &mut node.value) else {
+        return;
+    };
+    for upstream in upstreams {
+        let origin = Origin::Throttle(name.into());
+        let mut table = Node::table(origin.clone());
+        table.set("profile", Node::text(origin, name));
+        upstream.set("jitter-throttle", table);
+    }
 }
 
 /// The tree of all values and the name of where they came from.

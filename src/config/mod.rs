@@ -28,10 +28,11 @@ mod tree;
 mod units;
 mod upstream;
 
-pub use data::opencode_sample;
+pub use data::{opencode_sample, presets, throttle_profiles};
 pub use dialect::{Dialect, DialectRule, Pace, Until, Verdict};
 pub use error::Error;
-pub use load::{Loaded, load, origins};
+pub(crate) use error::suggestion;
+pub use load::{Loaded, Sample, load, origins, sample};
 pub use notice::Notice;
 pub use origin::{Origin, Origins};
 pub use platform::Platform;

@@ -125,7 +125,7 @@ where
 }
 
 /// Boxes a service whose layer has changed the body type.
-fn boxed<S, B>(service: S) -> SharedService
+pub(crate) fn boxed<S, B>(service: S) -> SharedService
 where
     S: Service<Request<Full<Bytes>>, Response = Response<B>, Error = BoxError>
         + Clone

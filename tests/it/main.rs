@@ -1,5 +1,6 @@
 //! Integration tests, one binary: the real program and real sockets.
 
+mod bench;
 mod config;
 mod credentials;
 mod demo;

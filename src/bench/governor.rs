@@ -1,0 +1,60 @@
+//! What governor's `until_ready_with_jitter` does, on a clock that can be virtual.
+//!
+//! The original sleeps on a thread of its own and does not see tokio's paused clock. Its loop is
+//! short: look at the cell; if it is taken, sleep until it is free and a jitter longer; look again.
+
+use std::{
+    ops::RangeInclusive,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use rand::{RngExt, rngs::StdRng};
+use tokio::time::{Instant, sleep};
+use tower::{ServiceExt, service_fn};
+
+use crate::pipeline::SharedService;
+
+struct Cell {
+    free: Option<Instant>,
+    rng: StdRng,
+}
+
+const PERIOD: Duration = Duration::from_secs(1);
+const JITTER: RangeInclusive<Duration> = Duration::from_millis(500)..=Duration::from_millis(1500);
+
+/// A limiter of one request a second with jitter, around `upstream`. It knows no retry.
+pub(super) fn governor(upstream: SharedService, rng: StdRng) -> SharedService {
+    let cell = Arc::new(Mutex::new(Cell { free: None, rng }));
+    SharedService::new(service_fn(move |request: Request<Full<Bytes>>| {
+        let (cell, upstream) = (Arc::clone(&cell), upstream.clone());
+        async move {
+            loop {
+                let wait = cell.lock().unwrap_or_else(PoisonError::into_inner).take();
+                match wait {
+                    Some(wait) => sleep(wait).await,
+                    None => return upstream.oneshot(request).await,
+                }
+            }
+        }
+    }))
+}
+
+// === impl Cell ===
+
+impl Cell {
+    /// Takes the cell, or says how long to sleep before looking again.
+    fn take(&mut self) -> Option<Duration> {
+        let now = Instant::now();
+        match self.free.filter(|free| *free > now) {
+            Some(free) => Some(free - now + self.rng.random_range(JITTER)),
+            None => {
+                self.free = Some(now + PERIOD);
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! What an upstream admits, and the gate's half of it.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use pacegate_layers::jitter_throttle::{Quota, Share, Window};
+use tokio::time::Instant;
+
+use crate::{
+    config::{self, Per, show_duration},
+    simulator,
+};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// So many requests in some time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// How many.
+    pub requests: NonZeroUsize,
+    /// In how long.
+    pub per: Duration,
+    /// Which stretches of that length are meant.
+    pub span: Span,
+}
+
+/// Which stretches of time a limit is counted over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Span {
+    /// One after another from the start of the run. A run has no date, so that it begins with a new
+    /// day, week and month.
+    Calendar,
+    /// Every one.
+    Rolling,
+}
+
+/// Keeps the count of one limit.
+#[derive(Debug)]
+pub(super) struct Tally {
+    limit: Limit,
+    admitted: VecDeque<Duration>,
+}
+
+/// A [`Tally`] as the gate's quota.
+#[derive(Debug)]
+struct Count {
+    epoch: Instant,
+    limit: Limit,
+    /// The latest period that something was spent in, and how much.
+    spent: Mutex<(u32, usize)>,
+}
+
+// === impl Limit ===
+
+impl Limit {
+    /// The quota that keeps a gate below the limit, in a run that begins at `epoch`.
+    pub(super) fn quota(self, epoch: Instant) -> Arc<dyn Quota> {
+        match self.span {
+            Span::Rolling => Arc::new(Window::new(self.requests, self.per)),
+            Span::Calendar => Arc::new(Count {
+                epoch,
+                limit: self,
+                spent: Mutex::default(),
+            }),
+        }
+    }
+
+    /// The limit as the simulator keeps it. It knows no calendar.
+    pub(super) fn window(self) -> simulator::Window {
+        simulator::Window {
+            requests: self.requests.get(),
+            per: self.per,
+        }
+    }
+}
+
+impl From<&config::Quota> for Limit {
+    fn from(quota: &config::Quota) -> Self {
+        let (per, span) = match quota.per {
+            Per::Window(per) => (per, Span::Rolling),
+            Per::Day { .. } => (DAY, Span::Calendar),
+            Per::Week { .. } => (7 * DAY, Span::Calendar),
+            Per::Month { .. } => (30 * DAY, Span::Calendar),
+        };
+        Self {
+            requests: quota.requests,
+            per,
+            span,
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in {}", self.requests, show_duration(self.per))
+    }
+}
+
+// === impl Tally ===
+
+impl Tally {
+    pub(super) fn new(limit: Limit) -> Self {
+        Self {
+            limit,
+            admitted: VecDeque::new(),
+        }
+    }
+
+    /// How long until one more is admitted; `None` is at once.
+    pub(super) fn wait(&mut self, now: Duration) -> Option<Duration> {
+        while self.admitted.front().is_some_and(|at| self.end(*at) <= now) {
+            self.admitted.pop_front();
+        }
+        let full = self.admitted.len() >= self.limit.requests.get();
+        let oldest = self.admitted.front().filter(|_| full)?;
+        Some(self.end(*oldest) - now)
+    }
+
+    pub(super) fn admit(&mut self, now: Duration) {
+        self.admitted.push_back(now);
+    }
+
+    /// When what was admitted at `at` counts no more.
+    fn end(&self, at: Duration) -> Duration {
+        match self.limit.span {
+            Span::Rolling => at + self.limit.per,
+            Span::Calendar => self.limit.per * (period(at, self.limit.per) + 1),
+        }
+    }
+}
+
+fn period(at: Duration, per: Duration) -> u32 {
+    u32::try_from(at.as_nanos() / per.as_nanos()).unwrap_or(u32::MAX - 1)
+}
+
+// === impl Count ===
+
+impl Count {
+    fn now(&self) -> u32 {
+        period(self.epoch.elapsed(), self.limit.per)
+    }
+}
+
+impl Quota for Count {
+    fn room(&self, ahead: usize, share: Share) -> Option<Instant> {
+        let (latest, spent) = *self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.now();
+        let spent = if latest == now { spent } else { 0 };
+        let periods = (spent + ahead) / share.of(self.limit.requests);
+        let later = u32::try_from(periods).ok().filter(|periods| *periods > 0)?;
+        Some(self.epoch + self.limit.per * now.saturating_add(later))
+    }
+
+    fn spend(&self) {
+        let now = self.now();
+        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        *spent = match *spent {
+            (latest, spent) if latest == now => (now, spent + 1),
+            _ => (now, 1),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    fn two_a_minute(span: Span) -> Limit {
+        Limit {
+            requests: NonZeroUsize::new(2).unwrap(),
+            per: Duration::from_secs(60),
+            span,
+        }
+    }
+
+    #[test]
+    fn a_rolling_limit_frees_one_place_at_a_time_and_a_calendar_one_all_of_them() {
+        for (span, third, fourth) in [(Span::Rolling, 60, 90), (Span::Calendar, 60, 60)] {
+            let mut tally = Tally::new(two_a_minute(span));
+            let mut now = Duration::ZERO;
+            let mut admitted = Vec::new();
+            for wanted in [0, 30, 31, 31].map(Duration::from_secs) {
+                now = now.max(wanted);
+                now += tally.wait(now).unwrap_or_default();
+                tally.admit(now);
+                admitted.push(now.as_secs());
+            }
+            assert_eq!(admitted, [0, 30, third, fourth], "{span:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_day_that_is_used_up_has_room_again_at_its_end() {
+        let epoch = Instant::now();
+        let quota = two_a_minute(Span::Calendar).quota(epoch);
+        advance(Duration::from_secs(10)).await;
+        assert_eq!(quota.room(1, Share::WHOLE), None);
+        quota.spend();
+        quota.spend();
+        let minute = |number: u64| Some(epoch + Duration::from_secs(60 * number));
+        assert_eq!(quota.room(0, Share::WHOLE), minute(1));
+        assert_eq!(quota.room(2, Share::WHOLE), minute(2));
+        advance(Duration::from_secs(50)).await;
+        assert_eq!(quota.room(0, Share::WHOLE), None);
+    }
+}
