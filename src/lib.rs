@@ -3,7 +3,8 @@
 //! The way of a request: [`gateway`] (who may talk, which upstream, every error as an answer) →
 //! [`pipeline`] (the layers that the [`config`] lists) → [`upstream`] (the HTTP client).
 //! [`credentials`] and [`oauth`] hold the tokens, [`quotas`] the counts that outlive the process;
-//! [`simulator`] is a fake upstream that knows nothing of the rest.
+//! [`simulator`] is a fake upstream that knows nothing of the rest, and [`bench`](mod@bench) shows
+//! what a pacing policy does.
 
 pub mod bench;
 pub mod body;
