@@ -14,6 +14,7 @@ use pacegate_layers::{
 use self::document::Document;
 use crate::config::{self, Dialect, DialectRule, Until};
 
+mod coding;
 mod document;
 mod event;
 mod until;
@@ -71,13 +72,14 @@ impl Classify for DialectClassifier {
     }
 
     fn classify(&self, answer: &Answer<'_>) -> Verdict {
+        let body = coding::plain(answer.headers, answer.body);
         let (status, document) = if answer.status.is_success() {
-            match event::first_error(answer.body) {
+            match event::first_error(&body) {
                 Some(error) => (error.status, error.document),
                 None => return Verdict::Pass,
             }
         } else {
-            (Some(answer.status), Document::read(answer.body))
+            (Some(answer.status), Document::read(&body))
         };
         let mut rules = self.0.rules.iter();
         let decides = |rule: &&DialectRule| matches(rule, status, &document, answer.headers);
@@ -134,6 +136,8 @@ fn names(rule: &DialectRule, status: StatusCode) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     fn rule(status: u16, verdict: config::Verdict) -> DialectRule {
@@ -189,6 +193,18 @@ mod tests {
     const EXHAUSTED: Verdict = Verdict::Exhausted {
         reset: Some(Duration::from_secs(9)),
     };
+
+    #[test]
+    fn an_error_that_is_compressed_is_read_as_well() {
+        let quota = br#"{"error":{"code":"insufficient_quota","message":"free quota used"}}"#;
+        let headers = [(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"))];
+        let verdict = classifier().classify(&Answer {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            headers: &HeaderMap::from_iter(headers),
+            body: &coding::tests::gzip(quota),
+        });
+        assert_eq!(verdict, EXHAUSTED);
+    }
 
     #[test]
     fn the_first_rule_that_matches_decides() {

@@ -1,0 +1,74 @@
+//! Undoes what an upstream has compressed, as far as it has to be read.
+
+use std::{borrow::Cow, io::Read};
+
+use flate2::read::{GzDecoder, ZlibDecoder};
+use http::{HeaderMap, header};
+
+/// An error document is a few KiB; what claims to be more is not going to be read.
+const MAX_DECODED: u64 = 64 * 1024;
+
+/// The beginning of `body` in plain, where its coding is one that can be undone. The bytes that go
+/// to the client stay as they are.
+pub(super) fn plain<'a>(headers: &HeaderMap, body: &'a [u8]) -> Cow<'a, [u8]> {
+    let coding = headers.get(header::CONTENT_ENCODING);
+    let coding = coding.and_then(|coding| coding.to_str().ok()).unwrap_or("");
+    let reader: Box<dyn Read + 'a> = match coding.trim().to_ascii_lowercase().as_str() {
+        "gzip" | "x-gzip" => Box::new(GzDecoder::new(body)),
+        "deflate" => Box::new(ZlibDecoder::new(body)),
+        _ => return Cow::Borrowed(body),
+    };
+    let mut decoded = Vec::new();
+    // A beginning is cut off somewhere; what came out until then is good.
+    let _cut_off = reader.take(MAX_DECODED).read_to_end(&mut decoded);
+    if decoded.is_empty() {
+        // Not what its label says.
+        return Cow::Borrowed(body);
+    }
+    Cow::Owned(decoded)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::io::Write;
+
+    use flate2::{
+        Compression,
+        write::{GzEncoder, ZlibEncoder},
+    };
+
+    use super::*;
+
+    fn headers(coding: &'static str) -> HeaderMap {
+        let value = http::HeaderValue::from_static(coding);
+        HeaderMap::from_iter([(header::CONTENT_ENCODING, value)])
+    }
+
+    pub(in super::super) fn gzip(text: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(text).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn undoes_gzip_and_deflate_and_leaves_the_rest() {
+        assert_eq!(*plain(&headers("GZIP"), &gzip(b"slow down")), *b"slow down");
+        let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(b"slow down").unwrap();
+        let deflated = encoder.finish().unwrap();
+        assert_eq!(*plain(&headers("deflate"), &deflated), *b"slow down");
+        assert_eq!(*plain(&headers("br"), b"?"), *b"?");
+        assert_eq!(*plain(&HeaderMap::new(), b"{}"), *b"{}");
+        assert_eq!(*plain(&headers("gzip"), b"no gzip"), *b"no gzip");
+    }
+
+    #[test]
+    fn reads_a_beginning_and_not_more_than_is_sensible() {
+        let text: Vec<u8> = (0..40_000_u32).flat_map(u32::to_le_bytes).collect();
+        let whole = gzip(&text);
+        let half = plain(&headers("gzip"), &whole[..whole.len() / 2]).into_owned();
+        assert!(!half.is_empty() && text.starts_with(&half));
+        let bomb = gzip(&vec![0; 100_000_000]);
+        assert_eq!(plain(&headers("gzip"), &bomb).len(), 64 * 1024);
+    }
+}
