@@ -319,7 +319,14 @@ mod tests {
             Box::new(NoRoute::Path),
             Box::new(NoRoute::Upstream),
             Box::new(TokenError::LoginRequired(login)),
+            Box::new(Exhausted { reset: None }),
         ];
+        // A month, by steps that meet every minute of the day.
+        let resets = (0..4320_u64).map(|step| Duration::from_secs(step * 10 * 61));
+        for reset in resets {
+            all.push(Box::new(Refused::QuotaExhausted { reset }));
+            all.push(Box::new(Exhausted { reset: Some(reset) }));
+        }
         all.extend(denials.map(|denied| Box::new(denied) as _));
         all.extend(columns.chain(sizes).map(|error| Box::new(error) as _));
         all

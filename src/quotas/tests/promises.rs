@@ -243,8 +243,14 @@ async fn live(machine: &Machine, quotas: &[Quota], events: &[Event]) -> Witness 
     witness
 }
 
+/// Lives of an account: `SCENARIOS=20000 cargo test --lib quotas::` lives that many.
+fn scenarios() -> u32 {
+    let asked = std::env::var("SCENARIOS").ok();
+    asked.and_then(|count| count.parse().ok()).unwrap_or(5000)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig::with_cases(scenarios()))]
 
     #[test]
     fn never_more_than_n_in_any_window_day_week_or_month(quotas in quotas(), start in start(), events in events()) {
