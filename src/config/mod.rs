@@ -204,7 +204,7 @@ pub enum Roots {
 pub enum Credentials {
     /// No token at all.
     None,
-    /// A key that does not change.
+    /// A key that somebody else issues.
     ApiKey(ApiKey),
     /// A credentials file that is refreshed at a token endpoint.
     OAuth(Box<OAuth>),
@@ -213,8 +213,10 @@ pub enum Credentials {
 /// Where an API key is found. The reference was resolved when the config was loaded.
 #[derive(Clone, Debug)]
 pub struct ApiKey {
-    /// The key.
+    /// The key, as it was when the config was loaded.
     pub key: SecretString,
+    /// The file it was read from, where it may be replaced while the program runs.
+    pub file: Option<PathBuf>,
     /// The reference as written, for messages: `env DASHSCOPE_API_KEY` or `file PATH`.
     pub reference: String,
 }

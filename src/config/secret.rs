@@ -1,6 +1,6 @@
 //! Secrets are references; what they lead to is read here and shown nowhere.
 
-use std::fs;
+use std::{fs, path::PathBuf};
 
 use http::HeaderValue;
 use secrecy::SecretString;
@@ -10,6 +10,7 @@ use super::cursor::{Cursor, Secrets};
 /// A secret and the reference that led to it, for messages.
 pub(super) struct Secret {
     pub(super) value: SecretString,
+    pub(super) file: Option<PathBuf>,
     pub(super) reference: String,
 }
 
@@ -28,14 +29,14 @@ pub(super) fn read(cursor: &Cursor<'_>) -> Option<Secret> {
     let (env, file) = (fields.optional("env"), fields.optional("file"));
     fields.finish();
 
-    let (reference, found) = match (env, file) {
+    let (reference, file, found) = match (env, file) {
         (Some(name), None) => {
             let name = name.str()?;
             let value = match (cursor.scope.env)(name) {
                 Some(value) => Ok(value),
                 None => Err("it is not set".to_owned()),
             };
-            (format!("env {name}"), value)
+            (format!("env {name}"), None, value)
         }
         (None, Some(path)) => {
             let path = path.file()?;
@@ -43,13 +44,17 @@ pub(super) fn read(cursor: &Cursor<'_>) -> Option<Secret> {
                 Ok(value) => Ok(without_line_end(value)),
                 Err(error) => Err(error.to_string()),
             };
-            (format!("file {}", path.display()), value)
+            (format!("file {}", path.display()), Some(path), value)
         }
         _ => return cursor.refuse("expected either env or file", WRITE_A_REFERENCE),
     };
     if cursor.scope.secrets == Secrets::LeftAlone {
         let value = SecretString::default();
-        return Some(Secret { value, reference });
+        return Some(Secret {
+            value,
+            file,
+            reference,
+        });
     }
     let refuse = |reason: &str| {
         cursor.refuse(
@@ -65,6 +70,7 @@ pub(super) fn read(cursor: &Cursor<'_>) -> Option<Secret> {
         }
         Ok(value) => Some(Secret {
             value: value.into(),
+            file,
             reference,
         }),
     }

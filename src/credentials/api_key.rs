@@ -1,11 +1,50 @@
 //! An API key as a token source.
+//!
+//! A key from a file is read again when the file changes, so a key can be replaced without a
+//! restart. The file is looked at when a token is asked for, at most every five seconds; there is
+//! no watcher, because change notices do not reach bind mounts. A file that is gone or holds no
+//! key takes nothing away: the key in use is kept.
 
-use pacegate_layers::token::StaticToken;
-use secrecy::ExposeSecret;
+use std::{
+    fmt,
+    fs::{self, File},
+    io::{self, Read},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use pacegate_layers::token::{BearerToken, TokenFuture, TokenSource};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::Instant;
+use tracing::{info, warn};
 
 use crate::config::ApiKey;
 
-/// A key that cannot be sent.
+/// The key of an upstream.
+pub struct ApiKeySource {
+    reference: String,
+    file: Option<PathBuf>,
+    state: Mutex<State>,
+}
+
+struct State {
+    token: BearerToken,
+    looked_at: Option<Instant>,
+    /// The state of the file when it was last looked at; `None` where there was none.
+    seen: Option<Seen>,
+}
+
+/// Tells one state of a file from another without reading it.
+#[derive(Clone, Copy, PartialEq)]
+struct Seen {
+    modified: Option<SystemTime>,
+    inode: u64,
+    len: u64,
+}
+
+/// A key that cannot be sent. No text shows it.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiKeyError {
     /// The reference points at nothing.
@@ -13,6 +52,14 @@ pub enum ApiKeyError {
     Empty {
         /// The reference as written in the config.
         reference: String,
+    },
+    /// The file cannot be read any more.
+    #[error("the API key from {reference} cannot be read: {source}")]
+    Unreadable {
+        /// The reference as written in the config.
+        reference: String,
+        /// What the system said.
+        source: io::Error,
     },
     /// It holds characters that no header carries, such as a line break.
     #[error(
@@ -25,54 +72,220 @@ pub enum ApiKeyError {
     },
 }
 
-/// A source that always gives `key`, without the white space around it: a key file usually ends
-/// with a line break.
-///
-/// # Errors
-///
-/// [`ApiKeyError`] if nothing is left or if it cannot stand in a header; the key is not shown.
-pub fn api_key(key: &ApiKey) -> Result<StaticToken, ApiKeyError> {
-    let reference = || key.reference.clone();
-    let trimmed = key.key.expose_secret().trim();
-    if trimmed.is_empty() {
-        return Err(ApiKeyError::Empty {
-            reference: reference(),
-        });
+// === impl ApiKeySource ===
+
+impl ApiKeySource {
+    /// A source that gives `key`, without the white space around it: a key file usually ends with
+    /// a line break.
+    ///
+    /// # Errors
+    ///
+    /// [`ApiKeyError`] if nothing is left or if it cannot stand in a header.
+    pub fn new(key: &ApiKey) -> Result<Self, ApiKeyError> {
+        let state = State {
+            token: token(key.key.expose_secret(), 0, &key.reference)?,
+            looked_at: None,
+            seen: None,
+        };
+        Ok(Self {
+            reference: key.reference.clone(),
+            file: key.file.clone(),
+            state: Mutex::new(state),
+        })
     }
-    StaticToken::new(trimmed).map_err(|_| ApiKeyError::Unsendable {
-        reference: reference(),
-    })
+
+    /// Reads the key again if its file has changed. Blocks as long as a few hundred bytes of the
+    /// page cache take.
+    fn look(&self, file: &Path, state: &mut State) {
+        let now = Instant::now();
+        if state
+            .looked_at
+            .is_some_and(|before| now - before < LOOK_EVERY)
+        {
+            return;
+        }
+        state.looked_at = Some(now);
+        let seen = Seen::of(file);
+        if seen == state.seen {
+            return;
+        }
+        state.seen = seen;
+        match self.read(file, state.token.generation() + 1) {
+            Ok(token) if token.header() == state.token.header() => {}
+            Ok(token) => {
+                state.token = token;
+                info!(reference = self.reference, "Took over a changed API key");
+            }
+            Err(error) => warn!(%error, "Keeping the API key in use"),
+        }
+    }
+
+    fn read(&self, file: &Path, generation: u64) -> Result<BearerToken, ApiKeyError> {
+        let mut key = String::new();
+        File::open(file)
+            .and_then(|file| file.take(MAX_LEN).read_to_string(&mut key))
+            .map_err(|source| ApiKeyError::Unreadable {
+                reference: self.reference.clone(),
+                source,
+            })?;
+        token(
+            SecretString::from(key).expose_secret(),
+            generation,
+            &self.reference,
+        )
+    }
+}
+
+impl TokenSource for ApiKeySource {
+    fn token(&self) -> TokenFuture {
+        // Every change of the state is complete before anything that can panic.
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = &self.file {
+            self.look(file, &mut state);
+        }
+        TokenFuture::ready(Ok(state.token.clone()))
+    }
+
+    fn refresh(&self, _stale: &BearerToken) -> TokenFuture {
+        self.token()
+    }
+}
+
+impl fmt::Debug for ApiKeySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiKeySource")
+            .field("reference", &self.reference)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The token that `key` makes.
+fn token(key: &str, generation: u64, reference: &str) -> Result<BearerToken, ApiKeyError> {
+    let reference = reference.to_owned();
+    match key.trim() {
+        "" => Err(ApiKeyError::Empty { reference }),
+        key => BearerToken::new(key, generation).map_err(|_| ApiKeyError::Unsendable { reference }),
+    }
+}
+
+/// As often as a credentials file is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// No key comes near it.
+const MAX_LEN: u64 = 64 * 1024;
+
+// === impl Seen ===
+
+impl Seen {
+    /// Links are followed: orchestrators mount secrets behind them. What is no regular file, such
+    /// as the pipe of a shell's `<(…)`, could be read once only, and was when the config was
+    /// loaded.
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
+        Some(Self {
+            modified: metadata.modified().ok(),
+            inode: metadata.ino(),
+            len: metadata.len(),
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use pacegate_layers::token::TokenSource;
-
     use super::*;
 
-    fn key(key: &str) -> ApiKey {
+    fn key(key: &str, file: Option<PathBuf>) -> ApiKey {
         ApiKey {
             key: key.into(),
+            file,
             reference: "file /run/key".to_owned(),
         }
     }
 
+    async fn given(source: &ApiKeySource) -> String {
+        let token = source.token().await.unwrap();
+        token.header().to_str().unwrap().to_owned()
+    }
+
     #[tokio::test]
     async fn gives_the_key_without_the_line_break_of_its_file() {
-        let token = api_key(&key("sk-1\n")).unwrap().token().await.unwrap();
-        assert_eq!(token.header(), "Bearer sk-1");
+        let source = ApiKeySource::new(&key("sk-1\n", None)).unwrap();
+        assert_eq!(given(&source).await, "Bearer sk-1");
     }
 
     #[test]
     fn names_the_reference_and_not_the_key_when_it_cannot_be_sent() {
-        let error = api_key(&key("canary\nsk-2")).unwrap_err().to_string();
+        let error = ApiKeySource::new(&key("canary\nsk-2", None)).unwrap_err();
+        let error = error.to_string();
         assert!(
             error.contains("file /run/key") && !error.contains("canary"),
             "{error}"
         );
         assert!(matches!(
-            api_key(&key(" \n")),
+            ApiKeySource::new(&key(" \n", None)),
             Err(ApiKeyError::Empty { .. })
         ));
+    }
+
+    #[test]
+    fn debug_output_holds_no_part_of_the_key() {
+        let source = ApiKeySource::new(&key("canary", None)).unwrap();
+        assert!(!format!("{source:?}").contains("canary"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn follows_its_file_within_five_seconds_and_reads_it_only_when_it_has_changed() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("key");
+        fs::write(&file, "sk-1\n").unwrap();
+        let source = ApiKeySource::new(&key("sk-1", Some(file.clone()))).unwrap();
+        let stale = source.token().await.unwrap();
+
+        fs::write(&file, "sk-long-2\n").unwrap();
+        assert_eq!(given(&source).await, "Bearer sk-1", "it looked too soon");
+        tokio::time::sleep(LOOK_EVERY).await;
+        let renewed = source.refresh(&stale).await.unwrap();
+        assert_eq!(renewed.header(), "Bearer sk-long-2");
+        assert_ne!(renewed.generation(), stale.generation());
+
+        tokio::time::sleep(LOOK_EVERY).await;
+        let same = source.token().await.unwrap();
+        assert_eq!(same.generation(), renewed.generation());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_is_gone_or_broken_leaves_the_key_in_use_until_it_is_whole_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("key");
+        let source = ApiKeySource::new(&key("sk-1", Some(file.clone()))).unwrap();
+        for content in [
+            None,
+            Some(""),
+            Some("two\nlines"),
+            Some("sk-\u{7}"),
+            None,
+            Some("sk-2"),
+        ] {
+            match content {
+                Some(content) => fs::write(&file, content).unwrap(),
+                None => drop(fs::remove_file(&file)),
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+            let expected = match content {
+                Some("sk-2") => "Bearer sk-2",
+                _ => "Bearer sk-1",
+            };
+            assert_eq!(given(&source).await, expected, "{content:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pipe_is_not_read_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        let source = ApiKeySource::new(&key("sk-1", Some(pipe))).unwrap();
+        assert_eq!(given(&source).await, "Bearer sk-1");
     }
 }

@@ -16,7 +16,7 @@ use super::{Pipeline, PipelineError, build};
 use crate::{
     config::{self, Credentials, LayerName, OAuth},
     credentials::{
-        api_key::{ApiKeyError, api_key},
+        api_key::{ApiKeyError, ApiKeySource},
         source::{OAuthSource, Settings},
     },
     quotas::{self, Book},
@@ -76,7 +76,7 @@ fn parts(
     )?;
     let source: Option<Arc<dyn TokenSource>> = match &upstream.credentials {
         Credentials::None => None,
-        Credentials::ApiKey(key) => Some(Arc::new(api_key(key)?)),
+        Credentials::ApiKey(key) => Some(Arc::new(ApiKeySource::new(key)?)),
         Credentials::OAuth(oauth) => {
             let source = oauth_source(upstream, oauth, tasks)?;
             if !upstream.base_url_written {
