@@ -7,7 +7,7 @@
 
 use std::{
     error::Error,
-    io,
+    fmt, io,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -19,7 +19,7 @@ use tracing::{error, info, warn};
 
 use super::{
     Shared,
-    state::{State, same},
+    state::{SHARE_OF_LIFE, State, same},
 };
 use crate::{
     credentials::{
@@ -64,6 +64,8 @@ enum Plan {
     Ask(Basis),
     /// Nothing is left to do.
     Done,
+    /// Nothing can be done: there is no refresh token.
+    GiveUp(Basis),
     /// Write what is held.
     Save(Basis),
 }
@@ -91,6 +93,9 @@ async fn renew(shared: &Shared) -> Outcome {
     let basis = match plan {
         Plan::Ask(basis) => basis,
         Plan::Done => return Ok(()),
+        Plan::GiveUp(basis) => {
+            return refused(shared, basis, &"it came without a refresh token").await;
+        }
         Plan::Save(basis) => {
             save(shared, basis).await;
             return Ok(());
@@ -152,7 +157,7 @@ fn plan(
         Ok(stored) => {
             let credentials = &stored.credentials;
             let is_new = stale.is_none_or(|stale| !same(stale, &credentials.access_token));
-            if is_new && credentials.valid_for(now) > WORTH_TAKING {
+            if is_new && credentials.valid_for(now) > worth_taking(&stored) {
                 state.follow(stored);
                 info!("Took over a token that another program has renewed");
                 return Ok(Plan::Done);
@@ -163,24 +168,40 @@ fn plan(
         Err(_) if held.is_some() => None,
         Err(problem) => return Err(Failure::Login(problem.to_string()).into()),
     };
-    let mut refused = None;
+    let (mut refused, mut fixed) = (None, None);
     for credentials in found.into_iter().chain(held) {
         match state.refused_for(&credentials) {
             Some(failure) => refused = Some(failure),
-            None => {
+            None if credentials.can_be_renewed() => {
                 return Ok(Plan::Ask(Basis {
                     credentials,
                     on_file,
                 }));
             }
+            None => fixed = Some(credentials),
         }
     }
-    Err(refused.unwrap_or_else(Failure::vanished))
+    let credentials = fixed.ok_or_else(|| refused.unwrap_or_else(Failure::vanished))?;
+    Ok(Plan::GiveUp(Basis {
+        credentials,
+        on_file,
+    }))
 }
 
-/// What a token in the file must still live for to be taken over instead of renewed; the other
-/// programs have the same margin.
-const WORTH_TAKING: Duration = Duration::from_secs(30);
+/// What the token that `stored` holds must still live for to be taken over instead of renewed.
+///
+/// The other programs' margin is half a minute. A token that lives for less would never be worth
+/// taking, and every program would renew what another has just renewed; so it is never more than
+/// the last quarter of the token's life, before which nobody here renews it either. The file says
+/// when the token ends, and its time when it began.
+fn worth_taking(stored: &Stored) -> Duration {
+    let began = stored.stamp.modified();
+    let lifetime = stored.credentials.valid_for(began);
+    MARGIN.min(lifetime / SHARE_OF_LIFE)
+}
+
+/// See [`worth_taking`].
+const MARGIN: Duration = Duration::from_secs(30);
 
 /// What `grant`, asked for at `now`, makes of `old`.
 fn renewed(old: &Credentials, grant: Grant, now: SystemTime) -> Credentials {
@@ -225,14 +246,14 @@ async fn settle(shared: &Shared, basis: Basis, new: Credentials, issued: SystemT
     info!(?lives_for, "Renewed the token");
 }
 
-/// The endpoint refused. Final only if it refused what the file still holds: otherwise another
-/// program was faster, and its token is there.
-async fn refused(shared: &Shared, basis: Basis, refusal: &RefreshError) -> Outcome {
+/// The endpoint refused, or there is nothing to ask it with. Final only if that goes for what the
+/// file still holds: otherwise another program was faster, and its token is there.
+async fn refused(shared: &Shared, basis: Basis, refusal: &(dyn fmt::Display + Sync)) -> Outcome {
     if let Ok(stored) = shared.file.read().await
         && !basis.accounts_for(&stored.credentials.refresh_token)
     {
         shared.state().follow(stored);
-        info!("The refresh token was spent by another program, whose token is taken over");
+        info!("Another program has renewed the token meanwhile; its token is taken over");
         return Ok(());
     }
     let path = shared.file.path().display();

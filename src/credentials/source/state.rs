@@ -217,6 +217,8 @@ impl State {
         };
         self.generation += 1;
         self.pause = None;
+        // Whoever got a new token with the same refresh token, or with none, was not refused.
+        self.refused = None;
         self.held = Some(Held {
             token,
             credentials,
@@ -335,7 +337,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_secs(60);
 
 /// No token is renewed before three quarters of its life are over, however short that is.
-const SHARE_OF_LIFE: u32 = 4;
+pub(super) const SHARE_OF_LIFE: u32 = 4;
 
 /// Compares two secrets that we hold both of: how long it takes tells nobody anything.
 pub(super) fn same(one: &SecretString, other: &SecretString) -> bool {

@@ -12,6 +12,8 @@ use tokio::time::sleep;
 use super::*;
 use crate::credentials::store::Credentials;
 
+mod hardships;
+
 const HOUR: Duration = Duration::from_secs(3600);
 const MINUTE: Duration = Duration::from_secs(60);
 const SECOND: Duration = Duration::from_secs(1);

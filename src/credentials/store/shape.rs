@@ -16,7 +16,8 @@ pub struct Credentials {
     pub access_token: SecretString,
     /// `Bearer`, in whatever case the server wrote it.
     pub token_type: String,
-    /// What buys the next access token; where tokens rotate, once only.
+    /// What buys the next access token; where tokens rotate, once only. Empty where the provider
+    /// issues none: then only a login brings the next.
     pub refresh_token: SecretString,
     /// Where the token may be used, as the server wrote it.
     pub resource_url: Option<String>,
@@ -30,6 +31,7 @@ pub struct Credentials {
 struct Written<'a> {
     access_token: &'a str,
     token_type: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
     refresh_token: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     resource_url: Option<&'a str>,
@@ -40,6 +42,7 @@ struct Written<'a> {
 struct Read {
     access_token: String,
     token_type: String,
+    #[serde(default)]
     refresh_token: String,
     #[serde(default)]
     resource_url: Option<String>,
@@ -86,6 +89,11 @@ impl Credentials {
             expiry_date: self.expiry_date,
         })
         .unwrap_or_default()
+    }
+
+    /// Whether there is something to renew the access token with.
+    pub fn can_be_renewed(&self) -> bool {
+        !self.refresh_token.expose_secret().is_empty()
     }
 
     /// When the access token expires.
@@ -142,12 +150,22 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_it_wrote_with_and_without_a_resource() {
-        for resource_url in [None, Some("portal.example".to_owned())] {
+    fn reads_what_it_wrote_with_and_without_a_resource_and_a_refresh_token() {
+        for (resource_url, refresh_token) in [
+            (None, "canary-refresh"),
+            (Some("portal.example".to_owned()), "canary-refresh"),
+            (None, ""),
+        ] {
             let written = Credentials {
                 resource_url,
+                refresh_token: refresh_token.into(),
                 ..credentials()
             };
+            assert_eq!(written.can_be_renewed(), !refresh_token.is_empty());
+            assert_eq!(
+                written.to_json().contains("refresh_token"),
+                written.can_be_renewed()
+            );
             let read = Credentials::parse(written.to_json().as_bytes()).unwrap();
             assert_eq!(read.to_json(), written.to_json());
         }
@@ -166,7 +184,8 @@ mod tests {
     fn a_file_without_a_field_or_with_an_unsendable_token_is_refused() {
         let json = credentials().to_json();
         for (from, to) in [
-            ("refresh_token", "other"),
+            ("token_type", "other"),
+            ("\"canary-refresh\"", "7"),
             ("1700000000000", "\"1700000000000\""),
             ("1700000000000", "null"),
             ("canary-access", ""),
