@@ -8,7 +8,7 @@ use std::{
     process::Command,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     thread,
     time::{Duration, SystemTime},
@@ -32,39 +32,8 @@ use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 use tower::util::BoxCloneSyncService;
 
-#[test]
-fn no_reader_sees_a_torn_file_during_2000_writes() {
-    let directory = tempdir().unwrap();
-    let file = in_directory(&directory);
-    let write = |number| {
-        let token_type = format!("Bearer{number}");
-        file.write(&Credentials {
-            token_type,
-            ..credentials(number, number)
-        })
-        .unwrap();
-    };
-    write(0);
-    let ended = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let reader = scope.spawn(|| {
-            let mut reads = 0;
-            while !ended.load(Ordering::Relaxed) {
-                let read = file.read_once().unwrap().credentials;
-                // Longer by one digit or not: a mix of two files would show.
-                assert_eq!(read.token_type, format!("Bearer{}", read.expiry_date));
-                reads += 1;
-            }
-            reads
-        });
-        for number in 1..=2000 {
-            write(number);
-        }
-        ended.store(true, Ordering::Relaxed);
-        assert!(reader.join().unwrap() > 100);
-    });
-    assert_eq!(names(directory.path()), ["oauth_creds.json"]);
-}
+mod leftovers;
+mod processes;
 
 #[test]
 fn a_written_file_is_private_complete_and_newer() {

@@ -14,7 +14,7 @@ use std::{
     fmt,
     path::PathBuf,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, Once, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -81,6 +81,8 @@ struct Shared {
     tasks: TaskTracker,
     state: Mutex<State>,
     resource: watch::Sender<Option<Uri>>,
+    /// Done once the log has said that the file is open to others.
+    exposed: Once,
 }
 
 /// Sends a refresh token to the endpoint. Boxed: it happens once an hour.
@@ -141,6 +143,7 @@ impl OAuthSource {
             tasks,
             state: Mutex::new(State::new(settings.early)),
             resource: watch::Sender::new(None),
+            exposed: Once::new(),
             settings,
         };
         shared.look();
@@ -274,6 +277,14 @@ impl Shared {
     }
 
     fn take_reading(&self, state: &mut State, read: Result<Stored, ReadError>) {
+        if read.as_ref().is_ok_and(|stored| stored.is_exposed) {
+            self.exposed.call_once(|| {
+                warn!(
+                    path = %self.file.path().display(),
+                    "Others on this machine may open the credentials file; its next renewal makes it private"
+                );
+            });
+        }
         state.take_reading(read, self.now());
         self.follow_resource(state);
     }

@@ -29,6 +29,8 @@ pub struct Stored {
     pub credentials: Credentials,
     /// The state of the file it was read from.
     pub stamp: Stamp,
+    /// Whether other accounts of this machine may read or write the file.
+    pub is_exposed: bool,
 }
 
 /// Tells one state of the file from another without reading it.
@@ -125,6 +127,7 @@ impl CredentialsFile {
         Ok(Stored {
             credentials,
             stamp: Stamp::of(&metadata),
+            is_exposed: metadata.mode() & 0o077 != 0,
         })
     }
 
@@ -133,7 +136,8 @@ impl CredentialsFile {
     /// it: call it where blocking is allowed.
     ///
     /// A file that is a mount point of its own cannot be replaced; it is written in place, with
-    /// a warning.
+    /// a warning. In every case it is for its owner alone afterwards. What writers left behind
+    /// that were killed is swept up.
     ///
     /// # Errors
     ///

@@ -1,11 +1,12 @@
 //! Replacing a file so that no reader ever sees a part of it.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    ffi::OsStr,
+    fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use tracing::warn;
@@ -37,7 +38,7 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> Result<Stamp, WriteError> 
     };
     let before = match fs::symlink_metadata(path) {
         Ok(metadata) if !metadata.is_file() => return Err(WriteError::NotRegular(path.to_owned())),
-        Ok(metadata) => Some(metadata.modified().map_err(failed)?),
+        Ok(metadata) => Some(metadata),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(failed(error)),
     };
@@ -52,7 +53,7 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> Result<Stamp, WriteError> 
         .map_err(failed)?;
 
     let temporary = Temporary::in_directory(directory);
-    match temporary.become_file(path, content, before) {
+    match temporary.become_file(path, content, before.as_ref()) {
         // A bind mount of the file itself: nothing can be renamed onto it.
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
             warn!(
@@ -60,7 +61,7 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> Result<Stamp, WriteError> 
                 "Writing the credentials in place because the file is a mount point; mount its \
                  directory instead"
             );
-            in_place(path, content, before).map_err(failed)
+            in_place(path, content, before.as_ref()).map_err(failed)
         }
         Err(error) => Err(failed(error)),
         Ok(stamp) => {
@@ -74,7 +75,7 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> Result<Stamp, WriteError> 
     }
 }
 
-fn in_place(path: &Path, content: &[u8], before: Option<SystemTime>) -> io::Result<Stamp> {
+fn in_place(path: &Path, content: &[u8], before: Option<&Metadata>) -> io::Result<Stamp> {
     // Truncated first: a reader that comes between sees no JSON and tries again. Overwriting
     // would show it the new access token together with the old refresh token.
     let mut file = OpenOptions::new()
@@ -82,15 +83,18 @@ fn in_place(path: &Path, content: &[u8], before: Option<SystemTime>) -> io::Resu
         .truncate(true)
         .custom_flags(libc::O_NOFOLLOW)
         .open(path)?;
+    // Fails where the file is somebody else's, which is no reason to lose a token.
+    let _best_effort = file.set_permissions(Permissions::from_mode(0o600));
     fill(&mut file, content, before)
 }
 
-fn fill(file: &mut File, content: &[u8], before: Option<SystemTime>) -> io::Result<Stamp> {
+fn fill(file: &mut File, content: &[u8], before: Option<&Metadata>) -> io::Result<Stamp> {
     file.write_all(content)?;
-    if let Some(before) = before
-        && file.metadata()?.modified()? <= before
-    {
-        file.set_modified(before + TICK)?;
+    if let Some(before) = before {
+        let before = before.modified()?;
+        if file.metadata()?.modified()? <= before {
+            file.set_modified(before + TICK)?;
+        }
     }
     file.sync_all()?;
     Ok(Stamp::of(&file.metadata()?))
@@ -102,18 +106,66 @@ const TICK: Duration = Duration::from_millis(2);
 /// A file that is gone at the end unless it has become the real one.
 struct Temporary(PathBuf);
 
+const PREFIX: &str = ".pacegate-";
+const SUFFIX: &str = ".tmp";
+
+/// Removes what writers that were killed have left in `directory`. Ages are told by the file
+/// system's clock, which has just stamped `ours`.
+fn sweep(directory: &Path, ours: &Metadata) {
+    let Ok(now) = ours.modified() else { return };
+    let is_left = |path: &Path| {
+        fs::symlink_metadata(path).is_ok_and(|it| {
+            let age = it
+                .modified()
+                .ok()
+                .and_then(|at| now.duration_since(at).ok());
+            it.is_file() && it.uid() == ours.uid() && age.is_some_and(|age| age > LEFT_BEHIND)
+        })
+    };
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if Temporary::is_name(&entry.file_name()) && is_left(&path) {
+            // Another process may sweep as well.
+            let _already_gone = fs::remove_file(&path);
+        }
+    }
+}
+
+/// No write takes that long, so a temporary file of this age has lost its writer.
+const LEFT_BEHIND: Duration = Duration::from_secs(60);
+
+/// Leaves the file to whom it belonged: a gateway that runs as root beside somebody's own program
+/// would shut that program out.
+fn keep_owner(file: &File, path: &Path, before: &Metadata) {
+    if let Err(error) = fchown(file, Some(before.uid()), Some(before.gid())) {
+        warn!(
+            %error,
+            path = %path.display(),
+            owner = before.uid(),
+            "The credentials file belonged to another account, which can no longer open it"
+        );
+    }
+}
+
 // === impl Temporary ===
 
 impl Temporary {
     fn in_directory(directory: &Path) -> Self {
-        Self(directory.join(format!(".pacegate-{}.tmp", Uuid::new_v4())))
+        Self(directory.join(format!("{PREFIX}{}{SUFFIX}", Uuid::new_v4())))
+    }
+
+    /// Whether a file is called as ours are.
+    fn is_name(name: &OsStr) -> bool {
+        name.to_str()
+            .and_then(|name| name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX))
+            .is_some_and(|id| Uuid::try_parse(id).is_ok())
     }
 
     fn become_file(
         &self,
         path: &Path,
         content: &[u8],
-        before: Option<SystemTime>,
+        before: Option<&Metadata>,
     ) -> io::Result<Stamp> {
         let mut file = OpenOptions::new()
             .write(true)
@@ -121,7 +173,15 @@ impl Temporary {
             .mode(0o600)
             .custom_flags(libc::O_NOFOLLOW)
             .open(&self.0)?;
+        let ours = file.metadata()?;
+        // Before the content: on a full disk, what is swept may be the space that is missing.
+        if let Some(directory) = self.0.parent() {
+            sweep(directory, &ours);
+        }
         let stamp = fill(&mut file, content, before)?;
+        if let Some(before) = before.filter(|it| it.uid() != ours.uid()) {
+            keep_owner(&file, path, before);
+        }
         fs::rename(&self.0, path)?;
         Ok(stamp)
     }
@@ -138,14 +198,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn knows_its_own_temporary_files_by_name() {
+        let temporary = Temporary::in_directory(Path::new(""));
+        assert!(Temporary::is_name(temporary.0.as_os_str()));
+        for other in [".pacegate-.tmp", ".pacegate-1.tmp", "oauth_creds.json"] {
+            assert!(!Temporary::is_name(OsStr::new(other)), "{other}");
+        }
+    }
+
+    #[test]
     fn writing_in_place_keeps_the_inode_and_moves_the_time_forward() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         fs::write(&path, "something much longer").unwrap();
-        let before = Stamp::of(&fs::metadata(&path).unwrap());
-        let after = in_place(&path, b"short", Some(before.modified())).unwrap();
+        let before = fs::metadata(&path).unwrap();
+        let after = in_place(&path, b"short", Some(&before)).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"short");
-        assert_eq!(after.inode, before.inode);
-        assert!(after.modified() > before.modified());
+        assert_eq!(after.inode, before.ino());
+        assert!(after.modified() > before.modified().unwrap());
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 }

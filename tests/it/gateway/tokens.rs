@@ -17,6 +17,8 @@ use tokio::time::{Instant, sleep};
 use super::{assert_ok, assert_refused, chats, eventually, plain, simulator};
 use crate::support::gateway::{Gateway, upstream};
 
+mod processes;
+
 /// A simulator that accepts only tokens it has issued, which work for `lifetime`.
 async fn issuer(lifetime: Duration) -> Simulator {
     simulator(Options {
