@@ -135,13 +135,15 @@ fn sweep(directory: &Path, ours: &Metadata) {
 const LEFT_BEHIND: Duration = Duration::from_secs(60);
 
 /// Leaves the file to whom it belonged: a gateway that runs as root beside somebody's own program
-/// would shut that program out.
-fn keep_owner(file: &File, path: &Path, before: &Metadata) {
-    if let Err(error) = fchown(file, Some(before.uid()), Some(before.gid())) {
+/// would shut that program out. Not if the directory is a third one's: then the file may have been
+/// planted there to get at the token.
+fn keep_owner(file: &File, path: &Path, directory: &Path, before: &Metadata) {
+    let (uid, gid) = (before.uid(), before.gid());
+    let is_at_home = fs::metadata(directory).is_ok_and(|it| it.uid() == uid);
+    if !is_at_home || fchown(file, Some(uid), Some(gid)).is_err() {
         warn!(
-            %error,
             path = %path.display(),
-            owner = before.uid(),
+            owner = uid,
             "The credentials file belonged to another account, which can no longer open it"
         );
     }
@@ -174,13 +176,12 @@ impl Temporary {
             .custom_flags(libc::O_NOFOLLOW)
             .open(&self.0)?;
         let ours = file.metadata()?;
+        let directory = self.0.parent().unwrap_or(path);
         // Before the content: on a full disk, what is swept may be the space that is missing.
-        if let Some(directory) = self.0.parent() {
-            sweep(directory, &ours);
-        }
+        sweep(directory, &ours);
         let stamp = fill(&mut file, content, before)?;
         if let Some(before) = before.filter(|it| it.uid() != ours.uid()) {
-            keep_owner(&file, path, before);
+            keep_owner(&file, path, directory, before);
         }
         fs::rename(&self.0, path)?;
         Ok(stamp)

@@ -74,7 +74,7 @@ fn a_file_of_another_owner_is_read_and_stays_theirs_when_replaced() {
     let directory = tempdir().unwrap();
     let file = in_directory(&directory);
     file.write(&credentials(1, 5)).unwrap();
-    if !may_give_away(file.path()) {
+    if !may_give_away(file.path()) || !may_give_away(directory.path()) {
         return;
     }
     let read = file.read_once().unwrap();
@@ -85,6 +85,23 @@ fn a_file_of_another_owner_is_read_and_stays_theirs_when_replaced() {
     assert_eq!((metadata.uid(), metadata.gid()), (OTHER, OTHER));
     assert_eq!(metadata.mode() & 0o777, 0o600);
     assert_eq!(file.read_once().unwrap().credentials.expiry_date, 6);
+}
+
+#[test]
+fn a_file_planted_in_a_directory_that_is_not_its_owners_becomes_ours() {
+    let directory = tempdir().unwrap();
+    let file = in_directory(&directory);
+    fs::write(file.path(), "planted").unwrap();
+    if !may_give_away(file.path()) {
+        return;
+    }
+    file.write(&credentials(1, 5)).unwrap();
+    let metadata = fs::metadata(file.path()).unwrap();
+    assert_eq!(
+        metadata.uid(),
+        fs::metadata(directory.path()).unwrap().uid()
+    );
+    assert_eq!(metadata.mode() & 0o777, 0o600);
 }
 
 #[test]
