@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, check, config, demo, health, serve, simulate};
+use crate::commands::{bench, check, config, demo, health, login, logout, serve, simulate, status};
 
 /// A sidecar that sends a coding agent's requests upstream at the right moment.
 #[derive(Debug, Parser)]
@@ -27,6 +27,12 @@ pub enum Command {
     Simulate(Box<simulate::Args>),
     /// Show what a pacing policy does, before an account is risked on it
     Bench(Box<bench::Args>),
+    /// Log in to an upstream on a page in a browser, here or on another device
+    Login(login::Args),
+    /// Forget an upstream's login
+    Logout(logout::Args),
+    /// Show who is logged in, until when, and what is left of each quota
+    Status(status::Args),
     /// Check the configuration and print what would run
     Check(check::Args),
     /// Show the configuration

@@ -10,14 +10,26 @@ pub mod check;
 pub mod config;
 pub mod demo;
 pub mod health;
+pub mod login;
+pub mod logout;
 pub mod serve;
 pub mod simulate;
 pub mod source;
+pub mod status;
+
+/// The verb was not told what it needs; what to do is in the text.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
+/// What clap exits with, too.
+const USAGE: u8 = 2;
 
 /// `EX_CONFIG` of sysexits(3): the configuration is wrong.
 const EX_CONFIG: u8 = 78;
 
-/// Reports a failed verb on stderr and picks the exit code: 78 for a bad config, 1 for the rest.
+/// Reports a failed verb on stderr and picks the exit code: 78 for a bad config, 2 for a wrong
+/// use, 1 for the rest.
 pub fn exit_code(outcome: anyhow::Result<ExitCode>) -> ExitCode {
     match outcome {
         Ok(code) => code,
@@ -26,6 +38,8 @@ pub fn exit_code(outcome: anyhow::Result<ExitCode>) -> ExitCode {
             let _closed = writeln!(io::stderr().lock(), "error: {error:#}");
             if error.is::<crate::config::Error>() {
                 ExitCode::from(EX_CONFIG)
+            } else if error.is::<Usage>() {
+                ExitCode::from(USAGE)
             } else {
                 ExitCode::FAILURE
             }

@@ -4,7 +4,8 @@ use std::{env, path::PathBuf};
 
 use clap::builder::PossibleValuesParser;
 
-use crate::config::Source;
+use super::Usage;
+use crate::config::{Config, Credentials, OAuth, Source, Upstream};
 
 /// Which configuration, and what wins over it.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -25,6 +26,45 @@ pub struct ConfigArgs {
     /// Log in this form
     #[arg(long, value_name = "FORMAT", value_parser = PossibleValuesParser::new(["auto", "json", "pretty"]))]
     pub log_format: Option<String>,
+}
+
+/// The upstream called `name` and its login; without a name, the only one that logs in.
+///
+/// # Errors
+///
+/// `Usage` names those that may be chosen.
+pub(super) fn with_login<'a>(
+    config: &'a Config,
+    name: Option<&str>,
+) -> anyhow::Result<(&'a Upstream, &'a OAuth)> {
+    let mut found: Vec<_> = config
+        .upstreams
+        .iter()
+        .filter_map(|upstream| match &upstream.credentials {
+            Credentials::OAuth(oauth) => Some((upstream, &**oauth)),
+            Credentials::ApiKey(_) | Credentials::None => None,
+        })
+        .collect();
+    let names: Vec<_> = found.iter().map(|(it, _)| it.name.clone()).collect();
+    let names = names.join(", ");
+    if let Some(name) = name {
+        found.retain(|(upstream, _)| upstream.name == name);
+    }
+    match (&*found, name) {
+        ([only], _) => Ok(*only),
+        _ if names.is_empty() => Err(Usage(
+            "no upstream of this config has a login: none has credentials of kind oauth".into(),
+        )
+        .into()),
+        (_, Some(name)) => Err(Usage(format!(
+            "no upstream {name} has a login\n  hint: those that have one: {names}"
+        ))
+        .into()),
+        (_, None) => Err(Usage(format!(
+            "several upstreams have a login\n  hint: choose one of {names} with --upstream"
+        ))
+        .into()),
+    }
 }
 
 impl ConfigArgs {

@@ -5,7 +5,7 @@ use http::{Uri, uri::Scheme};
 use super::{
     ApiKey, Credentials, OAuth,
     cursor::{Cursor, Fields},
-    secret,
+    header_align, secret,
 };
 
 #[derive(Clone, Copy)]
@@ -54,6 +54,9 @@ fn oauth(fields: &mut Fields<'_>) -> Option<OAuth> {
     let resource_hosts = fields
         .required("resource-hosts")
         .and_then(|hosts| hosts.strings());
+    let headers = fields.maybe("headers", |headers| {
+        headers.list(header_align::endpoint_field)
+    });
     Some(OAuth {
         file: file?,
         device_code_url: device_code_url?,
@@ -61,6 +64,7 @@ fn oauth(fields: &mut Fields<'_>) -> Option<OAuth> {
         client_id: client_id?,
         scope: scope?,
         resource_hosts: resource_hosts?,
+        headers: headers?.unwrap_or_default(),
     })
 }
 

@@ -90,6 +90,18 @@ fn profile_field(cursor: &Cursor<'_>) -> Option<HeaderField> {
     Some(HeaderField { name, rule })
 }
 
+/// A field of requests to an OAuth endpoint: a value, or a place.
+pub(super) fn endpoint_field(cursor: &Cursor<'_>) -> Option<HeaderField> {
+    let field = profile_field(cursor)?;
+    match field.rule {
+        HeaderRule::Place | HeaderRule::Set(_) => Some(field),
+        HeaderRule::Narrow(_) | HeaderRule::SetIfAbsent(_) => cursor.refuse(
+            "set-if-absent and narrow mean nothing here: no client's header comes by",
+            "write set, or leave only the name: a place",
+        ),
+    }
+}
+
 /// A value whose placeholders are filled in.
 fn filled(cursor: &Cursor<'_>) -> Option<HeaderValue> {
     match cursor.scope.platform.fill(cursor.str()?) {

@@ -236,6 +236,9 @@ pub struct OAuth {
     pub scope: String,
     /// Hosts whose `resource_url` may replace the preset's base URL.
     pub resource_hosts: Vec<String>,
+    /// Fields of requests to the two endpoints, in order: values, and places for what such a
+    /// request sets by itself. Where it is empty, this program's own.
+    pub headers: Vec<HeaderField>,
 }
 
 /// Settings of the `header-align` layer: the profile's fields, in order, with the person's own

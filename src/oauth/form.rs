@@ -1,8 +1,9 @@
-//! `application/x-www-form-urlencoded`, as browsers write it.
+//! `application/x-www-form-urlencoded`, with `%20` for a space: readers of forms take it for the same
+//! as `+`, and it is what the captured clients send.
 
-/// Encodes `fields` in the order given ([URL standard §5.2]).
+/// Encodes `fields` in the order given; what is not unreserved in [RFC 3986 §2.3] is escaped.
 ///
-/// [URL standard §5.2]: https://url.spec.whatwg.org/#urlencoded-serializing
+/// [RFC 3986 §2.3]: https://www.rfc-editor.org/rfc/rfc3986#section-2.3
 pub(super) fn encode(fields: &[(&str, &str)]) -> String {
     let mut form = String::new();
     for (name, value) in fields {
@@ -19,10 +20,9 @@ pub(super) fn encode(fields: &[(&str, &str)]) -> String {
 fn push_encoded(form: &mut String, text: &str) {
     for byte in text.bytes() {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'*' | b'-' | b'.' | b'_' => {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
                 form.push(char::from(byte));
             }
-            b' ' => form.push('+'),
             _ => form.push_str(&format!("%{byte:02X}")),
         }
     }
@@ -36,7 +36,7 @@ mod tests {
     fn keeps_the_order_and_encodes_what_would_end_a_field() {
         assert_eq!(
             encode(&[("b", "1 2"), ("a", "x&y=z+é~")]),
-            "b=1+2&a=x%26y%3Dz%2B%C3%A9%7E"
+            "b=1%202&a=x%26y%3Dz%2B%C3%A9~"
         );
     }
 }

@@ -4,19 +4,23 @@
 //!
 //! [RFC 6749 §6]: https://www.rfc-editor.org/rfc/rfc6749#section-6
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, Request, Response, StatusCode, Uri};
 use http_body::Body;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
 use pacegate_layers::{error::BoxError, token::BearerToken};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::Value;
-use tower::{Service, ServiceExt};
+use tower::Service;
 
-use super::form;
+use super::exchange::{self, Refusal, Unusable, in_brackets, presentable};
+use crate::config;
 
 /// A token endpoint and who asks there.
 #[derive(Clone, Debug)]
@@ -25,8 +29,9 @@ pub struct TokenEndpoint {
     pub url: Uri,
     /// The client's public id.
     pub client_id: String,
-    /// Sent with each request, after `content-type` and `accept`; one of those named here
-    /// replaces the usual one.
+    /// Sent with each request, in this order, after `content-type` and `accept` where those are not
+    /// named here. One without a value is a place for what a request sets by itself, and is left
+    /// out where it sets nothing.
     pub headers: HeaderMap,
 }
 
@@ -60,19 +65,6 @@ pub enum RefreshError {
     Transient(#[source] BoxError),
 }
 
-/// What was wrong with an answer or the lack of one.
-#[derive(Debug, thiserror::Error)]
-enum Unusable {
-    #[error("no answer within {}s", TOTAL.as_secs())]
-    Elapsed,
-    #[error("the answer has no access_token that a header can carry")]
-    NoToken,
-    #[error("the answer is not the JSON of a token")]
-    NotJson,
-    #[error("status {0}")]
-    Status(StatusCode),
-}
-
 /// Asks `endpoint` for a token that replaces the one `refresh_token` came with, through
 /// `service`.
 ///
@@ -95,18 +87,9 @@ where
     B: Body,
     B::Error: Into<BoxError>,
 {
-    let exchange = async {
-        let request = endpoint.request(refresh_token);
-        let response = service.oneshot(request).await.map_err(Into::into)?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_BODY)
-            .collect()
-            .await?;
-        Ok::<_, BoxError>((status, body.to_bytes()))
-    };
-    let (status, body) = tokio::time::timeout(TOTAL, exchange)
+    let request = endpoint.request(refresh_token);
+    let (status, body) = exchange::whole(service, request)
         .await
-        .unwrap_or_else(|_| Err(Unusable::Elapsed.into()))
         .map_err(RefreshError::Transient)?;
     if status.is_success() {
         return Grant::parse(&body).map_err(|error| RefreshError::Transient(error.into()));
@@ -115,21 +98,7 @@ where
         .unwrap_or_else(|| RefreshError::Transient(Unusable::Status(status).into())))
 }
 
-/// Others take the lock on the shared file away after 10 s; reading and writing it need the rest.
-const TOTAL: Duration = Duration::from_secs(8);
-
-/// An answer is a few KiB.
-const MAX_BODY: usize = 64 * 1024;
-
 fn refusal(status: StatusCode, body: &[u8], spent: &SecretString) -> Option<RefreshError> {
-    /// RFC 6749 §5.2.
-    #[derive(Deserialize)]
-    struct Refusal {
-        error: String,
-        #[serde(default)]
-        error_description: Option<String>,
-    }
-
     if !matches!(status, StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED) {
         return None;
     }
@@ -144,67 +113,49 @@ fn refusal(status: StatusCode, body: &[u8], spent: &SecretString) -> Option<Refr
     })
 }
 
-/// A stranger's words, fit for a log line: short, printable, and without the token should they
-/// repeat it.
-fn presentable(text: &str, secret: &SecretString) -> String {
-    const LONGEST: usize = 200;
-    let secret = secret.expose_secret();
-    let text = if secret.is_empty() {
-        text.to_owned()
-    } else {
-        text.replace(secret, "…")
-    };
-    text.chars()
-        .filter(|it| !it.is_control())
-        .take(LONGEST)
-        .collect()
-}
-
-fn in_brackets(description: &Option<String>) -> String {
-    description
-        .as_ref()
-        .map(|it| format!(" ({it})"))
-        .unwrap_or_default()
-}
-
 // === impl TokenEndpoint ===
 
 impl TokenEndpoint {
     /// The endpoint at `url`, asked as `client_id`, under the name of this program.
     pub fn new(url: Uri, client_id: impl Into<String>) -> Self {
-        const AGENT: HeaderValue =
-            HeaderValue::from_static(concat!("pacegate/", env!("CARGO_PKG_VERSION")));
-        let headers = HeaderMap::from_iter([(header::USER_AGENT, AGENT)]);
         Self {
             url,
             client_id: client_id.into(),
-            headers,
+            headers: exchange::headers(&[]),
+        }
+    }
+
+    /// The endpoint that the configuration names, with the header fields that it lists.
+    pub fn configured(oauth: &config::OAuth) -> Self {
+        Self {
+            headers: exchange::headers(&oauth.headers),
+            ..Self::new(oauth.token_url.clone(), oauth.client_id.clone())
         }
     }
 
     fn request(&self, refresh_token: &SecretString) -> Request<Full<Bytes>> {
-        const FORM: HeaderValue = HeaderValue::from_static("application/x-www-form-urlencoded");
-        const JSON: HeaderValue = HeaderValue::from_static("application/json");
-        let form = form::encode(&[
+        let form = [
             ("grant_type", "refresh_token"),
             ("refresh_token", refresh_token.expose_secret()),
             ("client_id", &self.client_id),
-        ]);
-        let mut request = Request::new(Full::from(form));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.url.clone();
-        let headers = request.headers_mut();
-        headers.insert(header::CONTENT_TYPE, FORM);
-        headers.insert(header::ACCEPT, JSON);
-        headers.extend(self.headers.clone());
-        request
+        ];
+        exchange::request(&self.url, &self.headers, &[], &form)
     }
 }
 
 // === impl Grant ===
 
 impl Grant {
-    fn parse(body: &[u8]) -> Result<Self, Unusable> {
+    /// When the access token expires, asked for at `now`, in milliseconds since 1970.
+    pub fn expiry_date(&self, now: SystemTime) -> u64 {
+        let lifetime = self.lifetime.unwrap_or(UNSTATED_LIFETIME);
+        let since_1970 = (now + lifetime.min(LONGEST_LIFETIME))
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn parse(body: &[u8]) -> Result<Self, Unusable> {
         /// RFC 6749 §5.1. The lifetime is read leniently: an answer that is refused for a detail
         /// has cost a refresh token.
         #[derive(Deserialize)]
@@ -239,6 +190,11 @@ impl Grant {
     }
 }
 
+/// Taken where the endpoint names none, as RFC 6749 allows; one that is too long costs a 401.
+const UNSTATED_LIFETIME: Duration = Duration::from_secs(3600);
+/// Keeps nonsense within what a date can hold: a year.
+const LONGEST_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
+
 impl fmt::Debug for Grant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Grant")
@@ -252,6 +208,9 @@ impl fmt::Debug for Grant {
 #[cfg(test)]
 mod tests {
     use std::error::Error;
+
+    use http::HeaderValue;
+    use http_body_util::BodyExt;
 
     use super::*;
 
@@ -290,7 +249,7 @@ mod tests {
         let body = request.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(
             body,
-            "grant_type=refresh_token&refresh_token=a%2Bb&client_id=the+client"
+            "grant_type=refresh_token&refresh_token=a%2Bb&client_id=the%20client"
         );
     }
 

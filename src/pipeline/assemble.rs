@@ -9,7 +9,7 @@ use hyper_util::client::proxy::matcher::Matcher;
 use pacegate_layers::token::TokenSource;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt;
+use tower::{ServiceExt, util::MapRequest};
 use tracing::{info, warn};
 
 use super::{Pipeline, PipelineError, build};
@@ -106,18 +106,32 @@ fn oauth_source(
     oauth: &OAuth,
     tasks: &TaskTracker,
 ) -> Result<OAuthSource, ClientError> {
-    let client = Client::new(
-        origin(&oauth.token_url),
-        ClientOptions::new(upstream, Matcher::from_env()),
-    )?;
-    let service = client.map_request(|mut request: Request<Full<Bytes>>| {
-        *request.uri_mut() = target(request.uri());
-        request
-    });
-    let hint = "log in with the program that owns this file, then send the request again";
+    let service = endpoint_client(upstream, &oauth.token_url)?;
+    let hint = format!(
+        "run `pacegate login --upstream {}`, then send the request again",
+        upstream.name
+    );
     let settings = Settings::new(oauth, &upstream.token_refresh, hint);
     Ok(OAuthSource::new(settings, service, tasks.clone()))
 }
+
+/// A client of the OAuth endpoint `url` of `upstream`: it takes requests that carry their whole
+/// URL, and goes there as the upstream is gone to.
+///
+/// # Errors
+///
+/// [`ClientError`] says which option cannot be used.
+pub fn endpoint_client(upstream: &config::Upstream, url: &Uri) -> Result<Endpoint, ClientError> {
+    let options = ClientOptions::new(upstream, Matcher::from_env());
+    let client = Client::new(origin(url), options)?;
+    Ok(MapRequest::new(client, |mut request| {
+        *request.uri_mut() = target(request.uri());
+        request
+    }))
+}
+
+/// What [`endpoint_client`] gives.
+pub type Endpoint = MapRequest<Client, fn(Request<Full<Bytes>>) -> Request<Full<Bytes>>>;
 
 /// Sends requests where the token says, for as long as the source lives.
 fn follow_resource(source: &OAuthSource, client: &Client, tasks: &TaskTracker) {

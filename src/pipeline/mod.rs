@@ -25,7 +25,7 @@ mod assemble;
 mod shared;
 
 pub use self::{
-    assemble::{AssembleError, assemble},
+    assemble::{AssembleError, Endpoint, assemble, endpoint_client},
     shared::SharedService,
 };
 

@@ -10,7 +10,7 @@ use std::{
 
 use tracing::{info, warn};
 
-use super::record::Record;
+use super::{PeekError, record::Record};
 
 /// The file of one upstream, ours until dropped.
 #[derive(Debug)]
@@ -44,6 +44,21 @@ enum Failed {
 const FILE_MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o700;
 
+/// What the file of `upstream` holds, whoever counts there; a replaced file is never half of one.
+pub(super) fn peek(directory: &Path, upstream: &str) -> Result<Option<Record>, PeekError> {
+    match fs::read(path_in(directory, upstream)) {
+        Ok(text) => Record::parse(&text)
+            .map(Some)
+            .map_err(|error| PeekError::Unreadable(error.to_string())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn path_in(directory: &Path, upstream: &str) -> PathBuf {
+    directory.join(format!("quotas-{upstream}.json"))
+}
+
 // === impl StateFile ===
 
 impl StateFile {
@@ -53,7 +68,7 @@ impl StateFile {
         directory: &Path,
         upstream: &str,
     ) -> Result<(Option<Self>, Option<Record>), Held> {
-        let path = directory.join(format!("quotas-{upstream}.json"));
+        let path = path_in(directory, upstream);
         match Self::prepare(&path, upstream) {
             Ok((file, record)) => Ok((Some(file), record)),
             Err(Failed::Held(held)) => Err(held),

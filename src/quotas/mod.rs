@@ -24,6 +24,7 @@
 //! with the same anchor day), whatever the limits. Everything else starts anew.
 
 use std::{
+    io,
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
     time::SystemTime,
@@ -46,7 +47,12 @@ mod tests;
 
 pub use self::{clock::WallClock, counter::UnknownZone, file::Held};
 
-use self::{clock::Clock, counter::Counter, file::StateFile, record::Record};
+use self::{
+    clock::{Clock, Now},
+    counter::Counter,
+    file::StateFile,
+    record::{Count, Record},
+};
 
 /// All quotas of one upstream.
 #[derive(Debug)]
@@ -61,6 +67,20 @@ pub enum OpenError {
     /// A zone that is not in the time zone database. A checked config names none.
     #[error(transparent)]
     UnknownZone(#[from] UnknownZone),
+}
+
+/// A state file that does not say what is used.
+#[derive(Debug, thiserror::Error)]
+pub enum PeekError {
+    /// The system refused.
+    #[error("the state file cannot be read")]
+    Io(#[from] io::Error),
+    /// A zone that is not in the time zone database. A checked config names none.
+    #[error(transparent)]
+    UnknownZone(#[from] UnknownZone),
+    /// It is not one, or of another version.
+    #[error("the state file is not readable: {0}")]
+    Unreadable(String),
 }
 
 /// How much of one quota is used.
@@ -84,6 +104,41 @@ struct State {
     counters: Vec<Counter>,
     /// `None` counts in memory only.
     file: Option<StateFile>,
+}
+
+/// How much of each quota of `upstream` is used, by the state file alone: without its lock, so it may
+/// be another process that counts there. Without a file nothing has been used.
+///
+/// # Errors
+///
+/// [`PeekError`]; nothing is changed or kept aside.
+pub fn peek(
+    upstream: &str,
+    quotas: &[config::Quota],
+    state_dir: &Path,
+    wall: WallClock,
+) -> Result<Vec<Usage>, PeekError> {
+    let record = file::peek(state_dir, upstream)?;
+    let (times, counts) = record.map(|it| (it.times, it.counts)).unzip();
+    let now = Clock::new(wall, times).now();
+    let mut counters = counters(quotas, counts.as_deref().unwrap_or_default(), &now)?;
+    Ok(counters.iter_mut().map(|it| it.usage(&now)).collect())
+}
+
+fn counters(
+    quotas: &[config::Quota],
+    counts: &[Count],
+    now: &Now,
+) -> Result<Vec<Counter>, UnknownZone> {
+    let mut counters: Vec<Counter> = Vec::new();
+    for quota in quotas {
+        let counter = Counter::new(quota, counts, now)?;
+        // The same quota twice is the same promise.
+        if !counters.iter().any(|known| known.text() == counter.text()) {
+            counters.push(counter);
+        }
+    }
+    Ok(counters)
 }
 
 // === impl Book ===
@@ -124,14 +179,7 @@ impl Book {
                  months stand still until it has caught up"
             );
         }
-        let mut counters: Vec<Counter> = Vec::new();
-        for quota in quotas {
-            let counter = Counter::new(quota, counts.as_deref().unwrap_or_default(), &now)?;
-            // The same quota twice is the same promise.
-            if !counters.iter().any(|known| known.text() == counter.text()) {
-                counters.push(counter);
-            }
-        }
+        let counters = counters(quotas, counts.as_deref().unwrap_or_default(), &now)?;
         let mut state = State {
             upstream: upstream.into(),
             clock,

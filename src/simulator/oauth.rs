@@ -39,10 +39,14 @@ pub struct Behaviour {
 /// An answer to a device that asks for its token.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum DeviceAnswer {
+    /// A 200 whose body is half a document.
+    BadJson,
     /// The person said no.
     Denied,
     /// The code is too old.
     Expired,
+    /// A 500.
+    Failure,
     /// The person has not decided yet.
     Pending,
     /// Ask less often.
@@ -223,6 +227,8 @@ impl Issuer {
             return Answer::error(400, "expired_token");
         }
         match device.answers.pop_front() {
+            Some(DeviceAnswer::BadJson) => return Answer::half(),
+            Some(DeviceAnswer::Failure) => return Answer::error(500, "server_error"),
             Some(DeviceAnswer::Denied) => return Answer::error(400, "access_denied"),
             Some(DeviceAnswer::Expired) => return Answer::error(400, "expired_token"),
             Some(DeviceAnswer::Pending) => return Answer::error(400, "authorization_pending"),
@@ -241,13 +247,7 @@ impl Issuer {
     fn refresh(&mut self, token: &str, now: Instant) -> Answer {
         let fault = self.refresh_faults.pop_front();
         match fault {
-            Some(RefreshFault::BadJson) => {
-                return Answer {
-                    status: 200,
-                    body: r#"{"access_token":"sim-acc"#.to_owned(),
-                    delay: Duration::ZERO,
-                };
-            }
+            Some(RefreshFault::BadJson) => return Answer::half(),
             Some(RefreshFault::Failure) => return Answer::error(500, "server_error"),
             Some(RefreshFault::InvalidGrant) => return Answer::error(400, "invalid_grant"),
             Some(RefreshFault::Delay(_)) | None => {}
@@ -287,6 +287,15 @@ impl Answer {
         Self {
             status: 200,
             body: body.to_string(),
+            delay: Duration::ZERO,
+        }
+    }
+
+    /// A token that broke off.
+    fn half() -> Self {
+        Self {
+            status: 200,
+            body: r#"{"access_token":"sim-acc"#.to_owned(),
             delay: Duration::ZERO,
         }
     }

@@ -6,6 +6,7 @@ mod credentials;
 mod demo;
 mod dialects;
 mod gateway;
+mod login;
 mod quotas;
 mod readme;
 mod simulator;

@@ -92,7 +92,7 @@ type Asking = Pin<Box<dyn Future<Output = Result<Grant, RefreshError>> + Send>>;
 // === impl Settings ===
 
 impl Settings {
-    /// What the configuration says, with the machine's clock and neutral headers.
+    /// What the configuration says, with the machine's clock.
     pub fn new(
         oauth: &config::OAuth,
         refresh: &config::TokenRefresh,
@@ -100,7 +100,7 @@ impl Settings {
     ) -> Self {
         Self {
             file: oauth.file.clone(),
-            endpoint: TokenEndpoint::new(oauth.token_url.clone(), oauth.client_id.clone()),
+            endpoint: TokenEndpoint::configured(oauth),
             early: refresh.early,
             resource_hosts: oauth.resource_hosts.clone(),
             login_hint: login_hint.into(),

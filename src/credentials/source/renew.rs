@@ -205,29 +205,16 @@ const MARGIN: Duration = Duration::from_secs(30);
 
 /// What `grant`, asked for at `now`, makes of `old`.
 fn renewed(old: &Credentials, grant: Grant, now: SystemTime) -> Credentials {
-    let expiry = now
-        + grant
-            .lifetime
-            .unwrap_or(UNSTATED_LIFETIME)
-            .min(LONGEST_LIFETIME);
-    let since_1970 = expiry
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
     Credentials {
+        expiry_date: grant.expiry_date(now),
         access_token: grant.access_token,
         token_type: grant.token_type,
         refresh_token: grant
             .refresh_token
             .unwrap_or_else(|| old.refresh_token.clone()),
         resource_url: grant.resource_url.or_else(|| old.resource_url.clone()),
-        expiry_date: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX),
     }
 }
-
-/// Taken where the endpoint names none, as RFC 6749 allows; one that is too long costs a 401.
-const UNSTATED_LIFETIME: Duration = Duration::from_secs(3600);
-/// Keeps nonsense within what a date can hold: a year.
-const LONGEST_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Stores and publishes what the endpoint gave, unless somebody else was faster.
 async fn settle(shared: &Shared, basis: Basis, new: Credentials, issued: SystemTime) {

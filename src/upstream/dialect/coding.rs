@@ -2,19 +2,24 @@
 
 use std::{borrow::Cow, io::Read};
 
+use brotli_decompressor::Decompressor;
 use flate2::read::{GzDecoder, ZlibDecoder};
 use http::{HeaderMap, header};
 
 /// An error document is a few KiB; what claims to be more is not going to be read.
 const MAX_DECODED: u64 = 64 * 1024;
 
+/// What brotli is read in.
+const BUFFER: usize = 4096;
+
 /// The beginning of `body` in plain, where its coding is one that can be undone. The bytes that go
 /// to the client stay as they are.
-pub(super) fn plain<'a>(headers: &HeaderMap, body: &'a [u8]) -> Cow<'a, [u8]> {
+pub(crate) fn plain<'a>(headers: &HeaderMap, body: &'a [u8]) -> Cow<'a, [u8]> {
     let coding = headers.get(header::CONTENT_ENCODING);
     let coding = coding.and_then(|coding| coding.to_str().ok()).unwrap_or("");
     let reader: Box<dyn Read + 'a> = match coding.trim().to_ascii_lowercase().as_str() {
         "gzip" | "x-gzip" => Box::new(GzDecoder::new(body)),
+        "br" => Box::new(Decompressor::new(body, BUFFER)),
         "deflate" => Box::new(ZlibDecoder::new(body)),
         _ => return Cow::Borrowed(body),
     };
@@ -51,7 +56,10 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn undoes_gzip_and_deflate_and_leaves_the_rest() {
+    fn undoes_gzip_deflate_and_brotli_and_leaves_the_rest() {
+        // RFC 7932: an uncompressed block of the nine bytes, then an empty last one.
+        let brotli = [&[0x80, 0x00, 0x10][..], b"slow down", &[0x03]].concat();
+        assert_eq!(*plain(&headers("br"), &brotli), *b"slow down");
         assert_eq!(*plain(&headers("GZIP"), &gzip(b"slow down")), *b"slow down");
         let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
         encoder.write_all(b"slow down").unwrap();

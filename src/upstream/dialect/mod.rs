@@ -19,6 +19,8 @@ mod document;
 mod event;
 mod until;
 
+pub(crate) use coding::plain;
+
 /// Classifies answers by a dialect's rules; the first one that matches decides, and without one an
 /// answer passes.
 ///

@@ -1,0 +1,100 @@
+//! `pacegate logout`: forgets a login, after asking.
+
+use std::{
+    fs,
+    io::{self, IsTerminal, Write},
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use serde_json::json;
+use tokio::runtime;
+
+use super::{
+    Usage,
+    source::{ConfigArgs, with_login},
+};
+use crate::{
+    config,
+    credentials::{lock::Lock, store::CredentialsFile, store::ReadError, system_clock},
+};
+
+/// Options of `pacegate logout`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Log out of this upstream [default: the only one that has a login]
+    #[arg(long, value_name = "NAME")]
+    upstream: Option<String>,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    /// Say it as JSON
+    #[arg(long, requires = "yes")]
+    json: bool,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+///
+/// A config that cannot be used, nobody to ask, a lock that somebody holds, or a file that cannot
+/// be removed.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let config = config::load(&args.config.source())?.config;
+    let (upstream, oauth) = with_login(&config, args.upstream.as_deref())?;
+    let file = CredentialsFile::new(&oauth.file);
+    let path = file.path();
+    let there = match file.read_once() {
+        Err(ReadError::Missing(_)) => false,
+        Err(error @ ReadError::NotRegular(_)) => return Err(error.into()),
+        // Also one that is no login any more: somebody wants it to be gone.
+        _ => true,
+    };
+    if there && !args.yes && !confirmed(&upstream.name, &file)? {
+        writeln!(io::stdout().lock(), "nothing was changed")?;
+        return Ok(ExitCode::FAILURE);
+    }
+    if there {
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        // So that nobody who is renewing the token just now writes the file again.
+        let _lock = runtime.block_on(Lock::acquire(path, &system_clock()))?;
+        fs::remove_file(path).with_context(|| path.display().to_string())?;
+    }
+    let mut out = io::stdout().lock();
+    if args.json {
+        let text = json!({ "upstream": upstream.name, "file": path, "forgotten": there });
+        writeln!(out, "{text}")?;
+    } else if there {
+        writeln!(
+            out,
+            "logged out of {}: {} is gone; a running pacegate keeps its token until it expires",
+            upstream.name,
+            path.display()
+        )?;
+    } else {
+        writeln!(out, "nobody was logged in to {}", upstream.name)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn confirmed(upstream: &str, file: &CredentialsFile) -> anyhow::Result<bool> {
+    if !io::stdin().is_terminal() {
+        let text = "there is no terminal to ask on\n  hint: add --yes";
+        return Err(Usage(text.into()).into());
+    }
+    let mut out = io::stdout().lock();
+    write!(
+        out,
+        "forget the login of {upstream} in {}, for every program that shares it? [y/N] ",
+        file.path().display()
+    )?;
+    out.flush()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    let answer = answer.trim().to_ascii_lowercase();
+    Ok(answer == "y" || answer == "yes")
+}

@@ -1,0 +1,498 @@
+//! `pacegate login`, `logout` and `status`: the real program against the simulator.
+
+// Always so here; it tells clippy that helpers of tests may unwrap as tests do.
+#![cfg(test)]
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use pacegate::simulator::{Arrival, Behaviour, DeviceAnswer, Options, Simulator};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::sleep,
+};
+use tokio_util::task::TaskTracker;
+
+use crate::support::gateway::{Gateway, PATIENCE};
+
+/// A home with a config, and what a verb has said there.
+struct Home {
+    folder: TempDir,
+}
+
+struct Said {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+// === impl Home ===
+
+impl Home {
+    /// Whose upstream `qwen` has its endpoints at `origin`.
+    fn new(origin: &str) -> Self {
+        let home = Self {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        let config = format!(
+            "[[upstream]]\nname = \"qwen\"\npreset = \"qwen-oauth\"\n\
+             [upstream.credentials]\n\
+             device-code-url = \"{origin}/api/v1/oauth2/device/code\"\n\
+             token-url = \"{origin}/api/v1/oauth2/token\"\n\
+             [[upstream]]\nname = \"keyed\"\npreset = \"openai\"\n\
+             [[upstream]]\nname = \"open\"\npreset = \"local\"\n"
+        );
+        fs::write(home.path("pacegate.toml"), config).unwrap();
+        home
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn credentials(&self) -> PathBuf {
+        self.path(".qwen/oauth_creds.json")
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pacegate"));
+        command
+            .args(arguments)
+            .arg("--config")
+            .arg(self.path("pacegate.toml"))
+            .current_dir(self.folder.path())
+            .env_clear()
+            .env("HOME", self.folder.path())
+            .env("OPENAI_API_KEY", "canary-key")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs a verb to its end, on a thread of its own: the simulator needs this one.
+    async fn run(&self, arguments: &[&str]) -> Said {
+        let child = self.command(arguments).spawn().unwrap();
+        let output = tokio::task::spawn_blocking(|| child.wait_with_output().unwrap());
+        let output = tokio::time::timeout(PATIENCE, output).await;
+        let output = output.expect("it ends").unwrap();
+        Said {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// Everything in the folder of the credentials.
+    fn left_behind(&self) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(self.path(".qwen")) else {
+            return Vec::new();
+        };
+        let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
+        let names = entries.map(|entry| name(entry).into_string().unwrap());
+        names.collect()
+    }
+
+    fn write_login(&self, expiry_date: u64) {
+        fs::create_dir_all(self.path(".qwen")).unwrap();
+        let text = format!(
+            r#"{{"access_token":"canary","token_type":"Bearer","refresh_token":"canary","expiry_date":{expiry_date}}}"#
+        );
+        fs::write(self.credentials(), text).unwrap();
+    }
+}
+
+/// A simulator whose polls may follow each other after a second.
+async fn simulator(answers: &[DeviceAnswer]) -> Simulator {
+    let oauth = Behaviour {
+        interval: Duration::from_secs(1),
+        device_answers: answers.to_vec(),
+        slow_down_status: 429,
+        resource_url: Some("portal.qwen.ai".into()),
+        ..Behaviour::default()
+    };
+    Simulator::start(Options {
+        oauth,
+        ..Options::default()
+    })
+    .await
+    .unwrap()
+}
+
+fn polls(simulator: &Simulator) -> Vec<Arrival> {
+    let mut arrivals = simulator.arrivals();
+    arrivals.retain(|arrival| arrival.target.ends_with("/token"));
+    arrivals
+}
+
+/// The seconds from each request to the next, the first being the one that began the login.
+fn gaps(simulator: &Simulator) -> Vec<f64> {
+    let arrivals = simulator.arrivals();
+    let gap = |pair: &[Arrival]| Duration::from_micros(pair[1].at_us - pair[0].at_us);
+    arrivals
+        .windows(2)
+        .map(|it| gap(it).as_secs_f64())
+        .collect()
+}
+
+#[tokio::test]
+async fn logs_in_after_pending_a_server_error_nonsense_and_a_slow_down() {
+    use DeviceAnswer::{BadJson, Failure, Pending, SlowDown};
+    let simulator = simulator(&[Pending, Failure, BadJson, SlowDown]).await;
+    let home = Home::new(&simulator.origin());
+    let said = home.run(&["login", "--no-browser"]).await;
+    assert_eq!(said.code, Some(0), "{}{}", said.stdout, said.stderr);
+
+    // Never sooner than the interval, and six seconds after the slow_down.
+    let gaps = gaps(&simulator);
+    assert_eq!(gaps.len(), 5, "{gaps:?}");
+    for (gap, least) in gaps.iter().zip([1.0, 1.0, 1.0, 1.0, 6.0]) {
+        assert!((least..least + 0.9).contains(gap), "{gaps:?}");
+    }
+
+    let text = fs::read_to_string(home.credentials()).unwrap();
+    let saved: Value = serde_json::from_str(&text).unwrap();
+    assert!(
+        saved["access_token"]
+            .as_str()
+            .unwrap()
+            .starts_with("sim-access-")
+    );
+    assert!(
+        saved["refresh_token"]
+            .as_str()
+            .unwrap()
+            .starts_with("sim-refresh-")
+    );
+    assert_eq!(saved["resource_url"], "portal.qwen.ai");
+    assert!(saved["expiry_date"].as_u64() > Some(1_700_000_000_000));
+    let mode = |path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(home.credentials()), 0o600);
+    assert_eq!(mode(home.path(".qwen")), 0o700);
+    assert_eq!(home.left_behind(), ["oauth_creds.json"]);
+
+    // Plain lines: the page, the code, what happened; no escape code and nothing secret.
+    let origin = simulator.origin();
+    assert!(
+        said.stdout
+            .contains(&format!("\n  {origin}/authorize?user_code="))
+    );
+    for words in [
+        "confirm the code ",
+        "the code expires in 15m\n",
+        "no usable answer, asking again: status 500",
+        "asked to slow down: asking every 6s",
+        "logged in; saved to ",
+    ] {
+        assert!(said.stdout.contains(words), "{words}: {}", said.stdout);
+    }
+    assert!(
+        !said.stdout.contains(['\u{1b}', '\r', '\u{2588}']),
+        "{}",
+        said.stdout
+    );
+    assert!(!said.stdout.contains("sim-"), "{}", said.stdout);
+    assert_eq!(said.stderr, "");
+}
+
+#[tokio::test]
+async fn a_login_that_comes_to_nothing_says_why_and_leaves_nothing_behind() {
+    for (answer, words) in [
+        (
+            DeviceAnswer::Denied,
+            "error: the login was denied\n  hint: run",
+        ),
+        (DeviceAnswer::Expired, "error: the code has expired"),
+    ] {
+        let simulator = simulator(&[answer]).await;
+        let home = Home::new(&simulator.origin());
+        let said = home.run(&["login", "--no-browser"]).await;
+        assert_eq!(said.code, Some(1));
+        assert!(said.stderr.starts_with(words), "{}", said.stderr);
+        assert_eq!(polls(&simulator).len(), 1);
+        assert_eq!(home.left_behind(), [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_is_not_there_is_named() {
+    let home = Home::new("http://127.0.0.1:1");
+    let said = home.run(&["login", "--no-browser"]).await;
+    assert_eq!(said.code, Some(1));
+    let words = "error: http://127.0.0.1:1/api/v1/oauth2/device/code: the login could not begin: ";
+    assert!(said.stderr.starts_with(words), "{}", said.stderr);
+}
+
+#[tokio::test]
+async fn an_interrupted_login_leaves_nothing_behind() {
+    let simulator = simulator(&[DeviceAnswer::Pending; 60]).await;
+    let home = Home::new(&simulator.origin());
+    let child = home.command(&["login", "--no-browser"]).spawn().unwrap();
+    while polls(&simulator).is_empty() {
+        sleep(Duration::from_millis(10)).await;
+    }
+    let id = child.id().to_string();
+    let kill = Command::new("kill").args(["-INT", &id]).status().unwrap();
+    assert!(kill.success());
+    let output = tokio::task::spawn_blocking(|| child.wait_with_output().unwrap())
+        .await
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(stderr, "error: stopped; nothing was saved\n");
+    assert_eq!(home.left_behind(), [""; 0]);
+}
+
+#[tokio::test]
+async fn the_bytes_of_both_requests_are_those_of_the_captures() {
+    let simulator = simulator(&[]).await;
+    let (origin, wire) = tap(&simulator).await;
+    let home = Home::new(&origin);
+    let said = home.run(&["login", "--no-browser"]).await;
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+
+    let wire = String::from_utf8(wire.lock().unwrap().clone()).unwrap();
+    let (begin, poll) = wire.split_once("=S256").unwrap();
+    let host = origin.strip_prefix("http://").unwrap();
+    let fields = |id: &str| {
+        format!(
+            "host: {host}\r\nconnection: keep-alive\r\n\
+             content-type: application/x-www-form-urlencoded\r\naccept: application/json\r\n{id}\
+             accept-language: *\r\nsec-fetch-mode: cors\r\nuser-agent: node\r\n\
+             accept-encoding: br, gzip, deflate\r\n"
+        )
+    };
+    let id = begin.split("x-request-id: ").nth(1).unwrap();
+    let id = format!("x-request-id: {}\r\n", id.split("\r\n").next().unwrap());
+    assert_eq!(id.len(), "x-request-id: \r\n".len() + 36);
+    let (head, challenge) = begin.split_once("&code_challenge=").unwrap();
+    assert_eq!(
+        head,
+        format!(
+            "POST /api/v1/oauth2/device/code HTTP/1.1\r\n{}content-length: 178\r\n\r\n\
+             client_id=f0304373b74a44d2b584a3fb70ca9e56\
+             &scope=openid%20profile%20email%20model.completion",
+            fields(&id)
+        )
+    );
+    assert_eq!(challenge.len(), 43 + "&code_challenge_method".len());
+
+    let (head, verifier) = poll.split_once("&code_verifier=").unwrap();
+    let (head, code) = head.split_once("&device_code=").unwrap();
+    assert_eq!(
+        head,
+        format!(
+            "POST /api/v1/oauth2/token HTTP/1.1\r\n{}content-length: 215\r\n\r\n\
+             grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Adevice_code\
+             &client_id=f0304373b74a44d2b584a3fb70ca9e56",
+            fields("")
+        )
+    );
+    assert_eq!((code.len(), verifier.len()), (36, 43));
+}
+
+/// A way to the simulator that writes down what the client sends: its origin, and the bytes.
+async fn tap(simulator: &Simulator) -> (String, Arc<Mutex<Vec<u8>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let origin = format!("http://{}", listener.local_addr().unwrap());
+    let (address, wire) = (simulator.address(), Arc::default());
+    let copy: Arc<Mutex<Vec<u8>>> = Arc::clone(&wire);
+    TaskTracker::new().spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = TcpStream::connect(address).await.unwrap();
+            let ((mut from, mut to), (mut back, mut out)) =
+                (client.into_split(), server.into_split());
+            let copy = Arc::clone(&copy);
+            let tasks = TaskTracker::new();
+            tasks.spawn(async move { tokio::io::copy(&mut back, &mut to).await });
+            tasks.spawn(async move {
+                let mut buffer = [0; 4096];
+                while let Ok(read @ 1..) = from.read(&mut buffer).await {
+                    copy.lock().unwrap().extend_from_slice(&buffer[..read]);
+                    out.write_all(&buffer[..read]).await.unwrap();
+                }
+            });
+        }
+    });
+    (origin, wire)
+}
+
+#[tokio::test]
+async fn what_the_config_cannot_say_is_asked_for() {
+    let home = Home::new("http://127.0.0.1:1");
+    for (arguments, words) in [
+        (
+            &["login", "--upstream", "keyed"][..],
+            "error: no upstream keyed has a login\n  hint: those that have one: qwen\n",
+        ),
+        (
+            &["status", "--upstream", "nobody"],
+            "error: no such upstream\n  hint: there are qwen, keyed, open\n",
+        ),
+    ] {
+        let said = home.run(arguments).await;
+        assert_eq!((said.code, &*said.stderr), (Some(2), words));
+    }
+    let config = "[[upstream]]\nname = \"open\"\npreset = \"local\"\n";
+    fs::write(home.path("pacegate.toml"), config).unwrap();
+    let said = home.run(&["logout"]).await;
+    assert_eq!(said.code, Some(2));
+    assert!(
+        said.stderr
+            .contains("no upstream of this config has a login")
+    );
+}
+
+#[tokio::test]
+async fn a_login_goes_nowhere_through_a_link() {
+    let home = Home::new("http://127.0.0.1:1");
+    fs::create_dir(home.path(".qwen")).unwrap();
+    std::os::unix::fs::symlink(home.path("elsewhere"), home.credentials()).unwrap();
+    for verb in ["login", "logout"] {
+        let said = home.run(&[verb]).await;
+        assert_eq!(said.code, Some(1));
+        assert!(
+            said.stderr.contains("is not a regular file"),
+            "{}",
+            said.stderr
+        );
+    }
+}
+
+#[tokio::test]
+async fn logout_forgets_only_when_it_may() {
+    let home = Home::new("http://127.0.0.1:1");
+    home.write_login(1);
+    let said = home.run(&["logout"]).await;
+    assert_eq!(said.code, Some(2), "{}", said.stderr);
+    assert_eq!(
+        said.stderr,
+        "error: there is no terminal to ask on\n  hint: add --yes\n"
+    );
+    assert_eq!(home.left_behind(), ["oauth_creds.json"]);
+
+    let said = home.run(&["logout", "--yes"]).await;
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert!(
+        said.stdout.starts_with("logged out of qwen: "),
+        "{}",
+        said.stdout
+    );
+    assert_eq!(home.left_behind(), [""; 0]);
+
+    let said = home.run(&["logout", "--yes", "--json"]).await;
+    let said: Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!(
+        (&said["upstream"], &said["forgotten"]),
+        (&"qwen".into(), &false.into())
+    );
+}
+
+#[tokio::test]
+async fn status_tells_each_kind_of_login_and_no_secret() {
+    let home = Home::new("http://127.0.0.1:1");
+    let json = async || -> Value {
+        let said = home.run(&["status", "--json"]).await;
+        assert_eq!(said.code, Some(0), "{}", said.stderr);
+        assert!(!said.stdout.contains("canary"), "{}", said.stdout);
+        serde_json::from_str(&said.stdout).unwrap()
+    };
+    let before = json().await;
+    assert_eq!(before[0]["kind"], "oauth");
+    assert_eq!(before[0]["state"], "logged-out");
+    assert_eq!(before[0]["quotas"][1]["left"], 1000);
+    assert_eq!(before[1]["kind"], "api-key");
+    assert_eq!(before[1]["from"], "env OPENAI_API_KEY");
+    assert_eq!(before[2]["kind"], "none");
+
+    home.write_login(4_000_000_000_000);
+    let after = json().await;
+    assert_eq!(after[0]["state"], "logged-in");
+    assert_eq!(after[0]["expires"], "2096-10-02T07:06:40Z");
+    assert!(after[0]["refreshed"].is_string());
+    let said = home.run(&["status", "--upstream", "qwen"]).await;
+    assert!(
+        said.stdout
+            .contains("logged in until 2096-10-02 07:06:40 UTC (for "),
+        "{}",
+        said.stdout
+    );
+    assert!(
+        said.stdout
+            .contains("quota      1000 left of 1000 per day (Asia/Shanghai)\n")
+    );
+
+    home.write_login(1);
+    let said = home.run(&["status"]).await;
+    assert!(
+        said.stdout.contains("the token has expired at 1970-01-01"),
+        "{}",
+        said.stdout
+    );
+    assert!(
+        said.stdout
+            .contains("upstream open\n  login      none needed\n")
+    );
+    fs::write(home.credentials(), "{").unwrap();
+    assert_eq!(json().await[0]["state"], "unreadable");
+}
+
+#[tokio::test]
+async fn status_reads_the_quotas_of_a_gateway_that_runs_and_its_login_is_used_at_once() {
+    let simulator = simulator(&[]).await;
+    let origin = simulator.origin();
+    let config = format!(
+        "state-dir = \"state\"\n[[upstream]]\nname = \"qwen\"\npreset = \"qwen-oauth\"\n\
+         base-url = \"{origin}/v1\"\n[upstream.credentials]\nfile = \".qwen/oauth_creds.json\"\n\
+         device-code-url = \"{origin}/api/v1/oauth2/device/code\"\n\
+         token-url = \"{origin}/api/v1/oauth2/token\"\n"
+    );
+    let gateway = Gateway::start(&config);
+    let body = r#"{"model":"coder-model","messages":[]}"#;
+    let refused = gateway.chat(body).await.unwrap();
+    assert_eq!(refused.status, 401);
+    assert!(
+        refused
+            .text()
+            .contains("run `pacegate login --upstream qwen`"),
+        "{}",
+        refused.text()
+    );
+
+    let run = async |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pacegate"));
+        command
+            .args(arguments)
+            .args(["--config", "pacegate.toml"])
+            .current_dir(gateway.folder())
+            .env_clear()
+            .env("HOME", gateway.folder());
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+        let output = output.await.unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    run(&["login", "--no-browser"]).await;
+    // Within the five seconds in which the file is not looked at again.
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(6);
+    while gateway.chat(body).await.unwrap().status != 200 {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "the login is not picked up"
+        );
+        sleep(Duration::from_millis(200)).await;
+    }
+    let status: Value = serde_json::from_str(&run(&["status", "--json"]).await).unwrap();
+    assert_eq!(status[0]["state"], "logged-in");
+    let left = status[0]["quotas"][1]["left"].as_u64();
+    assert!((900..1000).contains(&left.unwrap()), "{left:?}");
+}
