@@ -60,9 +60,15 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .build()?;
     runtime.block_on(async {
         let mut signals = signals()?;
+        let screen = Screen::new();
         tokio::select! {
-            done = login(upstream, oauth, args.no_browser) => done.map(|()| ExitCode::SUCCESS),
-            _signal = signals.recv() => anyhow::bail!("stopped; nothing was saved"),
+            done = login(upstream, oauth, &screen, args.no_browser) => {
+                done.map(|()| ExitCode::SUCCESS)
+            }
+            _signal = signals.recv() => {
+                screen.end_line();
+                anyhow::bail!("stopped; nothing was saved")
+            }
         }
     })
 }
@@ -81,7 +87,12 @@ fn quiet(log: &Log, args: &ConfigArgs) -> Log {
     Log { level, format }
 }
 
-async fn login(upstream: &Upstream, oauth: &OAuth, no_browser: bool) -> anyhow::Result<()> {
+async fn login(
+    upstream: &Upstream,
+    oauth: &OAuth,
+    screen: &Screen,
+    no_browser: bool,
+) -> anyhow::Result<()> {
     let file = CredentialsFile::new(&oauth.file);
     // Before the person has gone to the page for nothing.
     if let Err(error @ ReadError::NotRegular(_)) = file.read_once() {
@@ -98,7 +109,6 @@ async fn login(upstream: &Upstream, oauth: &OAuth, no_browser: bool) -> anyhow::
         .await
         .with_context(|| endpoint.url.to_string())?;
 
-    let screen = Screen::new();
     screen.ask(upstream, &login, no_browser)?;
     let client = endpoint_client(upstream, &endpoint.token.url)?;
     let poll = device::poll(client, &endpoint.token, &login, &verifier, |it| {

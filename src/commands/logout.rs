@@ -71,7 +71,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     } else if there {
         writeln!(
             out,
-            "logged out of {}: {} is gone; a running pacegate keeps its token until it expires",
+            "logged out of {}: {} is gone\nnote: a pacegate that runs still holds the login, and saves it again when it \
+             renews the token; restart it",
             upstream.name,
             path.display()
         )?;

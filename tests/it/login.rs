@@ -353,6 +353,31 @@ async fn what_the_config_cannot_say_is_asked_for() {
 }
 
 #[tokio::test]
+async fn a_field_of_these_requests_can_only_have_a_value_or_a_place() {
+    let home = Home::new("http://127.0.0.1:1");
+    for (field, words) in [
+        (
+            "set-if-absent = \"x\"",
+            "set-if-absent and narrow mean nothing here",
+        ),
+        ("set = \"{moon}\"", "unknown placeholder {moon}"),
+    ] {
+        let config = format!(
+            "[[upstream]]\npreset = \"qwen-oauth\"\n\
+             credentials.headers = [{{ name = \"x-a\", {field} }}]\n"
+        );
+        fs::write(home.path("pacegate.toml"), config).unwrap();
+        let said = home.run(&["login"]).await;
+        assert_eq!(said.code, Some(78), "{}", said.stderr);
+        assert!(
+            said.stderr
+                .contains("pacegate.toml:3: upstream[0].credentials.headers[0]")
+        );
+        assert!(said.stderr.contains(words), "{}", said.stderr);
+    }
+}
+
+#[tokio::test]
 async fn a_login_goes_nowhere_through_a_link() {
     let home = Home::new("http://127.0.0.1:1");
     fs::create_dir(home.path(".qwen")).unwrap();
