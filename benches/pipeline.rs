@@ -90,7 +90,10 @@ fn to_the_end(criterion: &mut Criterion, name: &str, service: &SharedService) {
     });
 }
 
-#[expect(clippy::expect_used, reason = "a bench without a runtime measures nothing")]
+#[expect(
+    clippy::expect_used,
+    reason = "a bench without a runtime measures nothing"
+)]
 fn pipeline(criterion: &mut Criterion) {
     // The first event of a stream is read under a time-out, and that needs a timer.
     let runtime = tokio::runtime::Builder::new_current_thread()

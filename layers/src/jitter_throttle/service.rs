@@ -1,6 +1,7 @@
 //! The layer and its service.
 
 use std::{
+    error::Error,
     future::Future,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -19,9 +20,10 @@ use super::{
 };
 use crate::{
     cooldown::JudgedOutside,
-    error::{BoxError, NotSent},
+    error::{BoxError, NotSent, chain},
     progress::Progress,
     session::Session,
+    token::TokenError,
 };
 
 /// Applies [`JitterThrottle`]; see the [module documentation](super).
@@ -157,7 +159,7 @@ where
                     #[expect(clippy::expect_used, reason = "taken once, with the end")]
                     let permit = permit.take().expect("the permit is still here");
                     let response = outcome.inspect_err(|error| {
-                        if NotSent::in_chain(&**error).is_some() {
+                        if never_left(&**error) {
                             permit.not_sent();
                         }
                     })?;
@@ -170,6 +172,11 @@ where
             }
         }
     }
+}
+
+/// Whether the upstream cannot have counted the request: there was no connection, or no token.
+fn never_left(error: &(dyn Error + 'static)) -> bool {
+    chain(error).any(|cause| cause.is::<NotSent>() || cause.is::<TokenError>())
 }
 
 fn is_error(status: StatusCode) -> bool {

@@ -20,6 +20,7 @@ use crate::{
     error::{BoxError, NotSent},
     progress::Progress,
     session::Session,
+    token::TokenError,
 };
 
 const MIN: Duration = Duration::from_secs(1);
@@ -461,6 +462,7 @@ async fn a_request_that_was_not_sent_gives_back_what_only_the_upstream_counts() 
     for (error, left) in [
         (BoxError::from("reset"), 1),
         (NotSent("refused".into()).into(), 1),
+        (TokenError::LoginRequired("log in".into()).into(), 1),
     ] {
         let error = std::sync::Mutex::new(Some(error));
         JitterThrottleLayer::new(gate.clone())
