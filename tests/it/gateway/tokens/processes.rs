@@ -77,7 +77,7 @@ async fn a_refused_refresh_token_is_said_once_in_the_log_and_to_every_request() 
             assert_refused(&answer, 401, "login_required");
             let text = answer.text();
             assert!(
-                text.contains("creds.json") && text.contains("log in"),
+                text.contains("creds.json") && text.contains("pacegate login"),
                 "{text}"
             );
         }
