@@ -101,15 +101,11 @@ impl Rig {
 
     /// How many answers the gateway has given to chats, by its own count.
     pub(crate) fn answers(&self) -> u32 {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
         let request = format!(
             "GET /metrics HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n",
             self.address
         );
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut metrics = String::new();
-        stream.read_to_string(&mut metrics).unwrap();
-        metrics
+        exchange(&self.address, &request)
             .lines()
             .filter(|line| line.starts_with("pacegate_answers_total"))
             .map(|line| line.rsplit(' ').next().unwrap().parse::<u32>().unwrap())
@@ -150,7 +146,7 @@ token-url = "{origin}/api/v1/oauth2/token"
 }
 
 /// Waits for the first line, which says where the gateway listens.
-async fn listening(gateway: &mut Program) -> String {
+pub(crate) async fn listening(gateway: &mut Program) -> String {
     let said = timeout(Duration::from_secs(20), async {
         loop {
             let stdout = gateway.stdout();
@@ -166,6 +162,25 @@ async fn listening(gateway: &mut Program) -> String {
     line.strip_prefix("listening on http://")
         .unwrap_or_else(|| panic!("{line}"))
         .to_owned()
+}
+
+/// Asks one question over a connection of its own: head and body of the answer.
+pub(crate) fn chat(address: &str) -> String {
+    let body = r#"{"model":"coder-model","messages":[]}"#;
+    let request = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len(),
+    );
+    exchange(address, &request)
+}
+
+fn exchange(address: &str, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 fn rule(text: &str) -> Rule {

@@ -1,4 +1,5 @@
-//! End to end: the real OpenCode through the real program to a simulated upstream over TLS.
+//! End to end: the real OpenCode through the real program to a simulated upstream over TLS; and the
+//! vendor's own program beside it.
 //!
 //! The simulator's record is the oracle: what counts is what the *upstream* saw, and when.
 
@@ -15,6 +16,7 @@ use pacegate::{
 mod gateway;
 mod opencode;
 mod program;
+mod vendor_cli;
 
 use gateway::Rig;
 use opencode::ask;
