@@ -11,6 +11,7 @@ pub mod body;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod core_dumps;
 pub mod credentials;
 pub mod demo;
 pub mod gateway;

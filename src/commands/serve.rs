@@ -20,6 +20,7 @@ use tracing::{info, warn};
 use super::source::ConfigArgs;
 use crate::{
     config::{self, Config},
+    core_dumps,
     gateway::{Gateway, record::Recorder},
     pipeline::{Pipeline, assemble},
     telemetry,
@@ -45,9 +46,13 @@ const LAST_TASKS: Duration = Duration::from_secs(10);
 ///
 /// [`config::Error`] for a config that cannot be used; else whatever kept it from listening.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let no_dumps = core_dumps::forbid();
     let loaded = config::load(&args.source.source())?;
     let config = loaded.config;
     telemetry::init(&config.log)?;
+    if let Err(error) = no_dumps {
+        warn!(%error, "Cannot turn off core dumps; one would hold tokens and prompts");
+    }
     info!(source = loaded.source, "Config loaded");
     for notice in &loaded.notices {
         info!(
