@@ -9,6 +9,7 @@ mod gateway;
 mod login;
 mod quotas;
 mod readme;
+mod secrets;
 mod simulator;
 mod support;
 mod upstream;
