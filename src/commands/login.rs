@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     config::{self, Log, LogFormat, OAuth, Upstream},
+    core_dumps,
     credentials::{
         lock::Lock,
         store::{Credentials, CredentialsFile, ReadError},
@@ -52,9 +53,13 @@ pub struct Args {
 /// A config that cannot be used, no upstream with a login, a login that was denied, refused or not
 /// confirmed in time, or a file that cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let no_dumps = core_dumps::forbid();
     let config = config::load(&args.config.source())?.config;
     let (upstream, oauth) = with_login(&config, args.upstream.as_deref())?;
     telemetry::init(&quiet(&config.log, &args.config))?;
+    if let Err(error) = no_dumps {
+        warn!(%error, "A crash may leave a core dump");
+    }
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
