@@ -48,7 +48,6 @@ fn no_other_process_reads_a_torn_file_during_constant_rewrites() {
     let mut stdout = reader.stdout.take().unwrap();
     stdout.read_to_string(&mut said).unwrap();
     assert!(status.success(), "{said}");
-    assert!(number > 20, "{number} writes");
     assert_eq!(names(directory.path()), ["oauth_creds.json"]);
 }
 
@@ -99,15 +98,19 @@ fn a_writer_that_is_killed_leaves_the_old_or_the_new_file() {
     assert_eq!(names(directory.path()), ["oauth_creds.json"]);
 }
 
+/// So often at least, and for as long as it takes to see the writer at work: on a busy disk all
+/// reads may be over before it has written a few times.
 fn read_constantly(path: &Path, reads: u32) {
     let mut changes = 0;
     let mut last = 0;
-    for _ in 0..reads {
+    let mut made = 0;
+    while made < reads || changes <= 20 {
         let found = number(path);
         changes += u32::from(found != last);
         last = found;
+        made += 1;
+        assert!(made < 1000 * reads, "nobody writes: {changes} changes");
     }
-    assert!(changes > 20, "nobody wrote: {changes} changes");
 }
 
 fn write_constantly(file: &CredentialsFile) {
