@@ -1,10 +1,10 @@
 //! Whatever happens: never more than N, as somebody counts who knows the true time.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, env, thread};
 
 use jiff::{ToSpan, civil::Date, tz::TimeZone};
 use pacegate_layers::jitter_throttle::Window;
-use proptest::{collection::vec, prelude::*};
+use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
 use tokio::runtime;
 
 use super::*;
@@ -243,27 +243,51 @@ async fn live(machine: &Machine, quotas: &[Quota], events: &[Event]) -> Witness 
     witness
 }
 
-/// Lives of an account: `SCENARIOS=20000 cargo test --lib quotas::` lives that many.
+/// Lives of an account: enough to meet every rare mixture. `SCENARIOS=100000 cargo test --lib
+/// quotas::` lives more of them.
 fn scenarios() -> u32 {
-    let asked = std::env::var("SCENARIOS").ok();
-    asked.and_then(|count| count.parse().ok()).unwrap_or(5000)
+    let asked = env::var("SCENARIOS").ok();
+    asked.and_then(|count| count.parse().ok()).unwrap_or(20_000)
+}
+
+/// Lives one with restarts, clocks that are set and zones with summer time, and counts.
+fn live_one(quotas: &[Quota], start: &str, events: &[Event]) {
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build();
+    runtime.unwrap().block_on(async {
+        let machine = Machine::at(start);
+        let witness = live(&machine, quotas, events).await;
+        for quota in quotas {
+            let most = witness.most(quota);
+            assert!(most <= quota.requests.get(), "{most} of {quota:?}");
+        }
+    });
+}
+
+/// On all cores, because it is the longest of all unit tests.
+#[test]
+fn never_more_than_n_in_any_window_day_week_or_month() {
+    let workers = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let each = scenarios().div_ceil(u32::try_from(workers).unwrap());
+    thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                let mut runner = TestRunner::new(ProptestConfig::with_cases(each));
+                let lives = (quotas(), start(), events());
+                let lived = runner.run(&lives, |(quotas, start, events)| {
+                    live_one(&quotas, start, &events);
+                    Ok(())
+                });
+                lived.unwrap();
+            });
+        }
+    });
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(scenarios()))]
-
-    #[test]
-    fn never_more_than_n_in_any_window_day_week_or_month(quotas in quotas(), start in start(), events in events()) {
-        let runtime = runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-        runtime.unwrap().block_on(async {
-            let machine = Machine::at(start);
-            let witness = live(&machine, &quotas, &events).await;
-            for quota in &quotas {
-                let most = witness.most(quota);
-                assert!(most <= quota.requests.get(), "{most} of {quota:?}");
-            }
-        });
-    }
+    #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
     fn a_window_that_lives_as_long_as_its_process_is_exact(requests in 1..9_usize, steps in vec((0..40_000_u64, 0..20_usize), 1..80)) {
