@@ -64,6 +64,10 @@ name = "qwen"
 preset = "qwen-oauth"
 tls = { ca-file = "ca.pem" }
 
+# Under pacegate's own name, which tells its renewals from those of the vendor's program.
+[upstream.credentials]
+headers = []
+
 [upstream.jitter-throttle]
 min-interval = "0s"
 jitter = "0s..0s"
