@@ -127,6 +127,13 @@ impl Counter {
         }
     }
 
+    /// What was spent last has been written down, and leaves now.
+    pub(super) fn leaves(&mut self, now: &Now) {
+        if let Kind::Rolling { rolling, .. } = &mut self.kind {
+            rolling.put_off(now.even_up);
+        }
+    }
+
     /// Forgets the dispatch made at `spent`, which is `at` in even time, if it counts here.
     pub(super) fn give_back(&mut self, at: Millis, spent: Instant, now: &Now) {
         match &mut self.kind {

@@ -5,7 +5,9 @@
 //! before the request leaves. A process that is killed between the two has counted one request too
 //! many; whenever it is killed, never one too few. (A power cut may also undo the last write.) The
 //! thread that dispatches does nothing else meanwhile: 4 to 8 ms on the disk where it was measured,
-//! nearly all of it in `fsync`, once per dispatch; a gate spaces those out.
+//! nearly all of it in `fsync`, once per dispatch; a gate spaces those out. The request counts from
+//! after that, when it leaves; the next process, if this one is killed before it dispatches again,
+//! counts the last one from before it.
 //!
 //! # Time
 //!
@@ -232,6 +234,11 @@ impl Quota for Book {
             }
         }
         state.save();
+        // It leaves only now, and the upstream counts from when it comes.
+        let now = state.clock.now();
+        for counter in &mut state.counters {
+            counter.leaves(&now);
+        }
     }
 
     /// Blocks until it is on disk.

@@ -103,6 +103,13 @@ impl Rolling {
         }
     }
 
+    /// The latest dispatch was not before `at`.
+    pub(super) fn put_off(&mut self, at: Millis) {
+        if let Some(newest) = self.buckets.back_mut() {
+            newest.last = newest.last.max(at);
+        }
+    }
+
     /// Forgets one dispatch that was remembered at `at` or a little later.
     pub(super) fn give_back(&mut self, at: Millis, now: Millis) {
         self.used(now);

@@ -24,7 +24,8 @@ pub trait Quota: fmt::Debug + Send + Sync {
     /// the limit may be used; `None` is at once.
     fn room(&self, ahead: usize, share: Share) -> Option<Instant>;
 
-    /// One more is being dispatched. Called in the poll that calls the inner service.
+    /// One more is being dispatched, and leaves when this returns. Called in the poll that calls
+    /// the inner service.
     fn spend(&self);
 
     /// The dispatch at `spent` was not used: no connection was made, so nobody counted it. For quotas

@@ -3,6 +3,8 @@
 use std::{
     io::{self, Write},
     os::unix::fs::PermissionsExt,
+    process::Command,
+    thread,
 };
 
 use tracing::subscriber::{DefaultGuard, set_default};
@@ -183,4 +185,28 @@ async fn says_that_the_clock_is_behind_what_was_counted() {
     machine.open(&quotas);
     let told = log.take();
     assert!(told.contains("behind=3600s"), "{told}");
+}
+
+/// A disk may take a while, and what is written leaves only then: a window that was counted from
+/// before would let the next ones out too early.
+#[tokio::test]
+async fn a_dispatch_counts_from_when_it_was_written_down() {
+    const SLOW: Duration = Duration::from_millis(80);
+
+    let machine = machine();
+    let book = machine.open(&[window(1, 60)]);
+    // Opening it takes until somebody reads.
+    let pipe = machine.file().with_extension("json.tmp");
+    let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let disk = thread::spawn(move || {
+        thread::sleep(SLOW);
+        fs::read(pipe).unwrap()
+    });
+    let begun = Instant::now();
+    book.spend();
+    assert!(!disk.join().unwrap().is_empty());
+    let room = book.room(0, Share::WHOLE).unwrap();
+    let late = room.saturating_duration_since(begun + Duration::from_secs(60));
+    assert!(late >= SLOW / 2, "{late:?} later");
 }
