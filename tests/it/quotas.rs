@@ -32,8 +32,12 @@ struct Gateway {
 
 impl House {
     async fn new(requests: usize) -> Self {
+        Self::with(requests, Options::default()).await
+    }
+
+    async fn with(requests: usize, options: Options) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let upstream = Simulator::start(Options::default()).await.unwrap();
+        let upstream = Simulator::start(options).await.unwrap();
         let zone = zone_where_it_is_noon();
         let config = format!(
             r#"
@@ -153,39 +157,60 @@ fn zone_where_it_is_noon() -> String {
 }
 
 #[tokio::test]
-async fn a_process_that_is_killed_has_counted_every_request_that_left() {
-    let house = House::new(1000).await;
-    let mut one_too_many = 0;
-    for kill in 0..20_u64 {
+async fn killed_twenty_times_in_the_middle_of_a_day_it_has_counted_exactly() {
+    let slow = Options {
+        latency: Duration::from_millis(20),
+        ..Options::default()
+    };
+    let house = House::with(1000, slow).await;
+    for kill in 1..=20 {
         let gateway = house.serve();
         let url = gateway.url.clone();
-        if kill % 2 == 0 {
-            // In the middle of it: the last one may have been counted and not sent.
-            let traffic = async { while chat(&url).await.is_ok() {} };
-            let death = async {
-                sleep(Duration::from_millis(5 + kill * 3)).await;
-                drop(gateway);
-            };
-            tokio::join!(traffic, death);
-            let (kept, counted) = (house.kept(), house.counted().await);
-            let ahead = kept.checked_sub(counted + one_too_many);
-            assert!(
-                matches!(ahead, Some(0 | 1)),
-                "{kept} of {counted}, kill {kill}"
-            );
-            one_too_many = kept - counted;
-        } else {
-            // Between two: exact.
-            for _ in 0..2 {
-                gateway.chat().await.unwrap();
+        for _ in 0..2 {
+            assert_eq!(gateway.chat().await.unwrap().status, 200);
+        }
+        // One more is in the upstream's hands.
+        let death = async {
+            while house.upstream.in_flight() == 0 {
+                sleep(Duration::from_millis(1)).await;
             }
             drop(gateway);
-            let (kept, counted) = (house.kept(), house.counted().await);
-            assert_eq!(kept, counted + one_too_many, "kill {kill}");
-        }
+        };
+        let (answer, ()) = tokio::join!(chat(&url), death);
+        answer.unwrap_err();
+        assert_eq!(house.kept(), 3 * kill, "kill {kill}");
+        assert_eq!(house.counted().await, 3 * kill, "kill {kill}");
     }
-    assert!(house.kept() > 40);
-    assert!(one_too_many <= 10);
+}
+
+/// Between the write and the first byte to the upstream nobody can know on which side it died; then
+/// it counts, because the other way a day would be spent twice.
+#[tokio::test]
+async fn killed_at_any_moment_it_has_counted_no_more_than_the_one_on_its_way() {
+    let house = House::new(1000).await;
+    let mut never_sent = 0;
+    for kill in 0..10 {
+        let gateway = house.serve();
+        let url = gateway.url.clone();
+        let traffic = async { while chat(&url).await.is_ok() {} };
+        let before = house.upstream.arrivals().len();
+        let death = async {
+            while house.upstream.arrivals().len() < before + 2 {
+                sleep(Duration::from_millis(1)).await;
+            }
+            sleep(Duration::from_millis(kill)).await;
+            drop(gateway);
+        };
+        tokio::join!(traffic, death);
+        let (kept, counted) = (house.kept(), house.counted().await);
+        let more = kept.checked_sub(counted + never_sent);
+        assert!(
+            matches!(more, Some(0 | 1)),
+            "{kept} of {counted}, kill {kill}"
+        );
+        never_sent = kept - counted;
+    }
+    assert!(house.kept() >= 20);
 }
 
 #[tokio::test]
