@@ -206,6 +206,11 @@ impl Simulator {
         lock(&self.shared.issuer).issue(Instant::now())
     }
 
+    /// Lets the access tokens that are issued from now on live for `lifetime`.
+    pub fn set_token_lifetime(&self, lifetime: Duration) {
+        lock(&self.shared.issuer).set_token_lifetime(lifetime);
+    }
+
     /// Makes every access token issued so far stop working; refresh tokens keep working.
     pub fn revoke_access_tokens(&self) {
         lock(&self.shared.issuer).revoke_access_tokens();

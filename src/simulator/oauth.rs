@@ -86,8 +86,8 @@ pub(super) struct Answer {
 /// Who has been issued what.
 #[derive(Debug)]
 pub(super) struct Issuer {
-    /// When each was issued.
-    access: HashMap<String, Instant>,
+    /// When each was issued, and how long it lives.
+    access: HashMap<String, (Instant, Duration)>,
     behaviour: Behaviour,
     devices: HashMap<String, Device>,
     refresh: HashSet<String>,
@@ -158,6 +158,10 @@ impl Issuer {
         self.refresh_faults.push_back(fault);
     }
 
+    pub(super) fn set_token_lifetime(&mut self, lifetime: Duration) {
+        self.behaviour.token_lifetime = lifetime;
+    }
+
     pub(super) fn revoke_access_tokens(&mut self) {
         self.access.clear();
     }
@@ -168,7 +172,8 @@ impl Issuer {
             access_token: format!("sim-access-{}", Uuid::new_v4()),
             refresh_token: format!("sim-refresh-{}", Uuid::new_v4()),
         };
-        self.access.insert(grant.access_token.clone(), now);
+        let life = (now, self.behaviour.token_lifetime);
+        self.access.insert(grant.access_token.clone(), life);
         self.refresh.insert(grant.refresh_token.clone());
         grant
     }
@@ -216,7 +221,7 @@ impl Issuer {
     pub(super) fn accepts(&self, access_token: &str, now: Instant) -> bool {
         self.access
             .get(access_token)
-            .is_some_and(|issued| now.duration_since(*issued) < self.behaviour.token_lifetime)
+            .is_some_and(|(issued, lifetime)| now.duration_since(*issued) < *lifetime)
     }
 
     fn poll(&mut self, code: &str, verifier: &str, now: Instant) -> Answer {

@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     fmt::Write,
+    net::IpAddr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-use super::{limits::Slot, lock};
+use super::{limits::Slot, lock, wire::Line};
 
 /// One request as it came in. Times are microseconds since the simulator started, on a clock that
 /// never steps.
@@ -26,6 +27,8 @@ pub struct Arrival {
     pub at_us: u64,
     /// Which connection it came on, counted from 1.
     pub connection: u64,
+    /// Where that came from; absent if it had broken before anybody asked.
+    pub peer: Option<IpAddr>,
     /// The method.
     pub method: String,
     /// Path and query.
@@ -125,7 +128,7 @@ impl Record {
     }
 
     /// Writes an arrival down.
-    pub(super) fn open<B>(self: &Arc<Self>, request: &Request<B>, connection: u64) -> Open {
+    pub(super) fn open<B>(self: &Arc<Self>, request: &Request<B>, line: &Line) -> Open {
         let headers = headers(request);
         // Number and time are taken together, so that the record is in order of time.
         let mut book = lock(&self.book);
@@ -133,7 +136,8 @@ impl Record {
         book.arrivals.push_back(Arrival {
             sequence,
             at_us: self.now_us(),
-            connection,
+            connection: line.id,
+            peer: line.peer,
             method: request.method().to_string(),
             target: request
                 .uri()

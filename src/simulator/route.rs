@@ -39,9 +39,9 @@ pub(super) async fn answer(
     let control = request.uri().path().starts_with("/simulator/");
     // Control requests get an entry in a book that nobody reads.
     let mut entry = if control {
-        Arc::new(record::Record::new(Instant::now())).open(&request, line.id)
+        Arc::new(record::Record::new(Instant::now())).open(&request, &line)
     } else {
-        shared.record.open(&request, line.id)
+        shared.record.open(&request, &line)
     };
     let (head, body) = request.into_parts();
     let reply = match body.collect().await {

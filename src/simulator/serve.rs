@@ -68,7 +68,7 @@ impl House {
             let tls = tls.clone();
             self.tracker.spawn(async move {
                 let _counted = Counted::new(&house.shared.connections);
-                let line = Arc::new(Line::new(id, &house.stop));
+                let line = Arc::new(Line::new(id, &tcp, &house.stop));
                 tokio::select! {
                     () = line.cut() => {}
                     // A connection's end, however it comes, is in the record of its requests.

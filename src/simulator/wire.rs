@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, IoSlice},
+    net::IpAddr,
     pin::Pin,
     sync::{
         Arc,
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug)]
 pub(super) struct Line {
     pub(super) id: u64,
+    pub(super) peer: Option<IpAddr>,
     cut: CancellationToken,
     reset: AtomicBool,
 }
@@ -35,9 +37,10 @@ pub(super) struct Wire {
 
 impl Line {
     /// A connection's line; `stop` cuts it too.
-    pub(super) fn new(id: u64, stop: &CancellationToken) -> Self {
+    pub(super) fn new(id: u64, tcp: &TcpStream, stop: &CancellationToken) -> Self {
         Self {
             id,
+            peer: tcp.peer_addr().ok().map(|peer| peer.ip()),
             cut: stop.child_token(),
             reset: AtomicBool::new(false),
         }

@@ -130,3 +130,24 @@ async fn rotates_a_refresh_token_that_works_once() {
         (400, &json!("invalid_grant"))
     );
 }
+
+#[tokio::test]
+async fn a_changed_lifetime_is_that_of_the_tokens_to_come() {
+    let simulator = start(Options {
+        access: Access::Issued,
+        ..Options::default()
+    })
+    .await;
+    let long = simulator.issue().access_token;
+    simulator.set_token_lifetime(Duration::ZERO);
+    let short = simulator.issue();
+    assert_eq!(models_with(&simulator, &long).await, StatusCode::OK);
+    let refused = models_with(&simulator, &short.access_token).await;
+    assert_eq!(refused, StatusCode::UNAUTHORIZED);
+    let fields = format!(
+        "grant_type=refresh_token&refresh_token={}",
+        short.refresh_token
+    );
+    let next = form(&simulator, "token", &fields).await.json();
+    assert_eq!(next["expires_in"], 0);
+}

@@ -1,6 +1,6 @@
 //! What the record says, and who can read it.
 
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
 use http::StatusCode;
 use pacegate::simulator::{Limits, Options, Outcome};
@@ -54,6 +54,7 @@ async fn records_order_times_and_what_was_answered() {
     assert_eq!(chat.body_sha256, Some(sha256_hex(STREAMED.as_bytes())));
     assert_eq!(models.target, "/v1/models?q=1");
     assert_ne!(chat.connection, models.connection);
+    assert_eq!(chat.peer, Some(Ipv4Addr::LOCALHOST.into()));
     let done = chat.done_us.unwrap();
     assert!(done - chat.at_us >= 30_000 && models.at_us - done >= 20_000);
     assert!(
