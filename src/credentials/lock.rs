@@ -7,6 +7,7 @@
 //! program steals it. Its time is never touched to prolong it.
 
 use std::{
+    ffi::OsStr,
     fs::{self, OpenOptions},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
@@ -17,7 +18,7 @@ use std::{
 use tracing::debug;
 use uuid::Uuid;
 
-use super::WallClock;
+use super::{WallClock, leftovers::sweep};
 
 /// A lock file that was ours when it was made. Dropping it removes the file if it still is.
 #[derive(Debug)]
@@ -90,6 +91,9 @@ impl Lock {
             let _best_effort = fs::remove_file(path);
             return Err(error);
         }
+        if let (Some(directory), Ok(ours)) = (path.parent(), file.metadata()) {
+            sweep(directory, &ours, |name| is_grave(path, name));
+        }
         Ok(Self {
             path: path.to_owned(),
             id,
@@ -135,9 +139,7 @@ fn steal_if_stale(path: &Path, wall_clock: &WallClock) -> bool {
     if !is_stale(path) {
         return false;
     }
-    let mut grave = path.as_os_str().to_owned();
-    grave.push(format!(".{}", Uuid::new_v4()));
-    let grave = PathBuf::from(grave);
+    let grave = grave_beside(path);
     if fs::rename(path, &grave).is_err() {
         return false;
     }
@@ -149,6 +151,25 @@ fn steal_if_stale(path: &Path, wall_clock: &WallClock) -> bool {
     let _best_effort = fs::remove_file(&grave);
     debug!(path = %path.display(), stolen, "Found a stale lock");
     stolen
+}
+
+/// Where a lock that is being stolen from `path` lies for a moment. If its thief is killed there,
+/// whoever takes the lock later sweeps it. One that is swept under its thief's hands, because the
+/// lock in it was that old already, costs the thief another try.
+fn grave_beside(path: &Path) -> PathBuf {
+    let mut grave = path.as_os_str().to_owned();
+    grave.push(format!(".{}", Uuid::new_v4()));
+    grave.into()
+}
+
+fn is_grave(path: &Path, name: &OsStr) -> bool {
+    path.file_name()
+        .and_then(|lock| {
+            name.to_str()?
+                .strip_prefix(lock.to_str()?)?
+                .strip_prefix('.')
+        })
+        .is_some_and(|id| Uuid::try_parse(id).is_ok())
 }
 
 /// The age at which the patient programs steal it; the impatient ones do so after 10 s.
@@ -176,6 +197,23 @@ mod tests {
         );
         assert_eq!(beside("/a/creds"), Path::new("/a/creds.lock"));
         assert_eq!(beside("/a/creds.lock"), Path::new("/a/creds.lock.lock"));
+    }
+
+    #[test]
+    fn knows_its_own_graves_by_name() {
+        let path = Path::new("/a/creds.lock");
+        let grave = grave_beside(path);
+        assert_eq!(grave.parent(), path.parent());
+        assert!(is_grave(path, grave.file_name().unwrap()));
+        // The second is how another program calls its own.
+        let id = "0d9a1c3e-8f27-4b56-9c8e-2a64d1b7f035";
+        for other in [
+            "creds.lock",
+            &format!("creds.lock.stale.{id}"),
+            &format!("other.lock.{id}"),
+        ] {
+            assert!(!is_grave(path, OsStr::new(other)), "{other}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

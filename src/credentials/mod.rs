@@ -7,6 +7,7 @@
 use std::{sync::Arc, time::SystemTime};
 
 pub mod api_key;
+mod leftovers;
 pub mod lock;
 pub mod source;
 pub mod store;

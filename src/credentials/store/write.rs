@@ -13,6 +13,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::Stamp;
+use crate::credentials::leftovers::sweep;
 
 /// Why a file was not written; it still holds what it held.
 #[derive(Debug, thiserror::Error)]
@@ -109,31 +110,6 @@ struct Temporary(PathBuf);
 const PREFIX: &str = ".pacegate-";
 const SUFFIX: &str = ".tmp";
 
-/// Removes what writers that were killed have left in `directory`. Ages are told by the file
-/// system's clock, which has just stamped `ours`.
-fn sweep(directory: &Path, ours: &Metadata) {
-    let Ok(now) = ours.modified() else { return };
-    let is_left = |path: &Path| {
-        fs::symlink_metadata(path).is_ok_and(|it| {
-            let age = it
-                .modified()
-                .ok()
-                .and_then(|at| now.duration_since(at).ok());
-            it.is_file() && it.uid() == ours.uid() && age.is_some_and(|age| age > LEFT_BEHIND)
-        })
-    };
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if Temporary::is_name(&entry.file_name()) && is_left(&path) {
-            // Another process may sweep as well.
-            let _already_gone = fs::remove_file(&path);
-        }
-    }
-}
-
-/// No write takes that long, so a temporary file of this age has lost its writer.
-const LEFT_BEHIND: Duration = Duration::from_secs(60);
-
 /// Leaves the file to whom it belonged: a gateway that runs as root beside somebody's own program
 /// would shut that program out. Not if the directory is a third one's: then the file may have been
 /// planted there to get at the token.
@@ -178,7 +154,7 @@ impl Temporary {
         let ours = file.metadata()?;
         let directory = self.0.parent().unwrap_or(path);
         // Before the content: on a full disk, what is swept may be the space that is missing.
-        sweep(directory, &ours);
+        sweep(directory, &ours, Self::is_name);
         let stamp = fill(&mut file, content, before)?;
         if let Some(before) = before.filter(|it| it.uid() != ours.uid()) {
             keep_owner(&file, path, directory, before);

@@ -69,6 +69,54 @@ fn nothing_is_swept_that_is_not_ours() {
     assert_eq!(names, kept);
 }
 
+/// A name under which a stolen lock is put aside.
+const GRAVE: &str = "oauth_creds.lock.0d9a1c3e-8f27-4b56-9c8e-2a64d1b7f035";
+
+#[tokio::test]
+async fn a_stolen_lock_whose_thief_was_killed_is_swept_with_the_next_lock() {
+    let directory = tempdir().unwrap();
+    let file = in_directory(&directory);
+    let grave = directory.path().join(GRAVE);
+    fs::write(&grave, "somebody's id").unwrap();
+    for (seconds, swept) in [(50, false), (70, true)] {
+        age(&grave, seconds);
+        drop(Lock::acquire(file.path(), &system_clock()).await.unwrap());
+        assert_eq!(!grave.exists(), swept, "after {seconds} s");
+    }
+    assert_eq!(names(directory.path()), [""; 0]);
+}
+
+#[tokio::test]
+async fn no_lock_is_swept_that_is_not_ours() {
+    let directory = tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let file = in_directory(&directory);
+    let mut kept = vec![
+        GRAVE.replace("lock.", "lock.stale."),
+        GRAVE.replace("oauth", "other"),
+        "oauth_creds.lock.old".to_owned(),
+    ];
+    for name in &kept {
+        fs::write(at(name), "theirs").unwrap();
+        age(&at(name), 4000);
+    }
+    let (folder, link) = (GRAVE.replace("0d9a", "1111"), GRAVE.replace("0d9a", "2222"));
+    fs::create_dir(at(&folder)).unwrap();
+    age(&at(&folder), 4000);
+    symlink(at(&kept[0]), at(&link)).unwrap();
+    fs::write(at(GRAVE), "theirs").unwrap();
+    age(&at(GRAVE), 4000);
+    if may_give_away(&at(GRAVE)) {
+        kept.push(GRAVE.to_owned());
+    }
+    drop(Lock::acquire(file.path(), &system_clock()).await.unwrap());
+    kept.extend([folder, link]);
+    kept.sort_unstable();
+    let mut names = names(directory.path());
+    names.sort();
+    assert_eq!(names, kept);
+}
+
 #[test]
 fn a_file_of_another_owner_is_read_and_stays_theirs_when_replaced() {
     let directory = tempdir().unwrap();
