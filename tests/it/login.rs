@@ -8,23 +8,18 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::{Command, Stdio},
-    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use pacegate::simulator::{Arrival, Behaviour, DeviceAnswer, Options, Simulator};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    time::sleep,
-};
-use tokio_util::task::TaskTracker;
+use tokio::time::sleep;
 
 use crate::support::gateway::PATIENCE;
 
 mod status;
+mod wire;
 
 /// A home with a config, and what a verb has said there.
 struct Home {
@@ -83,15 +78,7 @@ impl Home {
 
     /// Runs a verb to its end, on a thread of its own: the simulator needs this one.
     async fn run(&self, arguments: &[&str]) -> Said {
-        let child = self.command(arguments).spawn().unwrap();
-        let output = tokio::task::spawn_blocking(|| child.wait_with_output().unwrap());
-        let output = tokio::time::timeout(PATIENCE, output).await;
-        let output = output.expect("it ends").unwrap();
-        Said {
-            code: output.status.code(),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
+        Said::by(self.command(arguments)).await
     }
 
     /// Everything in the folder of the credentials.
@@ -110,6 +97,23 @@ impl Home {
             r#"{{"access_token":"canary","token_type":"Bearer","refresh_token":"canary","expiry_date":{expiry_date}}}"#
         );
         fs::write(self.credentials(), text).unwrap();
+    }
+}
+
+// === impl Said ===
+
+impl Said {
+    /// What `command` says until its end.
+    async fn by(mut command: Command) -> Self {
+        let child = command.spawn().unwrap();
+        let output = tokio::task::spawn_blocking(|| child.wait_with_output().unwrap());
+        let output = tokio::time::timeout(PATIENCE, output).await;
+        let output = output.expect("it ends").unwrap();
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
     }
 }
 
@@ -252,80 +256,6 @@ async fn an_interrupted_login_leaves_nothing_behind() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(stderr, "error: stopped; nothing was saved\n");
     assert_eq!(home.left_behind(), [""; 0]);
-}
-
-#[tokio::test]
-async fn the_bytes_of_both_requests_are_those_of_the_captures() {
-    let simulator = simulator(&[]).await;
-    let (origin, wire) = tap(&simulator).await;
-    let home = Home::new(&origin);
-    let said = home.run(&["login", "--no-browser"]).await;
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
-
-    let wire = String::from_utf8(wire.lock().unwrap().clone()).unwrap();
-    let (begin, poll) = wire.split_once("=S256").unwrap();
-    let host = origin.strip_prefix("http://").unwrap();
-    let fields = |id: &str| {
-        format!(
-            "host: {host}\r\nconnection: keep-alive\r\n\
-             content-type: application/x-www-form-urlencoded\r\naccept: application/json\r\n{id}\
-             accept-language: *\r\nsec-fetch-mode: cors\r\nuser-agent: node\r\n\
-             accept-encoding: br, gzip, deflate\r\n"
-        )
-    };
-    let id = begin.split("x-request-id: ").nth(1).unwrap();
-    let id = format!("x-request-id: {}\r\n", id.split("\r\n").next().unwrap());
-    assert_eq!(id.len(), "x-request-id: \r\n".len() + 36);
-    let (head, challenge) = begin.split_once("&code_challenge=").unwrap();
-    assert_eq!(
-        head,
-        format!(
-            "POST /api/v1/oauth2/device/code HTTP/1.1\r\n{}content-length: 178\r\n\r\n\
-             client_id=f0304373b74a44d2b584a3fb70ca9e56\
-             &scope=openid%20profile%20email%20model.completion",
-            fields(&id)
-        )
-    );
-    assert_eq!(challenge.len(), 43 + "&code_challenge_method".len());
-
-    let (head, verifier) = poll.split_once("&code_verifier=").unwrap();
-    let (head, code) = head.split_once("&device_code=").unwrap();
-    assert_eq!(
-        head,
-        format!(
-            "POST /api/v1/oauth2/token HTTP/1.1\r\n{}content-length: 215\r\n\r\n\
-             grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Adevice_code\
-             &client_id=f0304373b74a44d2b584a3fb70ca9e56",
-            fields("")
-        )
-    );
-    assert_eq!((code.len(), verifier.len()), (36, 43));
-}
-
-/// A way to the simulator that writes down what the client sends: its origin, and the bytes.
-async fn tap(simulator: &Simulator) -> (String, Arc<Mutex<Vec<u8>>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let origin = format!("http://{}", listener.local_addr().unwrap());
-    let (address, wire) = (simulator.address(), Arc::default());
-    let copy: Arc<Mutex<Vec<u8>>> = Arc::clone(&wire);
-    TaskTracker::new().spawn(async move {
-        while let Ok((client, _)) = listener.accept().await {
-            let server = TcpStream::connect(address).await.unwrap();
-            let ((mut from, mut to), (mut back, mut out)) =
-                (client.into_split(), server.into_split());
-            let copy = Arc::clone(&copy);
-            let tasks = TaskTracker::new();
-            tasks.spawn(async move { tokio::io::copy(&mut back, &mut to).await });
-            tasks.spawn(async move {
-                let mut buffer = [0; 4096];
-                while let Ok(read @ 1..) = from.read(&mut buffer).await {
-                    copy.lock().unwrap().extend_from_slice(&buffer[..read]);
-                    out.write_all(&buffer[..read]).await.unwrap();
-                }
-            });
-        }
-    });
-    (origin, wire)
 }
 
 #[tokio::test]
