@@ -54,7 +54,7 @@ pub struct Args {
 /// confirmed in time, or a file that cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let no_dumps = core_dumps::forbid();
-    let config = config::load(&args.config.source())?.config;
+    let config = config::without_secrets(&args.config.source())?;
     let (upstream, oauth) = with_login(&config, args.upstream.as_deref())?;
     telemetry::init(&quiet(&config.log, &args.config))?;
     if let Err(error) = no_dumps {

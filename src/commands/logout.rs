@@ -42,7 +42,7 @@ pub struct Args {
 /// A config that cannot be used, nobody to ask, a lock that somebody holds, or a file that cannot
 /// be removed.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let config = config::load(&args.config.source())?.config;
+    let config = config::without_secrets(&args.config.source())?;
     let (upstream, oauth) = with_login(&config, args.upstream.as_deref())?;
     let file = CredentialsFile::new(&oauth.file);
     let path = file.path();

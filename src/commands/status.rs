@@ -47,6 +47,8 @@ struct Report {
 enum Account {
     ApiKey {
         from: String,
+        #[serde(flatten)]
+        key: Key,
     },
     None,
     Oauth {
@@ -54,6 +56,13 @@ enum Account {
         #[serde(flatten)]
         login: Login,
     },
+}
+
+#[derive(Serialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+enum Key {
+    Found,
+    Missing { problem: String },
 }
 
 #[derive(Serialize)]
@@ -89,7 +98,7 @@ struct Left {
 ///
 /// A config that cannot be used, an upstream that is not there, or a closed stdout.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let config = config::load(&args.config.source())?.config;
+    let config = config::without_secrets(&args.config.source())?;
     let asked = |it: &&Upstream| args.upstream.as_ref().is_none_or(|name| it.name == *name);
     let now = SystemTime::now();
     let reports: Vec<_> = config
@@ -119,6 +128,10 @@ fn report(config: &Config, upstream: &Upstream, now: SystemTime) -> Report {
         Credentials::None => Account::None,
         Credentials::ApiKey(key) => Account::ApiKey {
             from: key.reference.clone(),
+            key: match key.problem.clone() {
+                None => Key::Found,
+                Some(problem) => Key::Missing { problem },
+            },
         },
         Credentials::OAuth(oauth) => Account::Oauth {
             file: oauth.file.display().to_string(),
@@ -181,7 +194,12 @@ fn left(config: &Config, upstream: &Upstream) -> Result<Vec<Left>, String> {
 fn print(out: &mut impl Write, report: &Report, now: SystemTime) -> io::Result<()> {
     writeln!(out, "upstream {}", report.upstream)?;
     match &report.account {
-        Account::ApiKey { from } => writeln!(out, "  API key    from {from}")?,
+        Account::ApiKey { from, key } => match key {
+            Key::Found => writeln!(out, "  API key    from {from}")?,
+            Key::Missing { problem } => {
+                writeln!(out, "  API key    none in {from}: {problem}; put it there")?;
+            }
+        },
         Account::None => writeln!(out, "  login      none needed")?,
         Account::Oauth { file, login } => {
             let name = &report.upstream;

@@ -32,6 +32,7 @@ pub(super) fn read(cursor: &Cursor<'_>) -> Option<Credentials> {
             .map(|secret| {
                 Credentials::ApiKey(ApiKey {
                     key: secret.value,
+                    problem: secret.problem,
                     file: secret.file,
                     reference: secret.reference,
                 })

@@ -54,7 +54,18 @@ pub fn load(source: &Source<'_>) -> Result<Loaded, Error> {
     })
 }
 
-/// The same without the secrets: they may be missing.
+/// The same without the secrets, for those who send nothing with them: they may be missing, and
+/// are empty.
+///
+/// # Errors
+///
+/// Everything else that is wrong with it.
+pub fn without_secrets(source: &Source<'_>) -> Result<Config, Error> {
+    let (root, _name) = merged(source)?;
+    read(&root, source, Secrets::LeftAlone)
+}
+
+/// Where each value came from; secrets may be missing.
 ///
 /// # Errors
 ///

@@ -32,7 +32,7 @@ pub use data::{opencode_sample, presets, throttle_profiles};
 pub use dialect::{Dialect, DialectRule, Pace, Until, Verdict};
 pub use error::Error;
 pub(crate) use error::suggestion;
-pub use load::{Loaded, Sample, load, origins, sample};
+pub use load::{Loaded, Sample, load, origins, sample, without_secrets};
 pub use notice::Notice;
 pub use origin::{Origin, Origins};
 pub use platform::Platform;
@@ -215,6 +215,8 @@ pub enum Credentials {
 pub struct ApiKey {
     /// The key, as it was when the config was loaded.
     pub key: SecretString,
+    /// Why the reference leads to no key; never if the config was loaded with its secrets.
+    pub problem: Option<String>,
     /// The file it was read from, where it may be replaced while the program runs.
     pub file: Option<PathBuf>,
     /// The reference as written, for messages: `env DASHSCOPE_API_KEY` or `file PATH`.

@@ -10,6 +10,8 @@ use super::cursor::{Cursor, Secrets};
 /// A secret and the reference that led to it, for messages.
 pub(super) struct Secret {
     pub(super) value: SecretString,
+    /// Why there is none, where there need not be one.
+    pub(super) problem: Option<String>,
     pub(super) file: Option<PathBuf>,
     pub(super) reference: String,
 }
@@ -48,32 +50,34 @@ pub(super) fn read(cursor: &Cursor<'_>) -> Option<Secret> {
         }
         _ => return cursor.refuse("expected either env or file", WRITE_A_REFERENCE),
     };
-    if cursor.scope.secrets == Secrets::LeftAlone {
-        let value = SecretString::default();
-        return Some(Secret {
-            value,
-            file,
-            reference,
-        });
-    }
-    let refuse = |reason: &str| {
-        cursor.refuse(
-            format!("no secret in {reference}: {reason}"),
-            format!("put the secret into {reference}, or name another place"),
-        )
-    };
-    match found {
-        Err(reason) => refuse(&reason),
-        Ok(value) if value.trim().is_empty() => refuse("it is empty"),
-        Ok(value) if HeaderValue::from_str(&value).is_err() => {
-            refuse("it has characters, such as line breaks, that no HTTP header can carry")
+    let (value, problem) = match (usable(found), cursor.scope.secrets) {
+        (Ok(value), Secrets::Resolved) => (value, None),
+        (Err(reason), Secrets::Resolved) => {
+            return cursor.refuse(
+                format!("no secret in {reference}: {reason}"),
+                format!("put the secret into {reference}, or name another place"),
+            );
         }
-        Ok(value) => Some(Secret {
-            value: value.into(),
-            file,
-            reference,
-        }),
+        (found, Secrets::LeftAlone) => (SecretString::default(), found.err()),
+    };
+    Some(Secret {
+        value,
+        problem,
+        file,
+        reference,
+    })
+}
+
+fn usable(found: Result<String, String>) -> Result<SecretString, String> {
+    let value = found?;
+    if value.trim().is_empty() {
+        return Err("it is empty".into());
     }
+    if HeaderValue::from_str(&value).is_err() {
+        let reason = "it has characters, such as line breaks, that no HTTP header can carry";
+        return Err(reason.into());
+    }
+    Ok(value.into())
 }
 
 /// Editors and `echo` end a file with a line break that is no part of the secret.

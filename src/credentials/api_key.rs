@@ -197,6 +197,7 @@ mod tests {
     fn key(key: &str, file: Option<PathBuf>) -> ApiKey {
         ApiKey {
             key: key.into(),
+            problem: None,
             file,
             reference: "file /run/key".to_owned(),
         }

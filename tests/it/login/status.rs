@@ -5,7 +5,7 @@ use std::{fs, process::Command, time::Duration};
 use serde_json::Value;
 use tokio::time::sleep;
 
-use super::{Home, simulator};
+use super::{Home, Said, simulator};
 use crate::support::gateway::Gateway;
 
 #[tokio::test]
@@ -52,6 +52,7 @@ async fn status_tells_each_kind_of_login_and_no_secret() {
     assert_eq!(before[0]["quotas"][1]["left"], 1000);
     assert_eq!(before[1]["kind"], "api-key");
     assert_eq!(before[1]["from"], "env OPENAI_API_KEY");
+    assert_eq!(before[1]["state"], "found");
     assert_eq!(before[2]["kind"], "none");
 
     home.write_login(4_000_000_000_000);
@@ -91,6 +92,52 @@ async fn status_tells_each_kind_of_login_and_no_secret() {
     let why = broken[0]["quotas_unknown"].as_str().unwrap();
     assert!(why.contains("the state file is not readable"), "{why}");
     assert!(counts.exists(), "only looked at");
+}
+
+#[tokio::test]
+async fn a_key_that_is_missing_elsewhere_stops_neither_login_nor_status_nor_logout() {
+    let simulator = simulator(&[]).await;
+    let home = Home::new(&simulator.origin());
+    let config = home.path("pacegate.toml");
+    let keyed = "client-keys = [{ file = \"nowhere\" }]\n";
+    let config_of_all = keyed.to_owned() + &fs::read_to_string(&config).unwrap();
+    fs::write(&config, config_of_all).unwrap();
+    let run = async |arguments: &[&str]| {
+        let mut command = home.command(arguments);
+        command.env_remove("OPENAI_API_KEY");
+        Said::by(command).await
+    };
+    let said = run(&["login", "--no-browser"]).await;
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert_eq!(home.left_behind(), ["oauth_creds.json"]);
+
+    let said = run(&["status"]).await;
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    for words in [
+        "logged in until ",
+        "upstream keyed\n  API key    none in env OPENAI_API_KEY: it is not set; put it there\n",
+    ] {
+        assert!(said.stdout.contains(words), "{words}: {}", said.stdout);
+    }
+    let said = run(&["status", "--json", "--upstream", "keyed"]).await;
+    let status: Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!(status[0]["state"], "missing");
+    assert_eq!(status[0]["from"], "env OPENAI_API_KEY");
+    assert_eq!(status[0]["problem"], "it is not set");
+
+    let said = run(&["logout", "--yes"]).await;
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert_eq!(home.left_behind(), [""; 0]);
+
+    // Whoever sends requests with them needs them.
+    for verb in ["check", "serve"] {
+        let said = run(&[verb]).await;
+        assert_eq!(said.code, Some(78), "{verb}");
+        for reference in ["file ", "env OPENAI_API_KEY"] {
+            let words = format!("no secret in {reference}");
+            assert!(said.stderr.contains(&words), "{}", said.stderr);
+        }
+    }
 }
 
 #[tokio::test]
