@@ -127,12 +127,10 @@ where
         .await
         .map_err(LoginError::Unusable)?;
     if let Ok(refusal) = serde_json::from_slice::<Refusal>(&body) {
-        let nothing = SecretString::default();
+        // Nothing secret was sent.
         return Err(LoginError::Refused {
-            code: presentable(&refusal.error, &nothing),
-            description: refusal
-                .error_description
-                .map(|it| presentable(&it, &nothing)),
+            code: presentable(&refusal.error, &[]),
+            description: refusal.error_description.map(|it| presentable(&it, &[])),
         });
     }
     if !status.is_success() {
@@ -183,7 +181,7 @@ where
         ];
         let request = exchange::request(&endpoint.url, &endpoint.headers, &[], &form);
         let verdict = match exchange::whole(service.clone(), request).await {
-            Ok((status, body)) => judge(status, &body, &login.device_code),
+            Ok((status, body)) => judge(status, &body, &[&login.device_code, verifier.secret()]),
             Err(error) => {
                 if matches!(error.downcast_ref(), Some(Unusable::Elapsed)) {
                     // RFC 8628 §3.5: poll less often after a time-out.
@@ -216,7 +214,7 @@ const SLOW_DOWN: Duration = Duration::from_secs(5);
 /// Time-outs alone make no interval longer: a person is waiting.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(60);
 
-fn judge(status: StatusCode, body: &[u8], device_code: &SecretString) -> Verdict {
+fn judge(status: StatusCode, body: &[u8], sent: &[&SecretString]) -> Verdict {
     let transient = |error: Unusable| Verdict::Transient(error.into());
     if status.is_server_error() {
         return transient(Unusable::Status(status));
@@ -230,12 +228,12 @@ fn judge(status: StatusCode, body: &[u8], device_code: &SecretString) -> Verdict
         Ok("expired_token") => Verdict::Final(LoginError::Expired),
         Ok("server_error" | "temporarily_unavailable") => transient(Unusable::Status(status)),
         Ok(code) => Verdict::Final(LoginError::Refused {
-            code: presentable(code, device_code),
+            code: presentable(code, sent),
             description: refusal
                 .as_ref()
                 .ok()
                 .and_then(|it| it.error_description.as_ref())
-                .map(|it| presentable(it, device_code)),
+                .map(|it| presentable(it, sent)),
         }),
         Err(_) if status == StatusCode::TOO_MANY_REQUESTS => Verdict::SlowDown,
         Err(_) if status.is_success() => match Grant::parse(body) {
@@ -268,7 +266,7 @@ impl Login {
         let lifetime = seconds(answer.expires_in).ok_or(Unusable::NotADevice)?;
         let interval = answer.interval.and_then(seconds);
         Ok(Self {
-            user_code: presentable(&answer.user_code, &SecretString::default()),
+            user_code: presentable(&answer.user_code, &[]),
             page: page(&answer.verification_uri).ok_or(Unusable::NotAPage)?,
             page_with_code: answer.verification_uri_complete.as_deref().and_then(page),
             expires: Instant::now() + lifetime.min(LONGEST_LIFE),

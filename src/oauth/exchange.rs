@@ -142,16 +142,15 @@ where
 }
 
 /// A stranger's words, fit for a line of a log or a terminal: short, printable, and without the
-/// secret should they repeat it.
-pub(super) fn presentable(text: &str, secret: &SecretString) -> String {
+/// secrets should they repeat them.
+pub(super) fn presentable(text: &str, secrets: &[&SecretString]) -> String {
     const LONGEST: usize = 200;
-    let secret = secret.expose_secret();
-    let text = if secret.is_empty() {
-        text.to_owned()
-    } else {
-        text.replace(secret, "…")
-    };
-    text.chars()
+    secrets
+        .iter()
+        .map(|secret| secret.expose_secret())
+        .filter(|secret| !secret.is_empty())
+        .fold(text.to_owned(), |text, secret| text.replace(secret, "…"))
+        .chars()
         .filter(|it| !it.is_control())
         .take(LONGEST)
         .collect()

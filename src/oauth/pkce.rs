@@ -30,6 +30,10 @@ impl Verifier {
         BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(self.expose()))
     }
 
+    pub(super) fn secret(&self) -> &SecretString {
+        &self.0
+    }
+
     pub(super) fn expose(&self) -> &str {
         self.0.expose_secret()
     }

@@ -108,8 +108,10 @@ fn refusal(status: StatusCode, body: &[u8], spent: &SecretString) -> Option<Refr
         return None;
     }
     Some(RefreshError::Refused {
-        code: presentable(&refusal.error, spent),
-        description: refusal.error_description.map(|it| presentable(&it, spent)),
+        code: presentable(&refusal.error, &[spent]),
+        description: refusal
+            .error_description
+            .map(|it| presentable(&it, &[spent])),
     })
 }
 

@@ -4,6 +4,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use http_body_util::BodyExt;
 use tower::{service_fn, util::BoxCloneSyncService};
 
 use super::*;
@@ -131,6 +132,23 @@ async fn a_no_is_final_and_repeats_no_code() {
         "the login was refused: invalid_grant (no … here)"
     );
     assert_eq!(refused.at, [4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_repeats_the_whole_request_shows_neither_code_nor_verifier() {
+    let service = service_fn(|request: Request<Full<Bytes>>| async {
+        let form = request.into_body().collect().await?.to_bytes();
+        let form = String::from_utf8_lossy(&form);
+        let body = format!(r#"{{"error":"invalid_request","error_description":"{form}"}}"#);
+        let mut response = Response::new(Full::<Bytes>::from(body));
+        *response.status_mut() = StatusCode::BAD_REQUEST;
+        Ok::<_, Infallible>(response)
+    });
+    let verifier = Verifier::generate(&mut rand::rng());
+    let login = login(r#""expires_in":60"#);
+    let refused = poll(service, &endpoint().token, &login, &verifier, |_| ()).await;
+    let text = refused.unwrap_err().to_string();
+    assert!(text.ends_with("&device_code=…&code_verifier=…)"), "{text}");
 }
 
 #[tokio::test]
