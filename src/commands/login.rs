@@ -126,7 +126,11 @@ async fn login(
     screen.end_line();
     let grant =
         granted.map_err(|error| anyhow::anyhow!("{error}\n  hint: run `pacegate login` again"))?;
-    let credentials = save(&file, grant).await?;
+    let credentials = save(&file, grant).await.map_err(|error| {
+        anyhow::anyhow!(
+            "the login is not saved: {error:#}\n  hint: mend that and run `pacegate login` again"
+        )
+    })?;
     screen.done(&file, &credentials)?;
     Ok(())
 }

@@ -1,20 +1,11 @@
 //! What goes over the wire, byte for byte, against what the vendor's own program has sent.
 
-use std::{
-    fs,
-    sync::{Arc, Mutex},
-};
+use std::fs;
 
-use pacegate::simulator::Simulator;
 use tempfile::TempDir;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-};
-use tokio_util::task::TaskTracker;
 
 use super::{Home, simulator};
-use crate::support::gateway::Gateway;
+use crate::support::{gateway::Gateway, tap::tap};
 
 const DEVICE_CODE: &str = include_str!("../captures/device-code-0.10.4.http");
 const DEVICE_POLL: &str = include_str!("../captures/device-poll-0.10.4.http");
@@ -113,30 +104,4 @@ fn field<'a>(request: &'a str, name: &str) -> &'a str {
     form.split('&')
         .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
         .unwrap_or_default()
-}
-
-/// A way to the simulator that writes down what the client sends: its origin, and the bytes.
-async fn tap(simulator: &Simulator) -> (String, Arc<Mutex<Vec<u8>>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let origin = format!("http://{}", listener.local_addr().unwrap());
-    let (address, wire) = (simulator.address(), Arc::default());
-    let copy: Arc<Mutex<Vec<u8>>> = Arc::clone(&wire);
-    TaskTracker::new().spawn(async move {
-        while let Ok((client, _)) = listener.accept().await {
-            let server = TcpStream::connect(address).await.unwrap();
-            let ((mut from, mut to), (mut back, mut out)) =
-                (client.into_split(), server.into_split());
-            let copy = Arc::clone(&copy);
-            let tasks = TaskTracker::new();
-            tasks.spawn(async move { tokio::io::copy(&mut back, &mut to).await });
-            tasks.spawn(async move {
-                let mut buffer = [0; 4096];
-                while let Ok(read @ 1..) = from.read(&mut buffer).await {
-                    copy.lock().unwrap().extend_from_slice(&buffer[..read]);
-                    out.write_all(&buffer[..read]).await.unwrap();
-                }
-            });
-        }
-    });
-    (origin, wire)
 }

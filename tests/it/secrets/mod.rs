@@ -25,6 +25,8 @@ use crate::support::{
     gateway::PATIENCE,
 };
 
+mod login;
+mod panics;
 mod scene;
 
 use scene::Scene;
@@ -169,9 +171,18 @@ fn assert_clean(what: &str, text: &str, canaries: &[&str]) {
 
 impl Suspect {
     async fn start(folder: TempDir) -> Self {
+        Self::launch(folder, |folder| {
+            let mut command = command(folder, &["serve", "--log-level", "trace"]);
+            command.args(["--record", "record.jsonl"]);
+            command
+        })
+        .await
+    }
+
+    /// Starts what `command` gives and waits until it says where it listens.
+    async fn launch(folder: TempDir, command: impl FnOnce(&Path) -> Command) -> Self {
         let open = |name| File::create(folder.path().join(name)).unwrap();
-        let child = command(folder.path(), &["serve", "--log-level", "trace"])
-            .args(["--record", "record.jsonl"])
+        let child = command(folder.path())
             .stdin(Stdio::null())
             .stdout(open("stdout"))
             .stderr(open("stderr"))
@@ -188,9 +199,9 @@ impl Suspect {
             assert!(Instant::now() < deadline, "{}", suspect.read("stderr"));
             sleep(Duration::from_millis(5)).await;
             let stdout = suspect.read("stdout");
-            if let Some(rest) = stdout.strip_suffix('\n') {
-                suspect.address = rest.strip_prefix("listening on ").unwrap().to_owned();
-            }
+            let whole = stdout.split_inclusive('\n').filter(|it| it.ends_with('\n'));
+            let address = whole.filter_map(|line| line.strip_prefix("listening on "));
+            suspect.address = address.map(str::trim_end).collect();
         }
         suspect
     }

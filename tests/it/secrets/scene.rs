@@ -156,7 +156,7 @@ max-queue = 1
 "#;
 
 /// A credentials file's content; its token has expired.
-fn credentials(case: &str, expiry: &str) -> String {
+pub(super) fn credentials(case: &str, expiry: &str) -> String {
     format!(
         r#"{{"access_token":"canary-access-{case}","token_type":"Bearer","refresh_token":"canary-refresh-{case}","expiry_date":{expiry}}}"#
     )
@@ -179,4 +179,9 @@ max-retries = 0
 jitter = "0s..0s"
 {more}"#
     )
+}
+
+/// The same where nobody is asked, over TLS or at all.
+pub(super) fn idle_upstream(name: &str) -> String {
+    upstream(name, "http://127.0.0.1:9/v1", "").replace("tls = { ca-file = \"ca.pem\" }\n", "")
 }

@@ -5,3 +5,5 @@
 
 pub(crate) mod client;
 pub(crate) mod gateway;
+pub(crate) mod tap;
+pub(crate) mod terminal;
