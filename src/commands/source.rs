@@ -53,7 +53,9 @@ pub(super) fn with_login<'a>(
     match (&*found, name) {
         ([only], _) => Ok(*only),
         _ if names.is_empty() => Err(Usage(
-            "no upstream of this config has a login: none has credentials of kind oauth".into(),
+            "no upstream of this config has a login: none has credentials of kind oauth\n  \
+             hint: API keys need none; `pacegate status` says whether they are found"
+                .into(),
         )
         .into()),
         (_, Some(name)) => Err(Usage(format!(
