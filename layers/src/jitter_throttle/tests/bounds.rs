@@ -1,0 +1,71 @@
+//! How many wait, how long, and where they stand.
+
+use tokio::time::advance;
+use tokio_test::{assert_pending, task};
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_refuses_at_once_with_the_estimate_and_spends_nothing() {
+    let gate = gate(Pacing::new().min_interval(MIN).max_queue(2));
+    gate.acquire(None, None).await.unwrap();
+    let mut waiting: Vec<_> = (0..2)
+        .map(|_| task::spawn(gate.acquire(None, None)))
+        .collect();
+    for turn in &mut waiting {
+        assert_pending!(turn.poll());
+    }
+    let refused = gate.acquire(None, None).await.unwrap_err();
+    assert_eq!(
+        refused,
+        Refused::QueueFull {
+            waiting: 2,
+            estimate: 3 * MIN
+        }
+    );
+    drop(waiting);
+    assert_eq!((gate.waiting(), gate.dispatched()), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_of_nothing_lets_through_only_who_need_not_wait() {
+    let gate = gate(Pacing::new().min_interval(MIN).max_queue(0));
+    gate.acquire(None, None).await.unwrap();
+    assert!(matches!(
+        gate.acquire(None, None).await,
+        Err(Refused::QueueFull { waiting: 0, .. })
+    ));
+    advance(MIN).await;
+    gate.acquire(None, None).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_would_be_too_long_is_not_begun() {
+    let gate = gate(Pacing::new().max_wait(Duration::from_secs(5)));
+    close(&gate, Instant::now() + Duration::from_secs(6));
+    let before = Instant::now();
+    let refused = gate.acquire(None, None).await.unwrap_err();
+    assert_eq!(
+        refused,
+        Refused::WouldWaitTooLong {
+            estimate: Duration::from_secs(6)
+        }
+    );
+    assert_eq!(before.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn says_where_a_waiting_request_stands() {
+    let gate = gate(Pacing::new().min_interval(MIN));
+    gate.acquire(None, None).await.unwrap();
+    let mut turns = Vec::new();
+    for place in 1..4 {
+        let progress = Progress::new();
+        let mut turn = task::spawn(gate.acquire(Some(progress.clone()), None));
+        assert_pending!(turn.poll());
+        turns.push(turn);
+        let eta = MIN * u32::try_from(place).unwrap();
+        assert_eq!(gate.outlook(&progress), Some(Outlook { place, eta }));
+    }
+    assert_eq!(gate.outlook(&Progress::new()), None);
+}

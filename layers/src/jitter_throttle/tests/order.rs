@@ -1,0 +1,59 @@
+//! Who goes first.
+
+use tokio_test::{assert_pending, task};
+
+use super::*;
+use crate::session::Session;
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_goes_first_and_is_not_refused_for_the_length_of_the_queue() {
+    let gate = gate(Pacing::new().min_interval(MIN).max_queue(2));
+    let progress = Progress::new();
+    gate.acquire(Some(progress.clone()), None).await.unwrap();
+    let mut others: Vec<_> = (0..2)
+        .map(|_| task::spawn(gate.acquire(None, None)))
+        .collect();
+    for turn in &mut others {
+        assert_pending!(turn.poll());
+    }
+    close(&gate, Instant::now() + Duration::from_secs(60));
+
+    let mut again = task::spawn(gate.acquire(Some(progress.clone()), None));
+    assert_pending!(again.poll());
+    let _permit = again.await.unwrap();
+    assert_eq!(
+        gate.waiting(),
+        2,
+        "the retry left before those that came later"
+    );
+    assert_eq!(progress.queued(), Duration::from_secs(60));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_waits_leaves_within_as_many_dispatches_as_there_are_sessions() {
+    let gate = gate(Pacing::new().min_interval(MIN));
+    gate.acquire(None, None).await.unwrap();
+    let left = Arc::new(Mutex::new(Vec::new()));
+    let mut tasks = JoinSet::new();
+    for (name, session) in [
+        ("a", Session::new("a")),
+        ("a's child", Session::new("a1").child_of("a")),
+        ("a's child", Session::new("a2").child_of("a")),
+        ("a's child", Session::new("a3").child_of("a")),
+        ("b", Session::new("b")),
+        ("a", Session::new("a")),
+    ] {
+        let (gate, left) = (gate.clone(), Arc::clone(&left));
+        tasks.spawn(async move {
+            let _permit = gate.acquire(None, Some(session)).await.unwrap();
+            left.lock().await.push(name);
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    assert_eq!(
+        *left.lock().await,
+        ["a", "b", "a", "a's child", "a's child", "a's child"]
+    );
+}

@@ -1,0 +1,24 @@
+//! Quotas.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_window_is_never_overdrawn_and_a_long_wait_for_it_is_not_begun() {
+    let window = Window::new(NonZeroUsize::new(3).unwrap(), Duration::from_secs(60));
+    let gate = Gate::with_quotas(
+        Pacing::new().max_wait(Duration::from_secs(70)),
+        vec![Arc::new(window)],
+        StdRng::seed_from_u64(7),
+    );
+    let start = Instant::now();
+    let left = burst(&gate, 4).await;
+    assert_eq!(left[2].1, start);
+    assert_eq!(left[3].1, start + Duration::from_secs(60));
+    gate.exhausted(Instant::now() + Duration::from_secs(3600));
+    assert_eq!(
+        gate.acquire(None, None).await.unwrap_err(),
+        Refused::QuotaExhausted {
+            reset: Duration::from_secs(3600)
+        }
+    );
+}
