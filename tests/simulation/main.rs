@@ -4,7 +4,7 @@
 //! of events is held against every promise. Then faults are planted one by one, by wiring the gate
 //! wrongly, and each has to be found.
 //!
-//! `SCENARIOS=100000 cargo test -p pacegate-layers --test simulation` plays more of them; a failure
+//! `SCENARIOS=100000 cargo test --test simulation` plays more of them; a failure
 //! names the seed, and `SEED=… SCENARIOS=1` plays that one again.
 
 #![cfg(test)]
