@@ -10,7 +10,7 @@ use std::{
 
 use tracing::{info, warn};
 
-use super::{PeekError, record::Record};
+use super::{PeekError, Record, Store};
 
 /// The file of one upstream, ours until dropped.
 #[derive(Debug)]
@@ -85,28 +85,6 @@ impl StateFile {
         }
     }
 
-    /// Puts `record` in the place of what the file holds. A failure is told once; the next call
-    /// tries again.
-    pub(super) fn write(&mut self, record: &Record) {
-        match (self.try_write(record), self.failing) {
-            (Ok(()), false) => {}
-            (Ok(()), true) => {
-                self.failing = false;
-                info!(path = %self.path.display(), "Quota counts can be written again");
-            }
-            (Err(error), false) => {
-                self.failing = true;
-                warn!(
-                    path = %self.path.display(),
-                    %error,
-                    "Quota counts cannot be written: a restart would forget what is spent from now \
-                     on"
-                );
-            }
-            (Err(_), true) => {}
-        }
-    }
-
     fn try_write(&self, record: &Record) -> io::Result<()> {
         let text = serde_json::to_vec(record)?;
         let mut file = OpenOptions::new()
@@ -158,6 +136,29 @@ impl StateFile {
             Err(error) => return Err(error.into()),
         };
         Ok((file, record))
+    }
+}
+
+impl Store for StateFile {
+    /// A failure is told once; the next call tries again.
+    fn keep(&mut self, record: &Record) {
+        match (self.try_write(record), self.failing) {
+            (Ok(()), false) => {}
+            (Ok(()), true) => {
+                self.failing = false;
+                info!(path = %self.path.display(), "Quota counts can be written again");
+            }
+            (Err(error), false) => {
+                self.failing = true;
+                warn!(
+                    path = %self.path.display(),
+                    %error,
+                    "Quota counts cannot be written: a restart would forget what is spent from now \
+                     on"
+                );
+            }
+            (Err(_), true) => {}
+        }
     }
 }
 

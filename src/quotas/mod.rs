@@ -26,7 +26,7 @@
 //! with the same anchor day), whatever the limits. Everything else starts anew.
 
 use std::{
-    io,
+    fmt, io,
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
     time::SystemTime,
@@ -47,18 +47,29 @@ mod rolling;
 #[cfg(test)]
 mod tests;
 
-pub use self::{clock::WallClock, counter::UnknownZone, file::Held};
+pub use self::{
+    clock::WallClock,
+    counter::UnknownZone,
+    file::Held,
+    record::{Record, Unreadable},
+};
 
 use self::{
     clock::{Clock, Now},
     counter::Counter,
     file::StateFile,
-    record::{Count, Record},
+    record::Count,
 };
 
 /// All quotas of one upstream.
 #[derive(Debug)]
 pub struct Book(Mutex<State>);
+
+/// Where counts outlive their process.
+pub trait Store: fmt::Debug + Send {
+    /// Puts `record` in the place of what was kept before. When it returns, no kill undoes that.
+    fn keep(&mut self, record: &Record);
+}
 
 /// A book that cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +116,7 @@ struct State {
     clock: Clock,
     counters: Vec<Counter>,
     /// `None` counts in memory only.
-    file: Option<StateFile>,
+    store: Option<Box<dyn Store>>,
 }
 
 /// How much of each quota of `upstream` is used, by the state file alone: without its lock, so it may
@@ -170,6 +181,23 @@ impl Book {
                 (None, None)
             }
         };
+        let store = file.map(|file| Box::new(file) as Box<dyn Store>);
+        Ok(Self::resume(upstream, quotas, record, store, wall)?)
+    }
+
+    /// Takes up what a `record` says, if there is one, and keeps the counts in `store`; without one,
+    /// in memory.
+    ///
+    /// # Errors
+    ///
+    /// [`UnknownZone`] for a zone that is not in the time zone database.
+    pub fn resume(
+        upstream: &str,
+        quotas: &[config::Quota],
+        record: Option<Record>,
+        store: Option<Box<dyn Store>>,
+        wall: WallClock,
+    ) -> Result<Self, UnknownZone> {
         let (times, counts) = record.map(|it| (it.times, it.counts)).unzip();
         let mut clock = Clock::new(wall, times);
         let now = clock.now();
@@ -186,7 +214,7 @@ impl Book {
             upstream: upstream.into(),
             clock,
             counters,
-            file,
+            store,
         };
         state.save();
         Ok(Self(Mutex::new(state)))
@@ -257,9 +285,9 @@ impl Quota for Book {
 
 impl State {
     fn save(&mut self) {
-        if let Some(file) = &mut self.file {
+        if let Some(store) = &mut self.store {
             let counts = self.counters.iter().map(Counter::count).collect();
-            file.write(&Record::new(self.clock.times(), counts));
+            store.keep(&Record::new(self.clock.times(), counts));
         }
     }
 }

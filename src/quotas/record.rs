@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 use super::clock::{LAST, Millis, millis_up};
 use crate::config::Per;
 
-/// What is kept.
-#[derive(Debug, Deserialize, PartialEq, Serialize)]
-pub(super) struct Record {
+/// What a [`Book`](super::Book) has counted, as it is kept between two processes.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Record {
     version: u32,
     #[serde(flatten)]
     pub(super) times: Times,
@@ -50,11 +50,14 @@ pub(super) enum Kept {
 
 /// A file that says nothing that can be relied on.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unreadable {
+pub enum Unreadable {
+    /// A later program has written it.
     #[error("it is of version {0}, which this program does not know")]
     Future(u32),
+    /// It is not JSON, or says something else.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
+    /// It contradicts itself.
     #[error("it holds times that cannot be")]
     Nonsense,
 }
@@ -78,7 +81,12 @@ impl Record {
         }
     }
 
-    pub(super) fn parse(text: &[u8]) -> Result<Self, Unreadable> {
+    /// Reads what was written as JSON.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreadable`] if it cannot be relied on.
+    pub fn parse(text: &[u8]) -> Result<Self, Unreadable> {
         let Versioned { version } = serde_json::from_slice(text)?;
         if version != VERSION {
             return Err(Unreadable::Future(version));
