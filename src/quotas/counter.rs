@@ -283,7 +283,7 @@ impl Dated {
 
     fn give_back(&mut self, spent: Instant, now: &Now) {
         self.turn_page(now);
-        if self.entered.is_none_or(|entered| entered < spent) {
+        if self.entered.is_none_or(|entered| entered <= spent) {
             self.used = self.used.saturating_sub(1);
         }
     }

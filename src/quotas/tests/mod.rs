@@ -250,6 +250,20 @@ async fn nothing_is_given_back_to_a_day_that_did_not_pay() {
     assert_eq!(book.used(), [0]);
 }
 
+/// It was kept by the day that had begun with it: the first request after midnight whose connection
+/// fails cost one of the day's.
+#[tokio::test(start_paused = true)]
+async fn the_first_of_a_day_is_given_back_too() {
+    let machine = Machine::at("2026-04-15T23:59:59Z");
+    let book = machine.open(&[day(3, "UTC")]);
+    advance(Duration::from_secs(1)).await;
+    assert!(book.has_room());
+    let first = Instant::now();
+    book.spend();
+    book.give_back(first);
+    assert_eq!(book.used(), [0]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_estimate_goes_on_beyond_the_next_period() {
     let machine = Machine::at("2026-04-15T12:00:00Z");
