@@ -1,18 +1,45 @@
-//! Ways to break a promise, by wiring the real gate wrongly.
+//! Ways to break a promise, by wiring the real gate and the real book wrongly.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use pacegate_layers::jitter_throttle::{Order, Pacing};
+use jiff::tz::TimeZone;
+use pacegate::{
+    config::{self, Per},
+    quotas::WallClock,
+};
+use pacegate_layers::jitter_throttle::{Order, Pacing, Quota};
 
-use crate::{check::Promise, scenario::Scenario};
+use crate::{
+    check::Promise,
+    scenario::Scenario,
+    wrong::{Way, Wrong},
+};
 
 /// A planted fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
+    /// Every month begins on its first day.
+    AnchorIgnored,
     CancelTakesASlot,
     ChildrenAreStrangers,
+    /// Another date is another day, also one that was there before.
+    DayByDate,
+    /// A day has 24 hours, also when clocks change.
+    FixedDay,
+    /// A restart forgets all that was counted, …
+    ForgetsAll,
+    /// … the days, weeks and months, …
+    ForgetsDays,
+    /// … or the windows.
+    ForgetsWindows,
+    /// What the upstream has counted is given back.
+    GivesBackBroken,
+    /// What the upstream never saw is not given back.
+    KeepsUnreached,
     NoBound,
     NoConcurrencyLimit,
+    /// "Used up" is not heard.
+    NoEnd,
     NoJitter,
     NoOrder,
     NoPause,
@@ -26,15 +53,32 @@ pub(crate) enum Fault {
     ShortGap,
     ShortPause,
     ShortWindow,
+    /// One less than there is.
+    SmallQuota,
     TooSlow,
+    /// Days are those of UTC.
+    UtcDays,
+    /// A window ends when the wall clock says so.
+    WallWindow,
+    /// A dispatch is written down when the next one comes.
+    WrittenLate,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 31] = [
+        Self::AnchorIgnored,
         Self::CancelTakesASlot,
         Self::ChildrenAreStrangers,
+        Self::DayByDate,
+        Self::FixedDay,
+        Self::ForgetsAll,
+        Self::ForgetsDays,
+        Self::ForgetsWindows,
+        Self::GivesBackBroken,
+        Self::KeepsUnreached,
         Self::NoBound,
         Self::NoConcurrencyLimit,
+        Self::NoEnd,
         Self::NoJitter,
         Self::NoOrder,
         Self::NoPause,
@@ -48,38 +92,61 @@ impl Fault {
         Self::ShortGap,
         Self::ShortPause,
         Self::ShortWindow,
+        Self::SmallQuota,
         Self::TooSlow,
+        Self::UtcDays,
+        Self::WallWindow,
+        Self::WrittenLate,
     ];
 
-    /// What it may be found as: whichever of them a scenario shows first.
-    pub(crate) fn breaks(self) -> &'static [Promise] {
+    /// What it must be found as, and as what else a scenario may show it first.
+    pub(crate) fn breaks(self) -> (Promise, &'static [Promise]) {
         use Promise as P;
 
         match self {
-            Self::CancelTakesASlot => &[P::Accounting, P::WorkConserving, P::Ends],
-            Self::ChildrenAreStrangers | Self::NoOrder => &[P::Order],
-            Self::NoBound => &[P::Bound],
-            Self::NoConcurrencyLimit => &[P::Concurrency],
-            Self::NoJitter | Self::ShortGap => &[P::Gap],
-            Self::NoPause | Self::ShortPause => &[P::Closing],
-            Self::NoProbe => &[P::Probe],
-            Self::NoShrink => &[P::Shrink],
-            Self::NoWakeOnDrop => &[P::Ends, P::WorkConserving, P::Bound],
-            Self::NoWindow | Self::ShortWindow => &[P::Window, P::Shrink],
-            Self::PermitLeaks => &[P::Ends, P::WorkConserving, P::Probe],
-            Self::Race => &[
-                P::Bound,
+            Self::AnchorIgnored | Self::ForgetsDays => (P::Day, &[]),
+            Self::CancelTakesASlot => (P::Accounting, &[P::WorkConserving, P::Ends]),
+            Self::ChildrenAreStrangers | Self::NoOrder => (P::Order, &[]),
+            // Of two days that begin at different times, the one or the other is too short.
+            Self::DayByDate | Self::FixedDay | Self::UtcDays => {
+                (P::Day, &[P::Bound, P::WorkConserving])
+            }
+            Self::ForgetsAll | Self::WrittenLate | Self::GivesBackBroken => (P::Day, &[P::Window]),
+            Self::ForgetsWindows => (P::Window, &[]),
+            Self::KeepsUnreached => (P::Usage, &[P::Bound, P::WorkConserving]),
+            Self::NoBound => (P::Bound, &[]),
+            Self::NoConcurrencyLimit => (P::Concurrency, &[]),
+            Self::NoEnd => (P::Exhausted, &[]),
+            Self::NoJitter | Self::ShortGap => (P::Gap, &[]),
+            Self::NoPause | Self::ShortPause => (P::Closing, &[]),
+            Self::NoProbe => (P::Probe, &[]),
+            Self::NoShrink => (P::Shrink, &[]),
+            Self::NoWakeOnDrop => (P::Ends, &[P::Bound, P::WorkConserving]),
+            Self::NoWindow | Self::ShortWindow => (P::Window, &[P::Shrink]),
+            Self::PermitLeaks => (P::Ends, &[P::WorkConserving, P::Probe]),
+            Self::Race => (
                 P::Gap,
-                P::Accounting,
-                P::Window,
-                P::Concurrency,
-                P::Order,
-                P::Closing,
-                P::WorkConserving,
-            ],
-            Self::RetryQueuesAnew => &[P::Order, P::Bound],
-            Self::TooSlow => &[P::WorkConserving],
+                &[
+                    P::Accounting,
+                    P::Bound,
+                    P::Closing,
+                    P::Concurrency,
+                    P::Exhausted,
+                    P::Order,
+                    P::Window,
+                    P::WorkConserving,
+                ],
+            ),
+            Self::RetryQueuesAnew => (P::Order, &[P::Bound]),
+            Self::SmallQuota => (P::WorkConserving, &[P::Bound]),
+            Self::TooSlow => (P::WorkConserving, &[]),
+            Self::WallWindow => (P::Window, &[P::Bound, P::WorkConserving]),
         }
+    }
+
+    /// Whether the book is not asked what is used: it would tell at once.
+    pub(crate) fn hides_usage(self) -> bool {
+        self != Self::KeepsUnreached
     }
 
     /// The settings of a gate that has the fault.
@@ -88,7 +155,7 @@ impl Fault {
         match self {
             Self::NoBound => pacing
                 .max_queue(usize::MAX)
-                .max_wait(Duration::from_secs(86_400)),
+                .max_wait(Duration::from_secs(400 * 86_400)),
             Self::NoConcurrencyLimit => pacing.concurrency(None),
             Self::NoJitter => pacing.jitter(Duration::ZERO..=Duration::ZERO).unwrap(),
             Self::NoOrder => pacing.order(match scenario.order {
@@ -99,5 +166,59 @@ impl Fault {
             Self::TooSlow => pacing.min_interval(scenario.min_interval * 3),
             _ => pacing,
         }
+    }
+
+    /// The quotas of a book that has the fault.
+    pub(crate) fn limits(self, scenario: &Scenario) -> Vec<config::Quota> {
+        let changed = |quota: &config::Quota| {
+            let mut quota = quota.clone();
+            match (self, &mut quota.per) {
+                (Self::AnchorIgnored, Per::Month { anchor_day, .. }) => *anchor_day = 1,
+                (Self::DayByDate | Self::FixedDay, Per::Day { .. })
+                | (Self::NoWindow | Self::WallWindow, Per::Window(_)) => return None,
+                (Self::ShortWindow, Per::Window(per)) => *per /= 2,
+                (Self::SmallQuota, _) => {
+                    let less = quota.requests.get() - 1;
+                    quota.requests = less.try_into().unwrap_or(quota.requests);
+                }
+                (Self::UtcDays, Per::Day { zone }) => *zone = "UTC".into(),
+                _ => {}
+            }
+            Some(quota)
+        };
+        scenario.quotas.iter().filter_map(changed).collect()
+    }
+
+    /// What counts in the place of those.
+    pub(crate) fn instead(self, scenario: &Scenario, wall: &WallClock) -> Vec<Arc<dyn Quota>> {
+        let way = |per: &Per| match (self, per) {
+            (Self::DayByDate, Per::Day { zone }) => Some(Way::ByDate(TimeZone::get(zone).unwrap())),
+            (Self::FixedDay, Per::Day { zone }) => {
+                Some(Way::FixedDay(TimeZone::get(zone).unwrap()))
+            }
+            (Self::WallWindow, Per::Window(per)) if scenario.has_book => {
+                Some(Way::WallWindow(*per))
+            }
+            _ => None,
+        };
+        let quotas = scenario.quotas.iter().filter_map(|quota| {
+            let wrong = Wrong::new(quota.requests, Arc::clone(wall), way(&quota.per)?);
+            Some(Arc::new(wrong) as Arc<dyn Quota>)
+        });
+        quotas.collect()
+    }
+
+    /// What a process with the fault finds where `record` was kept.
+    pub(crate) fn spoil(self, record: &str) -> Option<String> {
+        let forgotten = match self {
+            Self::ForgetsAll => return None,
+            Self::ForgetsDays => "begun",
+            Self::ForgetsWindows => "spent",
+            _ => return Some(record.into()),
+        };
+        let mut record: serde_json::Value = serde_json::from_str(record).unwrap();
+        let counts = record["counts"].as_array_mut().unwrap();
+        counts.retain(|count| count.get(forgotten).is_none());
+        Some(record.to_string())
     }
 }

@@ -19,8 +19,8 @@ use tokio::time::{Instant, advance, sleep_until};
 use super::*;
 use crate::config::{Per, Quota};
 
-mod promises;
 mod trouble;
+mod windows;
 
 /// A machine: a clock, a disk, and whatever runs on it.
 struct Machine {
@@ -33,7 +33,7 @@ struct Machine {
 impl Machine {
     /// Switched on at `time` (RFC 3339).
     fn at(time: &str) -> Self {
-        // Memory where there is some to be had as a disk: a thousand cases write a lot.
+        // Memory where there is some to be had as a disk: a large window writes ten thousand times.
         let disk = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
         Self {
             disk: disk.unwrap(),
@@ -50,10 +50,6 @@ impl Machine {
             let far = Duration::from_millis(by.unsigned_abs());
             if by < 0 { shown - far } else { shown + far }
         })
-    }
-
-    fn shown(&self) -> Timestamp {
-        self.wall()().try_into().unwrap()
     }
 
     fn set_clock(&self, by: i64) {

@@ -1,4 +1,4 @@
-//! Holds a log against every promise.
+//! Holds a log against every promise. Shares no code with what it checks.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,25 +7,37 @@ use std::{
     time::Duration,
 };
 
-use pacegate_layers::jitter_throttle::{Order, Refused, Share};
+use pacegate_layers::jitter_throttle::Refused;
 
 use crate::{
-    play::{Event, Log},
+    play::{Entry, Event, Log},
     scenario::Scenario,
 };
 
-/// What a gate promises, by the names of the module documentation.
+mod calendar;
+mod clock;
+mod ledger;
+mod order;
+mod pace;
+mod usage;
+
+use self::{clock::Clock, ledger::Ledger};
+
+/// What is promised, by the names of the gate's documentation and the book's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Promise {
     Accounting,
     Bound,
     Closing,
     Concurrency,
+    Day,
     Ends,
+    Exhausted,
     Gap,
     Order,
     Probe,
     Shrink,
+    Usage,
     Window,
     WorkConserving,
 }
@@ -38,29 +50,25 @@ pub(crate) struct Broken {
     what: String,
 }
 
-impl fmt::Display for Broken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} at {:?}: {}", self.promise, self.at, self.what)
-    }
-}
-
 /// tokio's timers tick once a millisecond, and may be one late.
 const TICK: Duration = Duration::from_millis(2);
-
-/// From the second refusal in a row on, quotas are shrunk for so long.
-const CAUTION: Duration = Duration::from_secs(300);
 
 /// What can be told from outside at some point of the log.
 struct Watch<'a> {
     scenario: &'a Scenario,
     now: Duration,
+    clock: Clock,
+    ledger: Ledger<'a>,
+    /// When the process began, and how many have been dispatched since.
+    started: Duration,
+    since_start: u64,
     waiting: BTreeMap<usize, Wait>,
     in_flight: BTreeSet<usize>,
-    dispatched: Vec<Duration>,
     last: Option<Duration>,
     closed: Option<Closed>,
     in_a_row: u32,
     shrunk_until: Duration,
+    exhausted_until: Duration,
     /// The latest instant at which a slot or a probe's answer set somebody free.
     freed: Duration,
 }
@@ -83,81 +91,83 @@ pub(crate) fn all(scenario: &Scenario, log: &Log) -> Result<(), Broken> {
     let mut watch = Watch {
         scenario,
         now: Duration::ZERO,
+        clock: Clock::new(scenario.begins),
+        ledger: Ledger::new(&scenario.quotas),
+        started: Duration::ZERO,
+        since_start: 0,
         waiting: BTreeMap::new(),
         in_flight: BTreeSet::new(),
-        dispatched: Vec::new(),
         last: None,
         closed: None,
         in_a_row: 0,
         shrunk_until: Duration::ZERO,
+        exhausted_until: Duration::ZERO,
         freed: Duration::ZERO,
     };
-    for (number, (at, event)) in log.events.iter().enumerate() {
-        watch.now = *at;
-        watch.see(number, *event)?;
-    }
-    let dispatched = log.dispatches() as u64;
-    watch.hold(Promise::Accounting, log.counted == dispatched, || {
-        format!("the gate counts {}, {dispatched} left", log.counted)
+    let (end, entries) = log.entries.split_last().ok_or_else(|| Broken {
+        promise: Promise::Ends,
+        at: Duration::ZERO,
+        what: "it has not begun".into(),
     })?;
+    for (number, entry) in entries.iter().enumerate() {
+        watch.see(number, entry)?;
+    }
     let gone = watch.waiting.is_empty() && log.left_over == (0, 0);
+    watch.see(entries.len(), end)?;
     watch.hold(Promise::Ends, gone, || {
         let (waiting, in_flight) = log.left_over;
-        format!("{waiting} still wait and {in_flight} are in flight when the day is over")
+        format!("{waiting} still wait and {in_flight} are in flight when it is over")
     })
 }
 
-impl Watch<'_> {
-    fn hold(
-        &self,
-        promise: Promise,
-        holds: bool,
-        what: impl FnOnce() -> String,
-    ) -> Result<(), Broken> {
-        if holds {
-            return Ok(());
-        }
-        Err(Broken {
-            promise,
-            at: self.now,
-            what: what(),
-        })
-    }
+// === impl Watch ===
 
-    fn see(&mut self, number: usize, event: Event) -> Result<(), Broken> {
-        match event {
+impl Watch<'_> {
+    fn see(&mut self, number: usize, entry: &Entry) -> Result<(), Broken> {
+        self.now = entry.at;
+        self.clock.look(entry);
+        match &entry.event {
+            Event::Dispatched { request } => self.dispatch(*request),
+            Event::Exhausted { until } => {
+                self.exhausted_until = self.exhausted_until.max(*until);
+                Ok(())
+            }
+            Event::Freed { request } => {
+                self.freed(*request);
+                Ok(())
+            }
+            Event::GivesUp { request } => {
+                self.waiting.remove(request);
+                self.bound()
+            }
+            Event::Refused { request, until } => {
+                self.refused(*request, *until);
+                Ok(())
+            }
+            Event::SentAway { request, why } => self.sent_away(*request, *why),
+            Event::Set { by } => {
+                self.clock.set(*by);
+                Ok(())
+            }
+            Event::Started { used } => self.started(number, used.as_deref()),
+            Event::Stopped { counted, used } => self.stopped(*counted, used.as_deref()),
+            Event::Taken { request } => {
+                self.taken(*request);
+                Ok(())
+            }
+            Event::Unreached { request } => {
+                self.ledger.give_back(*request);
+                self.clock.keep();
+                Ok(())
+            }
             Event::Waits { request, again } => {
                 let wait = Wait {
                     since: self.now,
                     number,
-                    again,
+                    again: *again,
                     served: BTreeSet::new(),
                 };
-                self.waiting.insert(request, wait);
-                Ok(())
-            }
-            Event::GivesUp { request } => {
-                self.waiting.remove(&request);
-                self.bound()
-            }
-            Event::SentAway { request, why } => self.sent_away(request, why),
-            Event::Dispatched { request } => self.dispatch(request),
-            Event::Refused { request, until } => {
-                self.refused(request, until);
-                Ok(())
-            }
-            Event::Taken { request } => {
-                self.taken(request);
-                Ok(())
-            }
-            Event::Freed { request } => {
-                self.in_flight.remove(&request);
-                if self.is_probe(request)
-                    && let Some(closed) = &mut self.closed
-                {
-                    closed.probe = None;
-                }
-                self.freed = self.now;
+                self.waiting.insert(*request, wait);
                 Ok(())
             }
         }
@@ -166,7 +176,6 @@ impl Watch<'_> {
     fn dispatch(&mut self, request: usize) -> Result<(), Broken> {
         self.bound()?;
         self.gap()?;
-        self.windows()?;
         self.closing()?;
         let Some(wait) = self.waiting.get(&request).cloned() else {
             return self.hold(Promise::Accounting, false, || {
@@ -178,11 +187,14 @@ impl Watch<'_> {
 
         self.waiting.remove(&request);
         self.in_flight.insert(request);
-        self.dispatched.push(self.now);
         self.last = Some(self.now);
+        self.since_start += 1;
         if let Some(closed) = &mut self.closed {
             closed.probe = Some(request);
         }
+        self.clock.keep();
+        self.ledger.spend(request, &self.clock);
+        self.quotas()?;
         let most = self
             .scenario
             .concurrency
@@ -192,148 +204,20 @@ impl Watch<'_> {
         })
     }
 
-    fn gap(&self) -> Result<(), Broken> {
-        let least = self.scenario.min_interval + self.scenario.jitter_bounds().0;
-        let gap = self.last.map_or(least, |last| self.now - last);
-        self.hold(Promise::Gap, gap >= least, || {
-            format!("{gap:?} after the one before")
-        })
-    }
-
-    fn windows(&self) -> Result<(), Broken> {
-        for (requests, per) in &self.scenario.windows {
-            let inside = |sent: &&Duration| self.now.saturating_sub(**sent) < *per;
-            let count = self.dispatched.iter().rev().take_while(inside).count() + 1;
-            self.hold(Promise::Window, count <= requests.get(), || {
-                format!("{count} in {per:?}, {requests} may be")
-            })?;
-            let shrunk = Share::SHRUNK.of(*requests);
-            let fits = count <= shrunk || self.now >= self.shrunk_until;
-            self.hold(Promise::Shrink, fits, || {
-                format!("{count} in {per:?} after two refusals, {shrunk} may be")
-            })?;
+    fn freed(&mut self, request: usize) {
+        self.in_flight.remove(&request);
+        if self.is_probe(request)
+            && let Some(closed) = &mut self.closed
+        {
+            closed.probe = None;
         }
-        Ok(())
-    }
-
-    fn closing(&self) -> Result<(), Broken> {
-        let Some(closed) = &self.closed else {
-            return Ok(());
-        };
-        self.hold(Promise::Closing, self.now >= closed.until, || {
-            format!("closed until {:?}", closed.until)
-        })?;
-        self.hold(Promise::Probe, closed.probe.is_none(), || {
-            format!("the probe {:?} has no answer yet", closed.probe)
-        })
-    }
-
-    /// Retries first; then first come, first served within a line; and no session twice before
-    /// another that waits once.
-    fn order(&mut self, request: usize, wait: &Wait) -> Result<(), Broken> {
-        let fair = self.scenario.order == Order::Fair;
-        let line = |index: usize| {
-            let request = &self.scenario.requests[index];
-            fair.then_some((request.session, request.is_child))
-        };
-        for (other, theirs) in &self.waiting {
-            let earlier = match (wait.again, theirs.again) {
-                // By who came first the first time.
-                (true, true) => {
-                    self.scenario.requests[*other].arrives < self.scenario.requests[request].arrives
-                }
-                (true, false) => false,
-                (false, true) => true,
-                (false, false) => {
-                    let own_before_childrens = fair
-                        && line(request).map(|line| line.0) == line(*other).map(|line| line.0)
-                        && self.scenario.requests[request].is_child
-                        && !self.scenario.requests[*other].is_child;
-                    let before = theirs.number < wait.number && line(request) == line(*other);
-                    own_before_childrens || before
-                }
-            };
-            self.hold(Promise::Order, !earlier, || {
-                format!("{request} left while {other} was first")
-            })?;
-        }
-        if !fair || wait.again {
-            return Ok(());
-        }
-        // The session's next turn comes after everybody else's.
-        let session = self.scenario.requests[request].session;
-        for (other, theirs) in &mut self.waiting {
-            let other_session = self.scenario.requests[*other].session;
-            if other_session == session {
-                theirs.served.clear();
-            } else if !theirs.again && !theirs.served.insert(session) {
-                let twice = format!("session {session} was served twice while {other} waited");
-                return Err(Broken {
-                    promise: Promise::Order,
-                    at: self.now,
-                    what: twice,
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// Nothing but what is promised may have held up the one that leaves now.
-    fn work_conserving(&self, wait: &Wait) -> Result<(), Broken> {
-        let longest = self.scenario.min_interval + self.scenario.jitter_bounds().1;
-        let gap = self.last.map_or(Duration::ZERO, |last| last + longest);
-        let closed = self
-            .closed
-            .as_ref()
-            .map_or(Duration::ZERO, |closed| closed.until);
-        let windows = self.scenario.windows.iter().map(|(requests, per)| {
-            let place = |limit: usize| {
-                let oldest = self.dispatched.len().checked_sub(limit)?;
-                Some(self.dispatched[oldest] + *per)
-            };
-            let whole = place(requests.get()).unwrap_or_default();
-            // Shrunk for as long as that lasts, then whole.
-            let shrunk = place(Share::SHRUNK.of(*requests)).unwrap_or_default();
-            whole.max(shrunk.min(self.shrunk_until))
-        });
-        let allowed = windows
-            .chain([gap, closed, wait.since, self.freed])
-            .max()
-            .unwrap_or_default();
-        self.hold(Promise::WorkConserving, self.now <= allowed + TICK, || {
-            format!("nothing held it after {allowed:?}")
-        })
-    }
-
-    fn sent_away(&mut self, request: usize, why: Refused) -> Result<(), Broken> {
-        self.waiting.remove(&request);
-        let others = self.waiting.len();
-        let (holds, what) = match why {
-            Refused::QueueFull { waiting, .. } => (
-                waiting >= self.scenario.max_queue && others >= waiting,
-                format!("sent away with {others} waiting"),
-            ),
-            Refused::QuotaExhausted { reset: wait }
-            | Refused::WouldWaitTooLong { estimate: wait } => (
-                wait > self.scenario.max_wait,
-                format!("sent away before a wait of {wait:?}"),
-            ),
-        };
-        self.hold(Promise::Bound, holds, || what)
-    }
-
-    /// Retries come on top: they have been let in before.
-    fn bound(&self) -> Result<(), Broken> {
-        let newcomers = self.waiting.values().filter(|wait| !wait.again).count();
-        // One may be on its way through without having to wait.
-        self.hold(
-            Promise::Bound,
-            newcomers <= self.scenario.max_queue + 1,
-            || format!("{newcomers} wait, {} may", self.scenario.max_queue),
-        )
+        self.freed = self.now;
     }
 
     fn refused(&mut self, request: usize, until: Duration) {
+        /// From the second refusal in a row on, quotas are shrunk for so long.
+        const CAUTION: Duration = Duration::from_secs(300);
+
         let probe = self.is_probe(request);
         if self.closed.is_none() || probe {
             self.in_a_row += 1;
@@ -362,7 +246,83 @@ impl Watch<'_> {
         }
     }
 
+    fn sent_away(&mut self, request: usize, why: Refused) -> Result<(), Broken> {
+        self.waiting.remove(&request);
+        let others = self.waiting.len();
+        let longest = self.scenario.max_wait;
+        let (holds, what) = match why {
+            Refused::QueueFull { waiting, .. } => (
+                waiting >= self.scenario.max_queue && others >= waiting,
+                format!("sent away with {others} waiting"),
+            ),
+            Refused::QuotaExhausted { reset } => {
+                let room = self.room().saturating_sub(self.now);
+                let says_so = reset.abs_diff(room) <= self.tolerance();
+                (
+                    reset > longest && says_so,
+                    format!("sent away for {reset:?} when there is room after {room:?}"),
+                )
+            }
+            Refused::WouldWaitTooLong { estimate } => (
+                estimate > longest,
+                format!("sent away before a wait of {estimate:?}"),
+            ),
+        };
+        self.hold(Promise::Bound, holds, || what)
+    }
+
+    /// Everything but quotas begins anew with a process.
+    fn started(&mut self, number: usize, used: Option<&[usize]>) -> Result<(), Broken> {
+        if number > 0 {
+            self.clock.restarted();
+        }
+        self.clock.keep();
+        self.started = self.now;
+        self.since_start = 0;
+        self.last = None;
+        self.closed = None;
+        self.in_a_row = 0;
+        self.shrunk_until = Duration::ZERO;
+        self.exhausted_until = Duration::ZERO;
+        self.freed = self.now;
+        self.usage(used)
+    }
+
+    fn stopped(&mut self, counted: u64, used: Option<&[usize]>) -> Result<(), Broken> {
+        self.waiting.clear();
+        self.in_flight.clear();
+        let dispatched = self.since_start;
+        self.hold(Promise::Accounting, counted == dispatched, || {
+            format!("the gate counts {counted}, {dispatched} left")
+        })?;
+        self.usage(used)
+    }
+
     fn is_probe(&self, request: usize) -> bool {
         self.closed.as_ref().and_then(|closed| closed.probe) == Some(request)
+    }
+
+    fn hold(
+        &self,
+        promise: Promise,
+        holds: bool,
+        what: impl FnOnce() -> String,
+    ) -> Result<(), Broken> {
+        if holds {
+            return Ok(());
+        }
+        Err(Broken {
+            promise,
+            at: self.now,
+            what: what(),
+        })
+    }
+}
+
+// === impl Broken ===
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} at {:?}: {}", self.promise, self.at, self.what)
     }
 }
