@@ -104,14 +104,14 @@ impl Fault {
         use Promise as P;
 
         match self {
-            Self::AnchorIgnored | Self::ForgetsDays => (P::Day, &[]),
             Self::CancelTakesASlot => (P::Accounting, &[P::WorkConserving, P::Ends]),
             Self::ChildrenAreStrangers | Self::NoOrder => (P::Order, &[]),
-            // Of two days that begin at different times, the one or the other is too short.
-            Self::DayByDate | Self::FixedDay | Self::UtcDays => {
+            // Periods that begin at the wrong time are too short or too long.
+            Self::AnchorIgnored | Self::DayByDate | Self::FixedDay | Self::UtcDays => {
                 (P::Day, &[P::Bound, P::WorkConserving])
             }
             Self::ForgetsAll | Self::WrittenLate | Self::GivesBackBroken => (P::Day, &[P::Window]),
+            Self::ForgetsDays => (P::Day, &[]),
             Self::ForgetsWindows => (P::Window, &[]),
             Self::KeepsUnreached => (P::Usage, &[P::Bound, P::WorkConserving]),
             Self::NoBound => (P::Bound, &[]),

@@ -35,7 +35,7 @@ use sum::Sum;
 const SCENARIOS: u64 = 20_000;
 
 /// A fault has to show itself within so many.
-const FEW: u64 = 500;
+const FEW: u64 = 2000;
 
 fn number(name: &str) -> Option<u64> {
     env::var(name).ok()?.parse().ok()

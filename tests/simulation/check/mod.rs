@@ -69,7 +69,7 @@ struct Watch<'a> {
     in_a_row: u32,
     shrunk_until: Duration,
     exhausted_until: Duration,
-    /// The latest instant at which a slot or a probe's answer set somebody free.
+    /// The latest instant at which a slot, a probe's answer or what was given back set somebody free.
     freed: Duration,
 }
 
@@ -158,6 +158,7 @@ impl Watch<'_> {
             Event::Unreached { request } => {
                 self.ledger.give_back(*request);
                 self.clock.keep();
+                self.freed = self.now;
                 Ok(())
             }
             Event::Waits { request, again } => {
@@ -205,13 +206,16 @@ impl Watch<'_> {
     }
 
     fn freed(&mut self, request: usize) {
-        self.in_flight.remove(&request);
+        let most = self.scenario.concurrency.map(NonZeroUsize::get);
+        if self.is_probe(request) || most.is_some_and(|most| self.in_flight.len() >= most) {
+            self.freed = self.now;
+        }
         if self.is_probe(request)
             && let Some(closed) = &mut self.closed
         {
             closed.probe = None;
         }
-        self.freed = self.now;
+        self.in_flight.remove(&request);
     }
 
     fn refused(&mut self, request: usize, until: Duration) {

@@ -68,7 +68,8 @@ impl Place {
                 },
                 _ => Per::Day { zone },
             };
-            let requests = at_least_one(rng.random_range(2..100));
+            let most = *pick(rng, &[8, 30, 100]);
+            let requests = at_least_one(rng.random_range(2..most));
             if quotas.iter().all(|known| known.per != per) {
                 quotas.push(Quota { requests, per });
             }

@@ -69,7 +69,7 @@ impl Request {
                     gives_up: rng
                         .random_bool(giving_up)
                         .then(|| Duration::from_millis(rng.random_range(0..120_000))),
-                    attempts: (0..3).map(|_| Attempt::draw(rng, refusing)).collect(),
+                    attempts: Attempt::draw_all(rng, refusing),
                 }
             })
             .collect()
@@ -79,6 +79,19 @@ impl Request {
 // === impl Attempt ===
 
 impl Attempt {
+    /// Until one is answered, or there have been enough.
+    fn draw_all(rng: &mut StdRng, refusing: f64) -> Vec<Self> {
+        let mut attempts = Vec::new();
+        while attempts.len() < 3 {
+            let attempt = Self::draw(rng, refusing);
+            attempts.push(attempt);
+            if matches!(attempt.answer, Answer::Exhausted(_) | Answer::Taken(_)) {
+                break;
+            }
+        }
+        attempts
+    }
+
     fn draw(rng: &mut StdRng, refusing: f64) -> Self {
         let answer = if rng.random_bool(refusing) {
             Answer::Refused(Duration::from_secs(rng.random_range(1..=90)))
@@ -90,8 +103,11 @@ impl Attempt {
                 _ => Answer::Taken(Duration::from_millis(rng.random_range(0..8000))),
             }
         };
+        // Some connections take their time not to be made.
+        let long = matches!(answer, Answer::Unreached) && rng.random_bool(0.3);
+        let most = if long { 7_200_000 } else { 3000 };
         Self {
-            latency: Duration::from_millis(rng.random_range(1..3000)),
+            latency: Duration::from_millis(rng.random_range(1..most)),
             answer,
         }
     }
