@@ -104,7 +104,7 @@ impl Fault {
         use Promise as P;
 
         match self {
-            Self::CancelTakesASlot => (P::Accounting, &[P::WorkConserving, P::Ends]),
+            Self::CancelTakesASlot => (P::Accounting, &[P::Bound, P::Ends, P::WorkConserving]),
             Self::ChildrenAreStrangers | Self::NoOrder => (P::Order, &[]),
             // Periods that begin at the wrong time are too short or too long.
             Self::AnchorIgnored | Self::DayByDate | Self::FixedDay | Self::UtcDays => {

@@ -100,12 +100,18 @@ impl Attempt {
                 0..=1 => Answer::Broken,
                 2 => Answer::Exhausted(Duration::from_secs(rng.random_range(60..7200))),
                 3..=7 => Answer::Unreached,
-                _ => Answer::Taken(Duration::from_millis(rng.random_range(0..8000))),
+                _ => {
+                    let most = if rng.random_bool(0.1) { 120_000 } else { 8000 };
+                    Answer::Taken(Duration::from_millis(rng.random_range(0..most)))
+                }
             }
         };
-        // Some connections take their time not to be made.
-        let long = matches!(answer, Answer::Unreached) && rng.random_bool(0.3);
-        let most = if long { 7_200_000 } else { 3000 };
+        // Some upstreams think for long, and some connections take their time not to be made.
+        let most = match answer {
+            Answer::Unreached if rng.random_bool(0.3) => 7_200_000,
+            _ if rng.random_bool(0.1) => 60_000,
+            _ => 3000,
+        };
         Self {
             latency: Duration::from_millis(rng.random_range(1..most)),
             answer,
