@@ -1,13 +1,14 @@
 //! The body of an answer on its way to the client.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use pacegate_layers::error::BoxError;
 use pin_project_lite::pin_project;
 use tracing::{Span, debug, info};
@@ -18,8 +19,9 @@ use crate::{body::Body, metrics::EdgeMetrics};
 pin_project! {
     /// Streams an answer and knows how it ended.
     ///
-    /// If the upstream breaks off, the client's connection is reset: a clean end would look like a
-    /// complete answer, and OpenCode then asks again at once and without limit.
+    /// If the upstream breaks off, or what is between panics, the client's connection is reset: a
+    /// clean end would look like a complete answer, and OpenCode then asks again at once and without
+    /// limit.
     #[derive(Debug)]
     pub(super) struct Outgoing {
         #[pin]
@@ -37,6 +39,11 @@ pub(super) struct InFlight {
     span: Span,
     sent: u64,
 }
+
+/// Something in the pipeline panicked while the answer was on its way.
+#[derive(Debug, thiserror::Error)]
+#[error("a panic, see above")]
+struct Panicked;
 
 // === impl InFlight ===
 
@@ -93,7 +100,7 @@ impl http_body::Body for Outgoing {
         if let Some(error) = this.failed.take() {
             return Poll::Ready(Some(Err(error)));
         }
-        match ready!(this.inner.as_mut().poll_frame(cx)) {
+        match ready!(poll_caught(this.inner.as_mut(), cx)) {
             Some(Ok(frame)) => {
                 this.in_flight.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
                 Poll::Ready(Some(Ok(frame)))
@@ -125,4 +132,13 @@ impl http_body::Body for Outgoing {
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
     }
+}
+
+/// What `body` has, or [`Panicked`]; a body that has panicked is not polled again.
+fn poll_caught(
+    body: Pin<&mut Body>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    catch_unwind(AssertUnwindSafe(|| body.poll_frame(cx)))
+        .unwrap_or_else(|_payload| Poll::Ready(Some(Err(Panicked.into()))))
 }

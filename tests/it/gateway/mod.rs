@@ -27,6 +27,7 @@ mod leaving;
 mod lifecycle;
 mod oddities;
 mod pacing;
+mod panics;
 mod routing;
 mod sessions;
 mod streams;
