@@ -55,30 +55,28 @@ struct QuotaLabels {
 }
 
 impl EdgeMetrics {
-    /// Registers the families on `registry`.
-    pub fn new(registry: &mut Registry) -> Self {
-        let this = Self::default();
+    /// Registers the families on `registry`; they may be on several.
+    pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "pacegate_connections",
             "Client connections that are open",
-            this.connections.clone(),
+            self.connections.clone(),
         );
         registry.register(
             "pacegate_requests_in_flight",
             "Requests whose answers have not been sent to the end",
-            this.in_flight.clone(),
+            self.in_flight.clone(),
         );
         registry.register(
             "pacegate_answers",
             "Answers begun, by status",
-            this.answers.clone(),
+            self.answers.clone(),
         );
         registry.register(
             "pacegate_answers_aborted",
             "Answers whose stream broke off after the head",
-            this.aborted.clone(),
+            self.aborted.clone(),
         );
-        this
     }
 }
 

@@ -52,6 +52,8 @@ pub struct Config {
     pub allowed_origins: Vec<String>,
     /// The largest request body, in bytes.
     pub max_body: usize,
+    /// How long answers in progress may take once the process was told to end.
+    pub drain_timeout: Duration,
     /// Threads that serve requests.
     pub workers: NonZeroUsize,
     /// Where counts that outlive the process are kept; `None` where the person named no place and

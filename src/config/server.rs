@@ -38,6 +38,9 @@ pub(super) fn config(cursor: &Cursor<'_>) -> Option<Config> {
     let max_body = fields
         .required("max-body")
         .and_then(|size| size.parse("a size with its unit", "32MiB", units::size));
+    let drain_timeout = fields
+        .required("drain-timeout")
+        .and_then(|time| time.duration());
     let workers = fields
         .required("workers")
         .and_then(|workers| NonZeroUsize::new(workers.integer(1, MOST_WORKERS)?));
@@ -54,6 +57,7 @@ pub(super) fn config(cursor: &Cursor<'_>) -> Option<Config> {
         allowed_hosts: allowed_hosts?,
         allowed_origins: allowed_origins?,
         max_body: max_body?,
+        drain_timeout: drain_timeout?,
         workers: workers?,
         state_dir: state_dir?,
         log: log?,

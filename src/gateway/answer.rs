@@ -20,7 +20,12 @@ use serde_json::json;
 use tracing::warn;
 
 use super::{
-    final_text::final_text, guard::Denied, hold::HeldTooLong, inbound::InboundError, route::NoRoute,
+    drain::{self, Draining},
+    final_text::final_text,
+    guard::Denied,
+    hold::HeldTooLong,
+    inbound::InboundError,
+    route::NoRoute,
 };
 use crate::{
     body::Body,
@@ -77,7 +82,8 @@ impl Answer {
     pub(super) fn from_error(error: &(dyn StdError + 'static)) -> Self {
         for cause in chain(error) {
             if let Some(answer) = known(cause) {
-                if answer.status.is_server_error() {
+                // A wish of the operator's is no failure.
+                if answer.status.is_server_error() && !cause.is::<Draining>() {
                     warn!(
                         code = answer.code,
                         error = chain_text(error),
@@ -97,15 +103,6 @@ impl Answer {
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal_error",
             "pacegate failed to handle this request; its log says more",
-        )
-    }
-
-    /// `/readyz` while the process winds down.
-    pub(super) fn draining() -> Self {
-        Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "draining",
-            "pacegate is shutting down",
         )
     }
 
@@ -168,6 +165,11 @@ fn known(cause: &(dyn StdError + 'static)) -> Option<Answer> {
             "not_found",
             error.to_string(),
         ));
+    }
+    if let Some(draining) = cause.downcast_ref::<Draining>() {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        let answer = Answer::new(status, "draining", draining.to_string());
+        return Some(answer.retry_after(drain::RETRY_AFTER));
     }
     if let Some(exhausted) = cause.downcast_ref::<Exhausted>() {
         return Some(quota_exhausted(exhausted.reset));

@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    net::Shutdown,
     pin::Pin,
     sync::{
         Arc,
@@ -12,13 +11,13 @@ use std::{
     time::Duration,
 };
 
-use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
-    net::{TcpStream, UnixStream},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::Notify,
-    time::{Instant, Sleep, sleep, timeout},
+    time::{Instant, Sleep, sleep},
 };
+
+use super::stream::Stream;
 
 /// A request head has to be complete this long after its first byte, and a new connection has to
 /// begin one in this time.
@@ -40,6 +39,7 @@ struct State {
     number: u64,
     phase: AtomicU8,
     broken: AtomicBool,
+    ending: AtomicBool,
     answering: Notify,
 }
 
@@ -69,13 +69,6 @@ pub(super) struct ClientIo {
     sleep: Pin<Box<Sleep>>,
 }
 
-/// Where clients come from. Clones are the same socket.
-#[derive(Clone, Debug)]
-pub(super) enum Stream {
-    Tcp(Arc<TcpStream>),
-    Unix(Arc<UnixStream>),
-}
-
 // === impl Connection ===
 
 impl Connection {
@@ -86,6 +79,7 @@ impl Connection {
             number: CONNECTIONS.fetch_add(1, Ordering::Relaxed),
             phase: AtomicU8::new(Phase::New as u8),
             broken: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
             answering: Notify::new(),
         }))
     }
@@ -110,6 +104,11 @@ impl Connection {
     /// a complete one.
     pub(super) fn reset_at_the_end(&self) {
         self.0.broken.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on nothing more is read: what is no whole head yet never becomes one.
+    pub(super) fn end(&self) {
+        self.0.ending.store(true, Ordering::Relaxed);
     }
 
     fn set(&self, phase: Phase) {
@@ -182,8 +181,11 @@ impl AsyncRead for ClientIo {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let read = this.stream.poll_read(cx, buf);
         let phase = this.connection.phase();
+        if phase != Phase::Busy && this.connection.0.ending.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
+        let read = this.stream.poll_read(cx, buf);
         if read.is_ready() {
             if matches!(phase, Phase::New | Phase::Idle) {
                 this.connection.set(Phase::Head);
@@ -235,87 +237,21 @@ impl AsyncWrite for ClientIo {
     }
 }
 
-// === impl Stream ===
-
-impl Stream {
-    fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        loop {
-            let read = match self {
-                Self::Tcp(stream) => {
-                    ready!(stream.poll_read_ready(cx))?;
-                    stream.try_read_buf(buf)
-                }
-                Self::Unix(stream) => {
-                    ready!(stream.poll_read_ready(cx))?;
-                    stream.try_read_buf(buf)
-                }
-            };
-            match read {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                read => return Poll::Ready(read.map(drop)),
-            }
-        }
-    }
-
-    fn poll_write(
-        &self,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            let written = match self {
-                Self::Tcp(stream) => {
-                    ready!(stream.poll_write_ready(cx))?;
-                    stream.try_write_vectored(bufs)
-                }
-                Self::Unix(stream) => {
-                    ready!(stream.poll_write_ready(cx))?;
-                    stream.try_write_vectored(bufs)
-                }
-            };
-            match written {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                written => return Poll::Ready(written),
-            }
-        }
-    }
-
-    fn shutdown(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => SockRef::from(&**stream).shutdown(Shutdown::Write),
-            Self::Unix(stream) => SockRef::from(&**stream).shutdown(Shutdown::Write),
-        }
-    }
-
-    /// Whether the other side has closed, as far as the operating system has said so already.
-    async fn is_closed(&self) -> bool {
-        // Ready at once while there is something to read, and when it is closed.
-        let ready = async {
-            match self {
-                Self::Tcp(stream) => stream.ready(Interest::READABLE).await,
-                Self::Unix(stream) => stream.ready(Interest::READABLE).await,
-            }
-        };
-        let ready = timeout(Duration::ZERO, ready).await;
-        ready.is_ok_and(|ready| ready.is_ok_and(|ready| ready.is_read_closed()))
-    }
-}
-
 impl Drop for ClientIo {
     fn drop(&mut self) {
-        if let (true, Stream::Tcp(stream)) = (
-            self.connection.0.broken.load(Ordering::Relaxed),
-            &self.stream,
-        ) {
-            // If it fails the client sees a FIN in the middle of a chunked body: an error too.
-            let _best_effort = stream.set_zero_linger();
+        if self.connection.0.broken.load(Ordering::Relaxed) {
+            self.stream.reset_when_dropped();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::UnixStream,
+        time::timeout,
+    };
 
     use super::*;
 

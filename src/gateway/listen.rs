@@ -11,17 +11,16 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, UnixListener},
-    time::sleep,
+    time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 use tracing::{debug, info, warn};
 
 use super::{
-    EdgeService,
-    connection::{ClientIo, Stream},
-    edge,
-    route::Routes,
+    connection::ClientIo,
+    current::{Current, Reloader},
+    stream::Stream,
 };
 use crate::{
     config::{Config, Listen},
@@ -36,10 +35,11 @@ const PAUSE_AFTER_ACCEPT_ERROR: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Gateway {
     listener: Listener,
-    edge: EdgeService,
-    routes: Routes,
-    metrics: Arc<EdgeMetrics>,
+    current: Current,
 }
+
+/// One connection, counted as such until dropped.
+struct Counted(Arc<EdgeMetrics>);
 
 #[derive(Debug)]
 enum Listener {
@@ -78,23 +78,28 @@ impl Gateway {
             }
             Listen::Unix(path) => bind_unix(path.clone()).await.map_err(failed)?,
         };
-        let (edge, routes, metrics) = edge(config, pipelines);
         Ok(Self {
             listener,
-            edge,
-            routes,
-            metrics,
+            current: Current::new(config, pipelines),
         })
     }
 
-    /// Serves until `shutdown` resolves, then until the answers in progress are sent.
+    /// For a reload, before or while it serves.
+    pub fn reloader(&self) -> Reloader {
+        self.current.reloader()
+    }
+
+    /// Serves until `shutdown` resolves, then until the answers in progress are sent or
+    /// `drain-timeout` has passed. Whoever waits for a turn then is told so; what is no whole
+    /// request yet is not waited for.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future drops every connection at once.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) {
         let connections = TaskTracker::new();
-        let drain = CancellationToken::new();
+        let draining = self.current.draining().clone();
+        let cut_off = CancellationToken::new();
         let mut shutdown = pin!(shutdown);
         loop {
             let accepted = tokio::select! {
@@ -103,13 +108,8 @@ impl Gateway {
             };
             match accepted {
                 Ok(stream) => {
-                    let connection = serve_connection(
-                        stream,
-                        self.edge.clone(),
-                        Arc::clone(&self.metrics),
-                        drain.clone(),
-                    );
-                    connections.spawn(connection);
+                    let (current, cut_off) = (self.current.clone(), cut_off.clone());
+                    connections.spawn(serve_connection(stream, current, cut_off));
                 }
                 Err(error) => {
                     warn!(%error, "Accepting a connection failed");
@@ -118,11 +118,19 @@ impl Gateway {
             }
         }
         drop(self.listener);
-        self.routes.drain();
-        drain.cancel();
+        draining.cancel();
         connections.close();
-        info!(connections = connections.len(), "Draining");
-        connections.wait().await;
+        let limit = self.current.drain_timeout();
+        info!(connections = connections.len(), ?limit, "Draining");
+        if timeout(limit, connections.wait()).await.is_err() {
+            let answers = connections.len();
+            warn!(
+                answers,
+                "Breaking off what has not ended within drain-timeout"
+            );
+            cut_off.cancel();
+            connections.wait().await;
+        }
         info!("Stopped");
     }
 }
@@ -140,18 +148,15 @@ impl fmt::Display for Gateway {
     }
 }
 
-async fn serve_connection(
-    stream: Stream,
-    edge: EdgeService,
-    metrics: Arc<EdgeMetrics>,
-    drain: CancellationToken,
-) {
-    metrics.connections.inc();
+async fn serve_connection(stream: Stream, current: Current, cut_off: CancellationToken) {
+    let _counted = Counted::new(current.metrics());
+    let draining = current.draining().clone();
     let io = ClientIo::new(stream);
     let connection = io.connection();
     let hangup = io.hangup();
-    let service = edge.map_request(move |mut request: http::Request<_>| {
-        request.extensions_mut().insert(connection.clone());
+    let named = connection.clone();
+    let service = current.map_request(move |mut request: http::Request<_>| {
+        request.extensions_mut().insert(named.clone());
         request
     });
     let served = http1::Builder::new()
@@ -163,8 +168,9 @@ async fn serve_connection(
     let to_the_end = async {
         tokio::select! {
             outcome = served.as_mut() => return outcome,
-            () = drain.cancelled() => {}
+            () = draining.cancelled() => {}
         }
+        connection.end();
         served.as_mut().graceful_shutdown();
         served.await
     };
@@ -175,8 +181,23 @@ async fn serve_connection(
             }
         }
         () = hangup => debug!("Client hung up"),
+        () = cut_off.cancelled() => connection.reset_at_the_end(),
     }
-    metrics.connections.dec();
+}
+
+// === impl Counted ===
+
+impl Counted {
+    fn new(metrics: &Arc<EdgeMetrics>) -> Self {
+        metrics.connections.inc();
+        Self(Arc::clone(metrics))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.connections.dec();
+    }
 }
 
 // === impl Listener ===

@@ -4,15 +4,13 @@
 //! socket ─► connection ─► catch panics ─► request id ─► observe ─► rescue ─► guard ─► routes ─► pipeline
 //! ```
 
-use std::{
-    convert::Infallible,
-    sync::{Arc, atomic::AtomicBool},
-};
+use std::{convert::Infallible, sync::Arc};
 
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
 use tower::{ServiceBuilder, filter::FilterLayer, util::BoxCloneSyncService};
 use tower_http::{
     catch_panic::CatchPanicLayer,
@@ -21,6 +19,8 @@ use tower_http::{
 
 mod answer;
 mod connection;
+mod current;
+mod drain;
 mod final_text;
 mod guard;
 mod hold;
@@ -31,8 +31,12 @@ mod outgoing;
 pub mod record;
 mod rescue;
 mod route;
+mod stream;
 
-pub use self::listen::{BindError, Gateway};
+pub use self::{
+    current::Reloader,
+    listen::{BindError, Gateway},
+};
 
 use self::{
     answer::Answer,
@@ -51,14 +55,19 @@ use crate::{
 /// What a connection's requests go to.
 type EdgeService = BoxCloneSyncService<Request<Incoming>, Response<Outgoing>, Infallible>;
 
-/// The chain around the pipelines, and the handle that tells `/readyz` of a shutdown.
+/// The chain around the pipelines of `config`.
 ///
 /// Extensions: the accept loop adds the [`Connection`](connection::Connection); the request id is
 /// added by tower-http; [`observe`] reads both and adds a
 /// [`Progress`](pacegate_layers::progress::Progress) for the pipeline.
-fn edge(config: &Config, pipelines: Vec<Pipeline>) -> (EdgeService, Routes, Arc<EdgeMetrics>) {
+fn edge(
+    config: &Config,
+    pipelines: Vec<Pipeline>,
+    metrics: &Arc<EdgeMetrics>,
+    draining: &CancellationToken,
+) -> EdgeService {
     let mut registry = Registry::default();
-    let metrics = Arc::new(EdgeMetrics::new(&mut registry));
+    metrics.register(&mut registry);
     let named = || config.upstreams.iter().zip(&pipelines);
     register_gates(
         &mut registry,
@@ -84,13 +93,13 @@ fn edge(config: &Config, pipelines: Vec<Pipeline>) -> (EdgeService, Routes, Arc<
             .collect(),
         max_body: config.max_body,
         registry,
-        draining: AtomicBool::new(false),
+        draining: draining.clone(),
     });
     let service = ServiceBuilder::new()
         // Names the request before anything is said about it.
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
         // Counts every answer that leaves, so everything that makes one is inside.
-        .layer(ObserveLayer::new(Arc::clone(&metrics)))
+        .layer(ObserveLayer::new(Arc::clone(metrics)))
         // A panic costs one request, not the process; inside observe, so that it is counted.
         .map_response(|response: Response<_>| response.map(BodyExt::boxed_unsync))
         .layer(CatchPanicLayer::custom(|_panic| {
@@ -100,6 +109,6 @@ fn edge(config: &Config, pipelines: Vec<Pipeline>) -> (EdgeService, Routes, Arc<
         .layer(RescueLayer)
         // Before anything of the body is read.
         .layer(FilterLayer::new(Guard::new(config)))
-        .service(routes.clone());
-    (BoxCloneSyncService::new(service), routes, metrics)
+        .service(routes);
+    BoxCloneSyncService::new(service)
 }

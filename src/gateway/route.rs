@@ -3,10 +3,7 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -22,11 +19,13 @@ use pacegate_layers::{
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use super::{
-    answer::{Answer, X_PACEGATE_ERROR, full, json_response},
+    answer::{X_PACEGATE_ERROR, full, json_response},
     connection::Connection,
+    drain::{Draining, unless_begun, unless_queued},
     hold::{self, Hold},
     inbound::{self, InboundError, Wish},
 };
@@ -52,7 +51,8 @@ pub(super) struct Table {
     pub(super) upstreams: Vec<Route>,
     pub(super) max_body: usize,
     pub(super) registry: Registry,
-    pub(super) draining: AtomicBool,
+    /// Cancelled once the process winds down.
+    pub(super) draining: CancellationToken,
 }
 
 /// One upstream, as routing sees it.
@@ -81,11 +81,6 @@ impl Routes {
         Self(Arc::new(table))
     }
 
-    /// From now on `/readyz` says that this process is going.
-    pub(super) fn drain(&self) {
-        self.0.draining.store(true, Ordering::Relaxed);
-    }
-
     async fn answer<B>(self, request: Request<B>) -> Result<Response<Body>, BoxError>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
@@ -94,9 +89,7 @@ impl Routes {
         let path = request.uri().path();
         match path {
             HEALTHZ => return Ok(text("ok\n")),
-            READYZ if self.0.draining.load(Ordering::Relaxed) => {
-                return Ok(Answer::draining().into_response());
-            }
+            READYZ if self.0.draining.is_cancelled() => return Err(Draining.into()),
             READYZ => return Ok(text("ready\n")),
             "/metrics" => return self.metrics(),
             "/v1/models" if matches!(*request.method(), Method::GET | Method::HEAD) => {
@@ -142,7 +135,7 @@ impl Routes {
         let body = if body.is_end_stream() {
             Bytes::new()
         } else {
-            inbound::collect(body, self.0.max_body).await?
+            unless_begun(inbound::collect(body, self.0.max_body), &self.0.draining).await?
         };
         // SDKs post nothing at all to paths such as /batches/ID/cancel.
         let wish = if head.method == Method::POST && !body.is_empty() {
@@ -160,6 +153,7 @@ impl Routes {
             gate: route.gate.clone(),
             progress: head.extensions.get().cloned().unwrap_or_default(),
         };
+        let progress = hold.progress.clone();
         head.extensions.insert(session(&head));
         head.uri = relative(&head.uri, rest)?;
         // What concerns the client's connection ends here, also where no header-align is listed.
@@ -167,8 +161,13 @@ impl Routes {
         head.headers.remove(header::HOST);
         head.headers.remove(header::CONTENT_LENGTH);
         let request = Request::from_parts(head, Full::new(body));
-        let call = route.pipeline.clone().call(request);
-        let mut response = hold::hold(call, hold).await?;
+        let call = unless_queued(
+            route.pipeline.clone().call(request),
+            route.gate.clone(),
+            progress,
+            self.0.draining.clone(),
+        );
+        let mut response = hold::hold(Box::pin(call), hold).await?;
         // The version was that of the upstream's connection; the client's has its own.
         *response.version_mut() = Version::HTTP_11;
         strip_hop_by_hop(response.headers_mut());

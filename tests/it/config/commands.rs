@@ -133,6 +133,7 @@ fn config_show_prints_every_value_and_where_it_came_from() {
     allowed-hosts   = []                                        # built-in
     allowed-origins = []                                        # built-in
     max-body        = "32MiB"                                   # built-in
+    drain-timeout   = "8s"                                      # built-in
     workers         = 1                                         # built-in
     state-dir       = "${XDG_STATE_HOME:-~/.local/state}/pacegate"  # built-in
     log.level       = "warn"                                    # --log-level

@@ -12,7 +12,9 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{assert_ok, dial, eventually, pair, plain, request, simulator, streamed};
+use super::{
+    assert_ok, assert_refused, dial, eventually, pair, plain, request, simulator, streamed,
+};
 use crate::support::{
     client::{send, send_over, whole},
     gateway::{Gateway, upstream},
@@ -80,9 +82,14 @@ async fn sigterm_lets_a_stream_finish_and_no_new_client_in() {
 }
 
 #[tokio::test]
-async fn sigterm_lets_those_in_the_queue_have_their_turn() {
-    let pacing = "[upstream.jitter-throttle]\nmin-interval = \"700ms\"\njitter = \"0s..0s\"";
-    let (_simulator, mut gateway) = pair(&[], pacing).await;
+async fn sigterm_tells_those_in_the_queue_to_ask_again_and_ends_what_has_left() {
+    let pacing = "[upstream.jitter-throttle]\nmin-interval = \"60s\"\njitter = \"0s..0s\"";
+    let simulator = simulator(Options {
+        latency: Duration::from_millis(500),
+        ..Options::default()
+    })
+    .await;
+    let mut gateway = Gateway::start(&upstream(&simulator.base_url(), pacing));
     let told = async {
         eventually("nobody waits", async || {
             gateway.metrics().await.sum("pacegate_queue_waiting") == 2
@@ -92,10 +99,64 @@ async fn sigterm_lets_those_in_the_queue_have_their_turn() {
     };
     let chat = || gateway.chat(plain("m"));
     let (one, two, three, ()) = tokio::join!(chat(), chat(), chat(), told);
-    for answer in [one, two, three] {
-        assert_ok(&answer.unwrap());
+    let answers = [one, two, three].map(Result::unwrap);
+    let (done, queued): (Vec<_>, Vec<_>) = answers.iter().partition(|it| it.status == 200);
+    assert_eq!((done.len(), queued.len()), (1, 2));
+    for answer in queued {
+        assert_refused(answer, 503, "draining");
+        assert_eq!(answer.header("retry-after"), "5");
     }
+    assert_eq!(simulator.arrivals().len(), 1);
     assert_eq!(gateway.ended().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_half_sent_head_or_body_does_not_hold_the_drain() {
+    let (_simulator, mut gateway) = pair(&[], "").await;
+    let mut head = dial(&gateway).await;
+    head.write_all(b"POST /v1/chat/completions HTTP/1.1\r\nhost: loc")
+        .await
+        .unwrap();
+    let mut body = dial(&gateway).await;
+    let whole = request("POST /v1/chat/completions", JSON, &plain("m"));
+    body.write_all(&whole[..whole.len() - 1]).await.unwrap();
+    eventually("the body is not being read", async || {
+        gateway.metrics().await.sum("pacegate_requests_in_flight") == 2
+    })
+    .await;
+    let start = Instant::now();
+    gateway.terminate();
+    let mut read = Vec::new();
+    assert_eq!(head.read_to_end(&mut read).await.unwrap_or(0), 0);
+    body.read_to_end(&mut read).await.unwrap();
+    let read = String::from_utf8(read).unwrap();
+    assert!(read.starts_with("HTTP/1.1 503 "), "{read}");
+    assert!(read.contains("retry-after: 5\r\n"), "{read}");
+    assert_eq!(gateway.ended().await, Some(0));
+    assert!(
+        start.elapsed() < Duration::from_secs(8),
+        "it took the drain's limit"
+    );
+}
+
+#[tokio::test]
+async fn a_stream_that_outlasts_the_drain_is_broken_off_and_not_ended() {
+    let simulator = simulator(Options {
+        faults: vec!["stall@1".parse().unwrap()],
+        ..Options::default()
+    })
+    .await;
+    let config = "drain-timeout = \"300ms\"\n".to_owned() + &upstream(&simulator.base_url(), "");
+    let mut gateway = Gateway::start(&config);
+    let mut client = dial(&gateway).await;
+    let chat = request("POST /v1/chat/completions", JSON, &streamed("m"));
+    client.write_all(&chat).await.unwrap();
+    client.read_u8().await.unwrap();
+    gateway.terminate();
+    let error = client.read_to_end(&mut Vec::new()).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(gateway.ended().await, Some(0));
+    assert!(gateway.log().contains("Breaking off"));
 }
 
 #[tokio::test]
@@ -167,4 +228,41 @@ async fn a_unix_socket_answers_its_owner_only_and_is_removed_at_the_end() {
 
     assert_eq!(gateway.stop().await, Some(0));
     assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_state_dir_that_is_missing_and_cannot_be_made_is_told_and_the_gateway_goes_on() {
+    let simulator = simulator(Options::default()).await;
+    let quotas = "jitter-throttle.quotas = [{ requests = 9, per = \"day\", zone = \"UTC\" }]";
+    let in_proc = "state-dir = \"/proc/self/state\"\n".to_owned();
+    let gateway = Gateway::start(&(in_proc + &upstream(&simulator.base_url(), quotas)));
+    assert_ok(&gateway.chat(plain("m")).await.unwrap());
+    let log = gateway.log();
+    assert!(log.contains("\"level\":\"WARN\""), "{log}");
+    assert!(
+        log.contains("Quotas are counted in memory only") && log.contains("a restart forgets"),
+        "{log}"
+    );
+    assert_eq!(gateway.metrics().await.sum("pacegate_quota_used"), 1);
+}
+
+#[tokio::test]
+async fn a_state_dir_that_stops_taking_counts_is_told_once_and_the_gateway_goes_on() {
+    let simulator = simulator(Options::default()).await;
+    let more = "jitter-throttle = { min-interval = \"0s\", jitter = \"0s..0s\", \
+                quotas = [{ requests = 9, per = \"day\", zone = \"UTC\" }] }";
+    let config = "state-dir = \"state\"\n".to_owned() + &upstream(&simulator.base_url(), more);
+    let gateway = Gateway::start(&config);
+    // A folder where the next file is to be written keeps root out, too; permissions would not.
+    let temporary = gateway.folder().join("state/quotas-sim.json.tmp");
+    std::fs::create_dir(&temporary).unwrap();
+    for _ in 0..2 {
+        assert_ok(&gateway.chat(plain("m")).await.unwrap());
+    }
+    let told = "a restart would forget what is spent from now on";
+    gateway.logged(told).await;
+    assert_eq!(gateway.log().matches(told).count(), 1);
+    std::fs::remove_dir(&temporary).unwrap();
+    assert_ok(&gateway.chat(plain("m")).await.unwrap());
+    gateway.logged("Quota counts can be written again").await;
 }

@@ -147,10 +147,25 @@ impl Gateway {
         Metrics(self.get("/metrics").await.text().to_owned())
     }
 
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Asks it to end.
     pub(crate) fn terminate(&self) {
-        let id = self.child.id().to_string();
-        let kill = Command::new("kill").args(["-TERM", &id]).status().unwrap();
+        self.signal("-TERM");
+    }
+
+    /// Puts `config` in the place of its config, and asks it to read that.
+    pub(crate) fn reload(&self, config: &str) {
+        write_config(self.folder(), config);
+        self.signal("-HUP");
+    }
+
+    fn signal(&self, name: &str) {
+        let id = self.id().to_string();
+        let kill = Command::new("kill").args([name, &id]).status().unwrap();
         assert!(kill.success());
     }
 
@@ -220,16 +235,24 @@ pub(crate) fn named_upstream(name: &str, base_url: &str, more: &str) -> String {
     )
 }
 
-/// The command, in an environment that holds nothing but a home.
-fn serve(folder: &Path, config: &str) -> Command {
+fn write_config(folder: &Path, config: &str) -> PathBuf {
     let listen = if config.contains("listen =") {
         ""
     } else {
         "listen = \"127.0.0.1:0\"\n"
     };
     let log = "log = { level = \"debug\", format = \"json\" }\n";
-    let path: PathBuf = folder.join("pacegate.toml");
-    fs::write(&path, format!("{listen}{log}{config}")).unwrap();
+    let path = folder.join("pacegate.toml");
+    // In one piece: it may be read at any moment.
+    let half = folder.join("pacegate.toml.half");
+    fs::write(&half, format!("{listen}{log}{config}")).unwrap();
+    fs::rename(half, &path).unwrap();
+    path
+}
+
+/// The command, in an environment that holds nothing but a home.
+fn serve(folder: &Path, config: &str) -> Command {
+    let path = write_config(folder, config);
     let mut command = Command::new(env!("CARGO_BIN_EXE_pacegate"));
     command
         .args(["serve", "--config"])

@@ -1,0 +1,126 @@
+//! The edge in use now. A reload puts another in its place; requests that have begun end on the old.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio_util::sync::CancellationToken;
+use tower::{Service, ServiceExt, util::Oneshot};
+
+use super::{EdgeService, edge, outgoing::Outgoing};
+use crate::{config::Config, metrics::EdgeMetrics, pipeline::Pipeline};
+
+/// Changes what a gateway that serves does with the requests that come from now on.
+#[derive(Clone, Debug)]
+pub struct Reloader(Current);
+
+/// The edge that every new request goes to, and what outlives each of them; clones are the same.
+#[derive(Clone)]
+pub(super) struct Current(Arc<Shared>);
+
+struct Shared {
+    metrics: Arc<EdgeMetrics>,
+    draining: CancellationToken,
+    edge: RwLock<Edge>,
+}
+
+/// What a config has made.
+#[derive(Clone)]
+struct Edge {
+    service: EdgeService,
+    drain_timeout: Duration,
+}
+
+// === impl Reloader ===
+
+impl Reloader {
+    /// Sends requests through `pipelines`, those of `config.upstreams` in order. What is bound and
+    /// what threads there are stays as it is.
+    pub fn reload(&self, config: &Config, pipelines: Vec<Pipeline>) {
+        let Shared {
+            metrics,
+            draining,
+            edge,
+        } = &*self.0.0;
+        let new = Edge::new(config, pipelines, metrics, draining);
+        *edge.write().unwrap_or_else(PoisonError::into_inner) = new;
+    }
+}
+
+// === impl Current ===
+
+impl Current {
+    pub(super) fn new(config: &Config, pipelines: Vec<Pipeline>) -> Self {
+        let metrics = Arc::new(EdgeMetrics::default());
+        let draining = CancellationToken::new();
+        let edge = Edge::new(config, pipelines, &metrics, &draining);
+        Self(Arc::new(Shared {
+            metrics,
+            draining,
+            edge: RwLock::new(edge),
+        }))
+    }
+
+    pub(super) fn reloader(&self) -> Reloader {
+        Reloader(self.clone())
+    }
+
+    pub(super) fn metrics(&self) -> &Arc<EdgeMetrics> {
+        &self.0.metrics
+    }
+
+    /// Cancelled once the process winds down.
+    pub(super) fn draining(&self) -> &CancellationToken {
+        &self.0.draining
+    }
+
+    pub(super) fn drain_timeout(&self) -> Duration {
+        self.read(|edge| edge.drain_timeout)
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&Edge) -> T) -> T {
+        read(&self.0.edge.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Service<Request<Incoming>> for Current {
+    type Response = Response<Outgoing>;
+    type Error = Infallible;
+    type Future = Oneshot<EdgeService, Request<Incoming>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        self.read(|edge| edge.service.clone()).oneshot(request)
+    }
+}
+
+impl fmt::Debug for Current {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Current")
+    }
+}
+
+// === impl Edge ===
+
+impl Edge {
+    fn new(
+        config: &Config,
+        pipelines: Vec<Pipeline>,
+        metrics: &Arc<EdgeMetrics>,
+        draining: &CancellationToken,
+    ) -> Self {
+        Self {
+            service: edge(config, pipelines, metrics, draining),
+            drain_timeout: config.drain_timeout,
+        }
+    }
+}

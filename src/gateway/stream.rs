@@ -1,0 +1,99 @@
+//! A client's socket, whichever kind it is.
+
+use std::{
+    io,
+    net::Shutdown,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use socket2::SockRef;
+use tokio::{
+    io::{Interest, ReadBuf},
+    net::{TcpStream, UnixStream},
+    time::timeout,
+};
+
+/// Where clients come from. Clones are the same socket.
+#[derive(Clone, Debug)]
+pub(super) enum Stream {
+    Tcp(Arc<TcpStream>),
+    Unix(Arc<UnixStream>),
+}
+
+impl Stream {
+    pub(super) fn poll_read(
+        &self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            let read = match self {
+                Self::Tcp(stream) => {
+                    ready!(stream.poll_read_ready(cx))?;
+                    stream.try_read_buf(buf)
+                }
+                Self::Unix(stream) => {
+                    ready!(stream.poll_read_ready(cx))?;
+                    stream.try_read_buf(buf)
+                }
+            };
+            match read {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read.map(drop)),
+            }
+        }
+    }
+
+    pub(super) fn poll_write(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let written = match self {
+                Self::Tcp(stream) => {
+                    ready!(stream.poll_write_ready(cx))?;
+                    stream.try_write_vectored(bufs)
+                }
+                Self::Unix(stream) => {
+                    ready!(stream.poll_write_ready(cx))?;
+                    stream.try_write_vectored(bufs)
+                }
+            };
+            match written {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
+    }
+
+    pub(super) fn shutdown(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => SockRef::from(&**stream).shutdown(Shutdown::Write),
+            Self::Unix(stream) => SockRef::from(&**stream).shutdown(Shutdown::Write),
+        }
+    }
+
+    /// Whether the other side has closed, as far as the operating system has said so already.
+    pub(super) async fn is_closed(&self) -> bool {
+        // Ready at once while there is something to read, and when it is closed.
+        let ready = async {
+            match self {
+                Self::Tcp(stream) => stream.ready(Interest::READABLE).await,
+                Self::Unix(stream) => stream.ready(Interest::READABLE).await,
+            }
+        };
+        let ready = timeout(Duration::ZERO, ready).await;
+        ready.is_ok_and(|ready| ready.is_ok_and(|ready| ready.is_read_closed()))
+    }
+
+    /// Makes the other side see a reset, not an end, when the last clone is dropped.
+    pub(super) fn reset_when_dropped(&self) {
+        if let Self::Tcp(stream) = self {
+            // If it fails the client sees a FIN in the middle of a chunked body: an error too.
+            let _best_effort = stream.set_zero_linger();
+        }
+    }
+}
