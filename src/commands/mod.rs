@@ -12,6 +12,7 @@ pub mod demo;
 pub mod health;
 pub mod login;
 pub mod logout;
+mod reload;
 pub mod serve;
 pub mod simulate;
 pub mod source;

@@ -1,6 +1,7 @@
 //! `pacegate serve`: the gateway, until a signal ends it.
 
 use std::{
+    cell::Cell,
     io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -12,17 +13,20 @@ use tokio::{
     runtime::{self, Runtime},
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use super::source::ConfigArgs;
+use super::{
+    reload::{Running, watched},
+    source::ConfigArgs,
+};
 use crate::{
     config::{self, Config},
     core_dumps,
     gateway::{Gateway, record::Recorder},
-    pipeline::{Pipeline, assemble},
+    pipeline::{Fleet, Pipeline, assemble},
     telemetry,
 };
 
@@ -37,8 +41,12 @@ pub struct Args {
     record: Option<PathBuf>,
 }
 
-/// A token's refresh that was under way when the signal came has this long to be written down.
-const LAST_TASKS: Duration = Duration::from_secs(10);
+/// A token's refresh that was under way when the signal came has until so long after it to be
+/// written down, which `docker stop` grants, …
+const LAST_TASKS: Duration = Duration::from_secs(9);
+
+/// … and after a drain that took all of that, this long.
+const LEAST_LAST_TASKS: Duration = Duration::from_secs(1);
 
 /// Runs the verb.
 ///
@@ -62,7 +70,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         );
     }
     let recorder = args.record.as_deref().map(recorder).transpose()?;
-    runtime(&config)?.block_on(serve(&config, recorder.as_ref()))
+    runtime(&config)?.block_on(serve(config, &args.source, recorder.as_ref()))
 }
 
 /// The runtime that `config.workers` asks for: one worker needs no second thread.
@@ -101,27 +109,43 @@ fn recorder(path: &Path) -> anyhow::Result<Recorder> {
         .with_context(|| format!("cannot record arrivals to {} (--record)", path.display()))
 }
 
-async fn serve(config: &Config, recorder: Option<&Recorder>) -> anyhow::Result<ExitCode> {
+async fn serve(
+    config: Config,
+    args: &ConfigArgs,
+    recorder: Option<&Recorder>,
+) -> anyhow::Result<ExitCode> {
     let mut signals = signals()?;
+    let mut hangups = signal(SignalKind::hangup()).context("SIGHUP")?;
     let tasks = TaskTracker::new();
-    let mut pipelines = pipelines(config, &tasks)?;
-    if let Some(recorder) = recorder {
-        for pipeline in &mut pipelines {
-            pipeline.service = recorder.watch(pipeline.service.clone());
-        }
-    }
-    let gateway = Gateway::bind(config, pipelines).await?;
+    let fleet = Fleet::start(&config, tasks.clone())?;
+    let gateway = Gateway::bind(&config, watched(&fleet, recorder)).await?;
     writeln!(io::stdout().lock(), "listening on {gateway}").context("stdout")?;
     info!(address = %gateway, "Listening");
 
+    let mut running = Running {
+        args,
+        config,
+        fleet,
+        reloader: gateway.reloader(),
+        recorder,
+    };
     let (drain, draining) = oneshot::channel::<()>();
     let served = gateway.serve(async {
         // An error means that the sender is gone, which it is not.
         let _told = draining.await;
     });
+    let stopping = Cell::new(None);
     let ended = async {
-        let first = signals.recv().await;
+        let first = loop {
+            tokio::select! {
+                first = signals.recv() => break first,
+                _hangup = hangups.recv() => running.reload(),
+            }
+        };
+        // Its tasks end with it.
+        drop(running);
         info!(signal = first, "Stopping");
+        stopping.set(Some(Instant::now()));
         let _still_serving = drain.send(());
         signals.recv().await
     };
@@ -133,7 +157,11 @@ async fn serve(config: &Config, recorder: Option<&Recorder>) -> anyhow::Result<E
         }
     }
     tasks.close();
-    if timeout(LAST_TASKS, tasks.wait()).await.is_err() {
+    let passed = stopping
+        .get()
+        .map_or(Duration::ZERO, |since| since.elapsed());
+    let left = LAST_TASKS.saturating_sub(passed).max(LEAST_LAST_TASKS);
+    if timeout(left, tasks.wait()).await.is_err() {
         warn!("A task did not end in time");
     }
     Ok(ExitCode::SUCCESS)

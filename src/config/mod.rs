@@ -6,7 +6,7 @@
 use std::{fmt, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use http::{HeaderName, HeaderValue, Uri};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 mod credentials;
 mod cursor;
@@ -105,7 +105,7 @@ pub enum LogFormat {
 }
 
 /// One upstream and the pipeline in front of it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Upstream {
     /// Its name in `/u/NAME/v1/…`, logs and metrics.
     pub name: String,
@@ -202,7 +202,7 @@ pub enum Roots {
 }
 
 /// Where an upstream's token comes from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Credentials {
     /// No token at all.
     None,
@@ -223,6 +223,17 @@ pub struct ApiKey {
     pub file: Option<PathBuf>,
     /// The reference as written, for messages: `env DASHSCOPE_API_KEY` or `file PATH`.
     pub reference: String,
+}
+
+/// Equal if they are found at the same place: whoever uses the key looks into the file again by
+/// itself.
+impl PartialEq for ApiKey {
+    fn eq(&self, other: &Self) -> bool {
+        let same_key = || self.key.expose_secret() == other.key.expose_secret();
+        self.reference == other.reference
+            && self.file == other.file
+            && (self.file.is_some() || same_key())
+    }
 }
 
 /// A device-grant client and its credentials file.

@@ -6,13 +6,13 @@ use bytes::Bytes;
 use http::{Request, Uri, uri::PathAndQuery};
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::proxy::matcher::Matcher;
-use pacegate_layers::token::TokenSource;
+use pacegate_layers::{jitter_throttle::Gate, token::TokenSource};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tower::{ServiceExt, util::MapRequest};
 use tracing::{info, warn};
 
-use super::{Pipeline, PipelineError, build};
+use super::{Pipeline, PipelineError, around, gate};
 use crate::{
     config::{self, Credentials, LayerName, OAuth},
     credentials::{
@@ -43,6 +43,15 @@ enum Part {
     Quotas(#[from] quotas::OpenError),
 }
 
+impl AssembleError {
+    pub(super) fn of_quotas(upstream: &str, error: quotas::OpenError) -> Self {
+        Self {
+            name: upstream.to_owned(),
+            source: error.into(),
+        }
+    }
+}
+
 /// Builds the pipeline of `upstream`. Its quotas are counted in `state_dir`, which no other process
 /// may use for this upstream at the same time; without one, in memory. What has to end before the
 /// process may, such as a token's refresh, runs on `tasks`.
@@ -59,7 +68,24 @@ pub fn assemble(
     state_dir: Option<&Path>,
     tasks: &TaskTracker,
 ) -> Result<Pipeline, AssembleError> {
-    parts(upstream, state_dir, tasks).map_err(|source| AssembleError {
+    assemble_with(upstream, Kept::default(), state_dir, tasks)
+}
+
+/// What an upstream takes over from the one of its name in the config before.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    pub(super) book: Option<Arc<Book>>,
+    pub(super) gate: Option<Gate>,
+}
+
+/// [`assemble`], but with what is `kept`.
+pub(super) fn assemble_with(
+    upstream: &config::Upstream,
+    kept: Kept,
+    state_dir: Option<&Path>,
+    tasks: &TaskTracker,
+) -> Result<Pipeline, AssembleError> {
+    parts(upstream, kept, state_dir, tasks).map_err(|source| AssembleError {
         name: upstream.name.clone(),
         source,
     })
@@ -67,6 +93,7 @@ pub fn assemble(
 
 fn parts(
     upstream: &config::Upstream,
+    kept: Kept,
     state_dir: Option<&Path>,
     tasks: &TaskTracker,
 ) -> Result<Pipeline, Part> {
@@ -86,19 +113,31 @@ fn parts(
         }
     };
     let client = client.map_response(|response| response.map(BodyExt::boxed_unsync));
-    let quotas = book(upstream, state_dir)?.map(Arc::new);
-    Ok(build(upstream, client, source, quotas)?)
+    let quotas = book(upstream, kept.book, state_dir)?;
+    let gate = match kept.gate {
+        Some(gate) => Some(gate),
+        None => gate(upstream, quotas.as_ref()).map_err(PipelineError::from)?,
+    };
+    Ok(around(upstream, client, source, gate, quotas)?)
 }
 
 fn book(
     upstream: &config::Upstream,
+    kept: Option<Arc<Book>>,
     state_dir: Option<&Path>,
-) -> Result<Option<Book>, quotas::OpenError> {
+) -> Result<Option<Arc<Book>>, quotas::OpenError> {
     let quotas = &upstream.jitter_throttle.quotas;
     if quotas.is_empty() || !upstream.pipeline.contains(&LayerName::JitterThrottle) {
         return Ok(None);
     }
-    Book::open(&upstream.name, quotas, state_dir, Arc::new(SystemTime::now)).map(Some)
+    match kept {
+        Some(book) => Ok(Some(book)),
+        None => {
+            let wall = Arc::new(SystemTime::now);
+            let book = Book::open(&upstream.name, quotas, state_dir, wall)?;
+            Ok(Some(Arc::new(book)))
+        }
+    }
 }
 
 fn oauth_source(

@@ -22,15 +22,17 @@ use crate::{
 };
 
 mod assemble;
+mod fleet;
 mod shared;
 
 pub use self::{
     assemble::{AssembleError, Endpoint, assemble, endpoint_client},
+    fleet::{Changes, Fleet},
     shared::SharedService,
 };
 
-/// A pipeline and what others may want to know of it.
-#[derive(Debug)]
+/// A pipeline and what others may want to know of it; clones are the same one.
+#[derive(Clone, Debug)]
 pub struct Pipeline {
     /// Takes requests whose paths are relative to the upstream's base URL.
     pub service: SharedService,
@@ -73,14 +75,41 @@ where
         + 'static,
     C::Future: Send,
 {
+    let gate = gate(upstream, quotas.as_ref())?;
+    around(upstream, client, source, gate, quotas)
+}
+
+/// The gate of `upstream`, if there is one in its list.
+fn gate(
+    upstream: &config::Upstream,
+    quotas: Option<&Arc<Book>>,
+) -> Result<Option<Gate>, ReversedJitter> {
     let throttled = upstream.pipeline.contains(&LayerName::JitterThrottle);
-    let gate = throttled
+    let pacing = throttled
         .then(|| pacing(&upstream.jitter_throttle))
-        .transpose()?
-        .map(|pacing| {
-            let quotas = quotas.iter().map(|book| Arc::clone(book) as Arc<dyn Quota>);
-            Gate::with_quotas(pacing, quotas.collect(), rand::make_rng())
-        });
+        .transpose()?;
+    Ok(pacing.map(|pacing| {
+        let quotas = quotas.map(|book| Arc::clone(book) as Arc<dyn Quota>);
+        Gate::with_quotas(pacing, quotas.into_iter().collect(), rand::make_rng())
+    }))
+}
+
+/// [`build`] with a gate that is there already.
+fn around<C>(
+    upstream: &config::Upstream,
+    client: C,
+    source: Option<Arc<dyn TokenSource>>,
+    gate: Option<Gate>,
+    quotas: Option<Arc<Book>>,
+) -> Result<Pipeline, PipelineError>
+where
+    C: Service<Request<Full<Bytes>>, Response = Response<Body>, Error = BoxError>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    C::Future: Send,
+{
     let token_for = |layer| source.clone().ok_or(PipelineError::NoToken(layer));
 
     let mut service = SharedService::new(client);

@@ -220,6 +220,28 @@ impl Book {
         Ok(Self(Mutex::new(state)))
     }
 
+    /// Counts by `quotas` from now on, in the same file; see the [module](self) for what is carried
+    /// over.
+    ///
+    /// # Errors
+    ///
+    /// [`UnknownZone`]; then nothing has changed.
+    pub fn change(&self, quotas: &[config::Quota]) -> Result<(), UnknownZone> {
+        let mut state = self.lock();
+        let now = state.clock.now();
+        let counts: Vec<_> = state.counters.iter().map(Counter::count).collect();
+        let changed = counters(quotas, &counts, &now)?;
+        if !changed
+            .iter()
+            .map(Counter::text)
+            .eq(state.counters.iter().map(Counter::text))
+        {
+            state.counters = changed;
+            state.save();
+        }
+        Ok(())
+    }
+
     /// How much of each quota is used, in the order of the config.
     pub fn usage(&self) -> Vec<Usage> {
         let mut state = self.lock();

@@ -28,6 +28,7 @@ mod lifecycle;
 mod oddities;
 mod pacing;
 mod panics;
+mod reload;
 mod routing;
 mod sessions;
 mod streams;

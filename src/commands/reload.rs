@@ -1,0 +1,101 @@
+//! What `serve` does on SIGHUP.
+
+use tracing::{error, info, warn};
+
+use super::source::ConfigArgs;
+use crate::{
+    config::{self, Config, Loaded},
+    gateway::{Reloader, record::Recorder},
+    pipeline::{Fleet, Pipeline},
+};
+
+/// What a reload goes on from.
+pub(super) struct Running<'a> {
+    pub(super) args: &'a ConfigArgs,
+    pub(super) config: Config,
+    pub(super) fleet: Fleet,
+    pub(super) reloader: Reloader,
+    pub(super) recorder: Option<&'a Recorder>,
+}
+
+/// The pipelines of `fleet`, with arrivals written to `recorder`.
+pub(super) fn watched(fleet: &Fleet, recorder: Option<&Recorder>) -> Vec<Pipeline> {
+    let mut pipelines = fleet.pipelines();
+    if let Some(recorder) = recorder {
+        for pipeline in &mut pipelines {
+            pipeline.service = recorder.watch(pipeline.service.clone());
+        }
+    }
+    pipelines
+}
+
+// === impl Running ===
+
+impl Running<'_> {
+    /// Reads the config again. All of it takes effect, or nothing does.
+    pub(super) fn reload(&mut self) {
+        if let Err(error) = self.try_reload() {
+            error!(
+                error = format!("{error:#}"),
+                "Config not reloaded; the old one stays in use"
+            );
+        }
+    }
+
+    fn try_reload(&mut self) -> anyhow::Result<()> {
+        let Loaded {
+            config,
+            source,
+            notices,
+            ..
+        } = self.load()?;
+        let (fleet, changes) = self.fleet.follow(&config.upstreams)?;
+        self.reloader
+            .reload(&config, watched(&fleet, self.recorder));
+        self.fleet = fleet;
+        self.config = config;
+        for notice in notices {
+            info!(
+                key = notice.path,
+                notice = notice.text,
+                "Setting with less effect than it says"
+            );
+        }
+        info!(
+            source,
+            kept = changes.kept,
+            built = changes.built,
+            "Config reloaded"
+        );
+        Ok(())
+    }
+
+    /// The config as it is now, but for what a process cannot change.
+    fn load(&self) -> Result<Loaded, config::Error> {
+        let mut loaded = config::load(&self.args.source())?;
+        let old = &self.config;
+        for (key, changed) in [
+            ("listen", loaded.config.listen != old.listen),
+            ("log", loaded.config.log != old.log),
+            ("state-dir", loaded.config.state_dir != old.state_dir),
+            ("workers", loaded.config.workers != old.workers),
+        ] {
+            if changed {
+                warn!(
+                    key,
+                    "Only a restart changes this; the old value stays in use"
+                );
+            }
+        }
+        if loaded.config.listen != old.listen {
+            // Once more, because whether client keys are needed depends on where we do listen.
+            let mut source = self.args.source();
+            source.listen = Some(old.listen.to_string());
+            loaded = config::load(&source)?;
+        }
+        loaded.config.log = old.log.clone();
+        loaded.config.state_dir.clone_from(&old.state_dir);
+        loaded.config.workers = old.workers;
+        Ok(loaded)
+    }
+}
