@@ -14,6 +14,7 @@ pub mod config;
 pub mod core_dumps;
 pub mod credentials;
 pub mod demo;
+pub mod descriptors;
 pub mod gateway;
 pub mod metrics;
 pub mod oauth;

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     config::{self, Config},
-    core_dumps,
+    core_dumps, descriptors,
     gateway::{Gateway, record::Recorder},
     pipeline::{Fleet, Pipeline, assemble},
     telemetry,
@@ -60,6 +60,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     telemetry::init(&config.log)?;
     if let Err(error) = no_dumps {
         warn!(%error, "Cannot turn off core dumps; one would hold tokens and prompts");
+    }
+    if let Err(error) = descriptors::raise_limit() {
+        warn!(%error, "Cannot raise the number of open files; there may be room for few streams");
     }
     info!(source = loaded.source, "Config loaded");
     for notice in &loaded.notices {

@@ -15,6 +15,7 @@ mod dialect;
 mod error;
 mod expand;
 mod header_align;
+mod limits;
 mod load;
 mod notice;
 mod order;
@@ -32,6 +33,7 @@ pub use data::{opencode_sample, presets, throttle_profiles};
 pub use dialect::{Dialect, DialectRule, Pace, Until, Verdict};
 pub use error::Error;
 pub(crate) use error::suggestion;
+pub use limits::Limits;
 pub use load::{Loaded, Sample, load, origins, sample, without_secrets};
 pub use notice::Notice;
 pub use origin::{Origin, Origins};
@@ -52,6 +54,8 @@ pub struct Config {
     pub allowed_origins: Vec<String>,
     /// The largest request body, in bytes.
     pub max_body: usize,
+    /// What a client may take up.
+    pub limits: Limits,
     /// How long answers in progress may take once the process was told to end.
     pub drain_timeout: Duration,
     /// Threads that serve requests.
@@ -124,6 +128,8 @@ pub struct Upstream {
     pub pipeline: Vec<LayerName>,
     /// Which HTTP version to speak.
     pub http: HttpVersion,
+    /// The largest response head, in bytes.
+    pub max_head: usize,
     /// The longest wait for a connection: name resolution, TCP, proxy and TLS together.
     pub connect_timeout: Duration,
     /// The longest wait for a response head once the request is on its way.

@@ -9,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 use super::{
     Config, Listen, Log, LogFormat,
     cursor::{Cursor, Secrets},
-    expand,
+    expand, limits,
     origin::Origin,
     secret::{self, Secret},
     units, upstream,
@@ -38,6 +38,16 @@ pub(super) fn config(cursor: &Cursor<'_>) -> Option<Config> {
     let max_body = fields
         .required("max-body")
         .and_then(|size| size.parse("a size with its unit", "32MiB", units::size));
+    let limits_at = fields.required("limits");
+    let limits = limits_at.as_ref().and_then(limits::read);
+    if let (Some(at), Some(limits), Some(max_body)) = (&limits_at, &limits, max_body)
+        && limits.max_bodies < max_body
+    {
+        at.note(
+            "max-bodies is less than max-body, so the largest body could never come in",
+            "raise limits.max-bodies, or lower max-body",
+        );
+    }
     let drain_timeout = fields
         .required("drain-timeout")
         .and_then(|time| time.duration());
@@ -57,6 +67,7 @@ pub(super) fn config(cursor: &Cursor<'_>) -> Option<Config> {
         allowed_hosts: allowed_hosts?,
         allowed_origins: allowed_origins?,
         max_body: max_body?,
+        limits: limits?,
         drain_timeout: drain_timeout?,
         workers: workers?,
         state_dir: state_dir?,

@@ -12,12 +12,15 @@ use super::{
     data::{self, Folder},
     dialect,
     error::{Problem, suggestion},
-    header_align, order,
+    header_align, limits, order,
     origin::Origin,
     throttle,
     tree::Node,
     units,
 };
+
+/// HTTP/2 says the limit in 32 bits.
+const MOST_HEAD: usize = u32::MAX as usize;
 
 /// Lays the defaults of every upstream and those of its preset under `written`. Without a name it
 /// gets its preset's.
@@ -98,6 +101,7 @@ fn upstream(cursor: &Cursor<'_>) -> Option<Upstream> {
             ("h2", HttpVersion::H2),
         ])
     });
+    let max_head = limits::size(&mut fields, "max-head", MOST_HEAD);
     let mut time = |key| {
         fields
             .required(key)
@@ -153,6 +157,7 @@ fn upstream(cursor: &Cursor<'_>) -> Option<Upstream> {
         models: models?,
         pipeline: pipeline?,
         http: http?,
+        max_head: max_head?,
         connect_timeout: connect_timeout?,
         head_timeout: head_timeout?,
         idle_timeout: idle_timeout?,

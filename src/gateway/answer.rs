@@ -20,20 +20,25 @@ use serde_json::json;
 use tracing::warn;
 
 use super::{
+    crowd::Overcrowded,
     drain::{self, Draining},
     final_text::final_text,
     guard::Denied,
+    head_size::TooLarge,
     hold::HeldTooLong,
     inbound::InboundError,
     route::NoRoute,
 };
 use crate::{
     body::Body,
-    upstream::error::{Broken, CertificateError, ConnectError, HeadTimeout},
+    upstream::error::{Broken, CertificateError, ConnectError, HeadTimeout, HeadTooLarge},
 };
 
 /// Says that pacegate itself made this answer, and why.
 pub(super) const X_PACEGATE_ERROR: HeaderName = HeaderName::from_static("x-pacegate-error");
+
+/// Room is made by answers that end, which takes a moment, and is not worth an estimate.
+const SOON: Duration = Duration::from_secs(1);
 
 /// An answer that pacegate makes instead of an upstream's.
 #[derive(Debug)]
@@ -87,7 +92,7 @@ impl Answer {
                     warn!(
                         code = answer.code,
                         error = chain_text(error),
-                        "Upstream failed"
+                        "Request failed"
                     );
                 }
                 return answer;
@@ -157,7 +162,19 @@ fn known(cause: &(dyn StdError + 'static)) -> Option<Answer> {
         ));
     }
     if let Some(error) = cause.downcast_ref::<InboundError>() {
-        return Some(Answer::new(error.status(), error.code(), error.to_string()));
+        let answer = Answer::new(error.status(), error.code(), error.to_string());
+        return Some(match error {
+            InboundError::Crowded(_) => answer.retry_after(SOON),
+            _ => answer,
+        });
+    }
+    if let Some(error) = cause.downcast_ref::<TooLarge>() {
+        let code = "request_too_large";
+        return Some(Answer::new(error.status(), code, error.to_string()));
+    }
+    if let Some(error) = cause.downcast_ref::<Overcrowded>() {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        return Some(Answer::new(status, "overloaded", error.to_string()).retry_after(SOON));
     }
     if let Some(error) = cause.downcast_ref::<NoRoute>() {
         return Some(Answer::new(
@@ -208,6 +225,9 @@ fn known(cause: &(dyn StdError + 'static)) -> Option<Answer> {
         return Some(unreachable(format!(
             "{error}; the request was not sent. Check base-url, the network and any proxy"
         )));
+    }
+    if let Some(error) = cause.downcast_ref::<HeadTooLarge>() {
+        return Some(unreachable(error.to_string()));
     }
     if cause.is::<NotSent>() {
         // The connect error within says more.
@@ -314,6 +334,11 @@ mod tests {
             inbound::wish(body.as_bytes()).unwrap_err()
         });
         let sizes = [429, 502, 504].map(|kib| InboundError::TooLarge(bytesize::ByteSize::kib(kib)));
+        let heads = [
+            TooLarge::Fields(64),
+            TooLarge::Header(bytesize::ByteSize::kib(504)),
+            TooLarge::Target(bytesize::ByteSize(429)),
+        ];
         let login = "no credentials in /home/a503/timeout/oauth_creds.json; log in".to_owned();
         let mut all: Vec<Box<dyn StdError>> = vec![
             Box::new(InboundError::Broken("504 timeout".into())),
@@ -330,6 +355,7 @@ mod tests {
             all.push(Box::new(Exhausted { reset: Some(reset) }));
         }
         all.extend(denials.map(|denied| Box::new(denied) as _));
+        all.extend(heads.map(|error| Box::new(error) as _));
         all.extend(columns.chain(sizes).map(|error| Box::new(error) as _));
         all
     }
@@ -340,7 +366,7 @@ mod tests {
             let response = Answer::from_error(&*refusal).into_response();
             let status = response.status();
             assert!(
-                [400, 401, 403, 404, 405, 413, 415].contains(&status.as_u16()),
+                [400, 401, 403, 404, 405, 413, 414, 415, 431].contains(&status.as_u16()),
                 "{refusal}: {status}"
             );
             let body = response.into_body().collect().await.unwrap().to_bytes();

@@ -16,16 +16,10 @@ use tokio::{
     sync::Notify,
     time::{Instant, Sleep, sleep},
 };
+use tokio_util::sync::CancellationToken;
 
-use super::stream::Stream;
-
-/// A request head has to be complete this long after its first byte, and a new connection has to
-/// begin one in this time.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// OpenCode closes an idle connection of its pool after 300 s; ours must be there until then, or a
-/// request of its would meet a closing socket.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(310);
+use super::{stall::Stall, stream::Stream};
+use crate::config::Limits;
 
 /// How often a connection is looked at whose answer takes that long.
 const HANGUP_CHECK: Duration = Duration::from_millis(250);
@@ -40,7 +34,12 @@ struct State {
     phase: AtomicU8,
     broken: AtomicBool,
     ending: AtomicBool,
+    /// Beyond the limit: whatever it asks is answered that there is no room.
+    overcrowds: AtomicBool,
+    /// Counts the changes of phase in the whole process: the smaller, the longer it has lasted.
+    since: AtomicU64,
     answering: Notify,
+    evicted: CancellationToken,
 }
 
 /// What the client is expected to send.
@@ -67,12 +66,15 @@ pub(super) struct ClientIo {
     connection: Connection,
     armed: Phase,
     sleep: Pin<Box<Sleep>>,
+    stall: Stall,
+    header_timeout: Duration,
+    keep_alive_timeout: Duration,
 }
 
 // === impl Connection ===
 
 impl Connection {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
 
         Self(Arc::new(State {
@@ -80,7 +82,10 @@ impl Connection {
             phase: AtomicU8::new(Phase::New as u8),
             broken: AtomicBool::new(false),
             ending: AtomicBool::new(false),
+            overcrowds: AtomicBool::new(false),
+            since: AtomicU64::new(next_change()),
             answering: Notify::new(),
+            evicted: CancellationToken::new(),
         }))
     }
 
@@ -111,7 +116,45 @@ impl Connection {
         self.0.ending.store(true, Ordering::Relaxed);
     }
 
+    /// There is no room for it, and it is there to be told so.
+    pub(super) fn is_one_too_many(&self) {
+        self.0.overcrowds.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn overcrowds(&self) -> bool {
+        self.0.overcrowds.load(Ordering::Relaxed)
+    }
+
+    /// How well others can do without it; the least goes first, and `None` stays.
+    pub(super) fn dispensable(&self) -> Option<(u8, u64)> {
+        let rank = match self.phase() {
+            Phase::Idle => 0,
+            Phase::New | Phase::Head => 1,
+            Phase::Busy => return None,
+        };
+        Some((rank, self.0.since.load(Ordering::Relaxed)))
+    }
+
+    /// Gives its place to another.
+    pub(super) fn evict(&self) {
+        self.0.evicted.cancel();
+    }
+
+    /// Resolves when it has to go.
+    pub(super) fn evicted(&self) -> impl Future<Output = ()> + use<> {
+        self.0.evicted.clone().cancelled_owned()
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_evicted(&self) -> bool {
+        self.0.evicted.is_cancelled()
+    }
+
     fn set(&self, phase: Phase) {
+        // What begins a head owes it since it came.
+        if phase != Phase::Head || self.phase() != Phase::New {
+            self.0.since.store(next_change(), Ordering::Relaxed);
+        }
         self.0.phase.store(phase as u8, Ordering::Relaxed);
     }
 
@@ -125,20 +168,25 @@ impl Connection {
     }
 }
 
+fn next_change() -> u64 {
+    static CHANGES: AtomicU64 = AtomicU64::new(0);
+
+    CHANGES.fetch_add(1, Ordering::Relaxed)
+}
+
 // === impl ClientIo ===
 
 impl ClientIo {
-    pub(super) fn new(stream: Stream) -> Self {
+    pub(super) fn new(stream: Stream, connection: Connection, limits: &Limits) -> Self {
         Self {
             stream,
-            connection: Connection::new(),
+            connection,
             armed: Phase::New,
-            sleep: Box::pin(sleep(HEAD_TIMEOUT)),
+            sleep: Box::pin(sleep(limits.first_byte_timeout)),
+            stall: Stall::new(limits.write_timeout),
+            header_timeout: limits.header_timeout,
+            keep_alive_timeout: limits.keep_alive_timeout,
         }
-    }
-
-    pub(super) fn connection(&self) -> Connection {
-        self.connection.clone()
     }
 
     /// Resolves when the client has hung up during a long answer.
@@ -166,9 +214,10 @@ impl ClientIo {
         }
         self.armed = phase;
         let limit = match phase {
-            Phase::New | Phase::Head => HEAD_TIMEOUT,
-            Phase::Idle => IDLE_TIMEOUT,
-            Phase::Busy => return,
+            Phase::Head => self.header_timeout,
+            Phase::Idle => self.keep_alive_timeout,
+            // A new connection's runs already.
+            Phase::New | Phase::Busy => return,
         };
         self.sleep.as_mut().reset(Instant::now() + limit);
     }
@@ -208,15 +257,22 @@ impl AsyncWrite for ClientIo {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.stream.poll_write(cx, &[io::IoSlice::new(buf)])
+        self.poll_write_vectored(cx, &[io::IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.stream.poll_write(cx, bufs)
+        if let Poll::Ready(written) = self.stream.poll_write(cx, bufs) {
+            self.stall.is_over();
+            return Poll::Ready(written);
+        }
+        ready!(self.stall.poll_too_long(cx));
+        // With an orderly end the system would go on offering what nobody takes.
+        self.connection.reset_at_the_end();
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -255,9 +311,27 @@ mod tests {
 
     use super::*;
 
+    const FIRST_BYTE: Duration = Duration::from_secs(9);
+    const HEADER: Duration = Duration::from_secs(10);
+    const KEEP_ALIVE: Duration = Duration::from_secs(310);
+    const WRITE: Duration = Duration::from_secs(60);
+
+    fn limits() -> Limits {
+        let local = crate::config::Sample::Preset("local".into());
+        let built_in = crate::config::sample(&local, &|_| None);
+        Limits {
+            first_byte_timeout: FIRST_BYTE,
+            header_timeout: HEADER,
+            keep_alive_timeout: KEEP_ALIVE,
+            write_timeout: WRITE,
+            ..built_in.unwrap().limits
+        }
+    }
+
     fn pair() -> (ClientIo, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        (ClientIo::new(Stream::Unix(Arc::new(ours))), theirs)
+        let ours = Stream::Unix(Arc::new(ours));
+        (ClientIo::new(ours, Connection::new(), &limits()), theirs)
     }
 
     /// Reads until it is closed, and says how long that took.
@@ -270,7 +344,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_silent_connection_is_closed() {
         let (mut io, _client) = pair();
-        assert_eq!(closed_after(&mut io).await, HEAD_TIMEOUT);
+        assert_eq!(closed_after(&mut io).await, FIRST_BYTE);
     }
 
     #[tokio::test(start_paused = true)]
@@ -280,7 +354,7 @@ mod tests {
         let trickle = async {
             for _ in 0..4 {
                 client.write_all(b"G").await.unwrap();
-                sleep(HEAD_TIMEOUT / 4).await;
+                sleep(HEADER / 4).await;
             }
             std::future::pending::<()>().await;
         };
@@ -288,7 +362,7 @@ mod tests {
             () = trickle => {}
             _ = closed_after(&mut io) => {}
         }
-        assert!(start.elapsed() < HEAD_TIMEOUT + HEAD_TIMEOUT / 4);
+        assert_eq!(start.elapsed(), HEADER);
     }
 
     #[tokio::test(start_paused = true)]
@@ -296,13 +370,35 @@ mod tests {
         let (mut io, mut client) = pair();
         client.write_all(b"x").await.unwrap();
         io.read_u8().await.unwrap();
-        io.connection().begin_answer();
+        io.connection.begin_answer();
         tokio::time::timeout(Duration::from_secs(3600), closed_after(&mut io))
             .await
             .unwrap_err();
-        io.connection().end_answer();
-        assert_eq!(closed_after(&mut io).await, IDLE_TIMEOUT);
-        assert!(IDLE_TIMEOUT > Duration::from_secs(300));
+        io.connection.end_answer();
+        assert_eq!(closed_after(&mut io).await, KEEP_ALIVE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_given_up_and_one_that_takes_little_is_not() {
+        let (mut io, mut client) = pair();
+        let answer = vec![0; 16 << 20];
+        let taken = async {
+            // More than what a socket may keep back before it asks for more.
+            let mut some = vec![0; 1 << 20];
+            for _ in 0..3 {
+                sleep(WRITE - Duration::from_secs(1)).await;
+                client.read_exact(&mut some).await.unwrap();
+            }
+            std::future::pending::<()>().await;
+        };
+        let start = Instant::now();
+        let error = tokio::select! {
+            written = io.write_all(&answer) => written.unwrap_err(),
+            () = taken => unreachable!(),
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(start.elapsed(), 4 * WRITE - Duration::from_secs(3));
+        assert!(io.connection.0.broken.load(Ordering::Relaxed));
     }
 
     #[tokio::test]
@@ -311,7 +407,7 @@ mod tests {
         let mut hangup = tokio_test::task::spawn(io.hangup());
         client.write_all(b"x").await.unwrap();
         io.read_u8().await.unwrap();
-        io.connection().begin_answer();
+        io.connection.begin_answer();
         client.write_all(b"the next request").await.unwrap();
         tokio_test::assert_pending!(hangup.poll());
         drop(client);

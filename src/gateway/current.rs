@@ -13,8 +13,12 @@ use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt, util::Oneshot};
 
-use super::{EdgeService, edge, outgoing::Outgoing};
-use crate::{config::Config, metrics::EdgeMetrics, pipeline::Pipeline};
+use super::{EdgeService, bodies::Bodies, edge, outgoing::Outgoing};
+use crate::{
+    config::{Config, Limits},
+    metrics::EdgeMetrics,
+    pipeline::Pipeline,
+};
 
 /// Changes what a gateway that serves does with the requests that come from now on.
 #[derive(Clone, Debug)]
@@ -27,6 +31,7 @@ pub(super) struct Current(Arc<Shared>);
 struct Shared {
     metrics: Arc<EdgeMetrics>,
     draining: CancellationToken,
+    bodies: Bodies,
     edge: RwLock<Edge>,
 }
 
@@ -34,6 +39,7 @@ struct Shared {
 #[derive(Clone)]
 struct Edge {
     service: EdgeService,
+    limits: Arc<Limits>,
     drain_timeout: Duration,
 }
 
@@ -46,9 +52,10 @@ impl Reloader {
         let Shared {
             metrics,
             draining,
+            bodies,
             edge,
         } = &*self.0.0;
-        let new = Edge::new(config, pipelines, metrics, draining);
+        let new = Edge::new(config, pipelines, metrics, draining, bodies);
         *edge.write().unwrap_or_else(PoisonError::into_inner) = new;
     }
 }
@@ -59,10 +66,12 @@ impl Current {
     pub(super) fn new(config: &Config, pipelines: Vec<Pipeline>) -> Self {
         let metrics = Arc::new(EdgeMetrics::default());
         let draining = CancellationToken::new();
-        let edge = Edge::new(config, pipelines, &metrics, &draining);
+        let bodies = Bodies::default();
+        let edge = Edge::new(config, pipelines, &metrics, &draining, &bodies);
         Self(Arc::new(Shared {
             metrics,
             draining,
+            bodies,
             edge: RwLock::new(edge),
         }))
     }
@@ -78,6 +87,11 @@ impl Current {
     /// Cancelled once the process winds down.
     pub(super) fn draining(&self) -> &CancellationToken {
         &self.0.draining
+    }
+
+    /// What holds for a connection that comes now.
+    pub(super) fn limits(&self) -> Arc<Limits> {
+        self.read(|edge| Arc::clone(&edge.limits))
     }
 
     pub(super) fn drain_timeout(&self) -> Duration {
@@ -117,9 +131,11 @@ impl Edge {
         pipelines: Vec<Pipeline>,
         metrics: &Arc<EdgeMetrics>,
         draining: &CancellationToken,
+        bodies: &Bodies,
     ) -> Self {
         Self {
-            service: edge(config, pipelines, metrics, draining),
+            service: edge(config, pipelines, metrics, draining, bodies),
+            limits: Arc::new(config.limits.clone()),
             drain_timeout: config.drain_timeout,
         }
     }

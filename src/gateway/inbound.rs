@@ -9,8 +9,20 @@ use pacegate_layers::error::BoxError;
 use serde::{Deserialize, Deserializer};
 use tokio::time::timeout;
 
-/// A client that sends nothing of its body for this long has gone.
-const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+use super::bodies::Bodies;
+
+/// How bodies are taken in.
+#[derive(Clone, Debug)]
+pub(super) struct Intake {
+    /// The largest, and what all together may weigh.
+    pub(super) max_body: usize,
+    pub(super) max_bodies: usize,
+    /// The longest silence in one, and from its first byte to its last.
+    pub(super) idle_timeout: Duration,
+    pub(super) timeout: Duration,
+    /// Those that are held.
+    pub(super) bodies: Bodies,
+}
 
 /// How much of a body that is too large is thrown away before the answer: a client that is still
 /// sending when the connection closes may never read why.
@@ -21,12 +33,19 @@ const DISCARD: usize = 64 * 1024 * 1024;
 pub(super) enum InboundError {
     #[error("the client broke off its request body")]
     Broken(#[source] BoxError),
+    #[error(
+        "the request bodies that pacegate holds weigh as much as max-bodies allows ({0}); this one \
+         has to come again"
+    )]
+    Crowded(bytesize::ByteSize),
     #[error("the request body stopped arriving; send it again")]
     Idle,
     #[error("the request body names no model; expected a string under \"model\"")]
     NoModel,
     #[error("the request body is not a JSON object: {0}")]
     NotJson(String),
+    #[error("the request body took longer than body-timeout allows; send it again")]
+    Slow,
     #[error("the request body is larger than max-body in pacegate's config allows ({0})")]
     TooLarge(bytesize::ByteSize),
 }
@@ -47,14 +66,16 @@ impl InboundError {
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Broken(_) | Self::NoModel | Self::NotJson(_) => StatusCode::BAD_REQUEST,
-            Self::Idle => StatusCode::REQUEST_TIMEOUT,
+            Self::Crowded(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Idle | Self::Slow => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
         }
     }
 
     pub(super) fn code(&self) -> &'static str {
         match self {
-            Self::Broken(_) | Self::Idle => "request_incomplete",
+            Self::Broken(_) | Self::Idle | Self::Slow => "request_incomplete",
+            Self::Crowded(_) => "overloaded",
             Self::NoModel => "model_missing",
             Self::NotJson(_) => "invalid_json",
             Self::TooLarge(_) => "request_too_large",
@@ -62,54 +83,78 @@ impl InboundError {
     }
 }
 
-/// Reads `body` to its end.
-///
-/// # Errors
-///
-/// [`InboundError::TooLarge`] beyond `most` bytes, `Idle` when nothing comes for half a minute,
-/// `Broken` when the client fails.
-pub(super) async fn collect<B>(mut body: B, most: usize) -> Result<Bytes, InboundError>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: Into<BoxError>,
-{
-    let too_large = || InboundError::TooLarge(bytesize::ByteSize(most as u64));
-    if body.size_hint().lower() > (most + DISCARD) as u64 {
-        return Err(too_large());
-    }
-    let mut whole = Whole::Empty;
-    let mut length = 0_usize;
-    while let Some(frame) = next(&mut body).await? {
-        let Ok(data) = frame.into_data() else {
-            continue;
-        };
-        length = length.saturating_add(data.len());
-        if length > most + DISCARD {
-            break;
-        }
-        if length > most {
-            whole = Whole::Empty;
-            continue;
-        }
-        whole.push(data, body.size_hint().lower());
-    }
-    if length > most {
-        return Err(too_large());
-    }
-    Ok(whole.into_bytes())
-}
+// === impl Intake ===
 
-async fn next<B>(body: &mut B) -> Result<Option<http_body::Frame<Bytes>>, InboundError>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: Into<BoxError>,
-{
-    let frame = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx));
-    timeout(BODY_IDLE_TIMEOUT, frame)
-        .await
-        .map_err(|_| InboundError::Idle)?
-        .transpose()
-        .map_err(|error| InboundError::Broken(error.into()))
+impl Intake {
+    /// Reads `body` to its end.
+    ///
+    /// # Errors
+    ///
+    /// [`InboundError`]: it is too large, or too much beside the others; it is silent for too long or
+    /// takes too long; the client fails.
+    pub(super) async fn collect<B>(&self, body: B) -> Result<Bytes, InboundError>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Into<BoxError>,
+    {
+        timeout(self.timeout, self.read(body))
+            .await
+            .unwrap_or(Err(InboundError::Slow))
+    }
+
+    async fn read<B>(&self, mut body: B) -> Result<Bytes, InboundError>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Into<BoxError>,
+    {
+        let discard_beyond = self.max_body.saturating_add(DISCARD);
+        let size = |bytes| bytesize::ByteSize(bytes as u64);
+        if body.size_hint().lower() > discard_beyond as u64 {
+            return Err(InboundError::TooLarge(size(self.max_body)));
+        }
+        let mut taken = Some((Whole::Empty, self.bodies.weigh()));
+        let mut refused = None;
+        let mut length = 0_usize;
+        while let Some(frame) = self.next(&mut body).await? {
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
+            length = length.saturating_add(data.len());
+            if length > discard_beyond {
+                break;
+            }
+            let Some((whole, weight)) = &mut taken else {
+                continue;
+            };
+            if length > self.max_body {
+                refused = Some(InboundError::TooLarge(size(self.max_body)));
+                taken = None;
+            } else if !weight.add(data.len(), self.max_bodies) {
+                refused = Some(InboundError::Crowded(size(self.max_bodies)));
+                taken = None;
+            } else {
+                whole.push(data, body.size_hint().lower());
+            }
+        }
+        match (refused, taken) {
+            (None, Some((Whole::Empty, _))) => Ok(Bytes::new()),
+            (None, Some((whole, weight))) => Ok(weight.of(whole.into_bytes())),
+            (refused, _) => Err(refused.unwrap_or(InboundError::TooLarge(size(self.max_body)))),
+        }
+    }
+
+    async fn next<B>(&self, body: &mut B) -> Result<Option<http_body::Frame<Bytes>>, InboundError>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Into<BoxError>,
+    {
+        let frame = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx));
+        timeout(self.idle_timeout, frame)
+            .await
+            .map_err(|_| InboundError::Idle)?
+            .transpose()
+            .map_err(|error| InboundError::Broken(error.into()))
+    }
 }
 
 /// What a request asks for, after checking that its body is a JSON object.
@@ -179,7 +224,7 @@ impl Whole {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::stream;
+    use futures_util::{StreamExt, stream};
     use http_body_util::{BodyExt, Empty, Full, StreamBody};
     use tower::BoxError;
 
@@ -195,26 +240,75 @@ mod tests {
         StreamBody::new(stream::iter(frames))
     }
 
+    fn intake(max_body: usize) -> Intake {
+        Intake {
+            max_body,
+            max_bodies: 8,
+            idle_timeout: Duration::from_secs(30),
+            timeout: Duration::from_secs(120),
+            bodies: Bodies::default(),
+        }
+    }
+
+    /// One byte each `gap`, for ever.
+    fn trickle(gap: Duration) -> impl Body<Data = Bytes, Error = BoxError> + Unpin {
+        let frames = stream::repeat(()).then(move |()| async move {
+            tokio::time::sleep(gap).await;
+            Ok(http_body::Frame::data(Bytes::from_static(b"x")))
+        });
+        StreamBody::new(Box::pin(frames))
+    }
+
     #[tokio::test]
     async fn joins_the_pieces() {
-        let body = collect(pieces(&["ab", "cd", "e"]), 5).await.unwrap();
+        let body = intake(5).collect(pieces(&["ab", "cd", "e"])).await.unwrap();
         assert_eq!(body, "abcde");
-        assert!(collect(Empty::new(), 0).await.unwrap().is_empty());
+        assert!(intake(0).collect(Empty::new()).await.unwrap().is_empty());
     }
 
     #[tokio::test]
     async fn one_byte_too_many_is_refused() {
-        let error = collect(pieces(&["ab", "cd", "e"]), 4).await.unwrap_err();
+        let abcde = pieces(&["ab", "cd", "e"]);
+        let error = intake(4).collect(abcde).await.unwrap_err();
         assert!(matches!(error, InboundError::TooLarge(_)));
-        let error = collect(Full::new("abcde".into()), 4).await.unwrap_err();
+        let whole = Full::new("abcde".into());
+        let error = intake(4).collect(whole).await.unwrap_err();
         assert_eq!(error.status(), 413);
+    }
+
+    #[tokio::test]
+    async fn one_byte_too_many_of_all_bodies_together_is_refused_until_one_is_gone() {
+        let intake = intake(8);
+        let first = intake.collect(pieces(&["ab", "cd", "e"])).await.unwrap();
+        let second = intake.collect(pieces(&["fgh"])).await.unwrap();
+        let error = intake.collect(pieces(&["i"])).await.unwrap_err();
+        assert_eq!((error.status().as_u16(), error.code()), (503, "overloaded"));
+        drop(second);
+        let error = intake.collect(pieces(&["fg", "h", "i"])).await.unwrap_err();
+        assert_eq!(error.code(), "overloaded");
+        assert_eq!(intake.bodies.held(), 5, "what was refused still weighs");
+        intake.collect(pieces(&["fgh"])).await.unwrap();
+        drop(first);
+        assert_eq!(intake.bodies.held(), 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_stops_is_given_up() {
         let never = StreamBody::new(stream::pending::<Result<http_body::Frame<Bytes>, BoxError>>());
-        let error = collect(never.boxed_unsync(), 4).await.unwrap_err();
+        let start = tokio::time::Instant::now();
+        let error = intake(4).collect(never.boxed_unsync()).await.unwrap_err();
         assert!(matches!(error, InboundError::Idle));
+        assert_eq!(start.elapsed(), Duration::from_secs(30));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_trickles_has_its_time_and_no_more() {
+        let start = tokio::time::Instant::now();
+        let slow = trickle(Duration::from_secs(29));
+        let error = intake(999).collect(slow).await.unwrap_err();
+        assert!(matches!(error, InboundError::Slow), "{error}");
+        assert_eq!(error.status(), 408);
+        assert_eq!(start.elapsed(), Duration::from_secs(120));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, UnixListener},
     time::{sleep, timeout},
@@ -18,18 +19,24 @@ use tower::ServiceExt;
 use tracing::{debug, info, warn};
 
 use super::{
-    connection::ClientIo,
+    connection::{ClientIo, Connection},
+    crowd::{Crowd, Member},
     current::{Current, Reloader},
+    head_size::HeadSize,
     stream::Stream,
 };
 use crate::{
-    config::{Config, Listen},
+    config::{Config, Limits, Listen},
     metrics::EdgeMetrics,
     pipeline::Pipeline,
 };
 
 /// When no socket can be accepted because descriptors ran out, some have to be closed first.
 const PAUSE_AFTER_ACCEPT_ERROR: Duration = Duration::from_millis(100);
+
+/// What the system keeps of an answer that its client does not read. Left to itself it takes up to
+/// 4 MiB, and 500 slow readers keep everybody busy with filling that. Connections inherit it.
+const SEND_BUFFER: usize = 128 * 1024;
 
 /// A gateway that is bound to its address and accepts nobody yet.
 #[derive(Debug)]
@@ -74,7 +81,11 @@ impl Gateway {
         };
         let listener = match &config.listen {
             Listen::Tcp(address) => {
-                Listener::Tcp(TcpListener::bind(address).await.map_err(failed)?)
+                let listener = TcpListener::bind(address).await.map_err(failed)?;
+                SockRef::from(&listener)
+                    .set_send_buffer_size(SEND_BUFFER)
+                    .map_err(failed)?;
+                Listener::Tcp(listener)
             }
             Listen::Unix(path) => bind_unix(path.clone()).await.map_err(failed)?,
         };
@@ -100,6 +111,7 @@ impl Gateway {
         let connections = TaskTracker::new();
         let draining = self.current.draining().clone();
         let cut_off = CancellationToken::new();
+        let crowd = Crowd::default();
         let mut shutdown = pin!(shutdown);
         loop {
             let accepted = tokio::select! {
@@ -109,7 +121,15 @@ impl Gateway {
             match accepted {
                 Ok(stream) => {
                     let (current, cut_off) = (self.current.clone(), cut_off.clone());
-                    connections.spawn(serve_connection(stream, current, cut_off));
+                    let connection = Connection::new();
+                    let most = current.limits().max_connections;
+                    let Some(member) = crowd.enter(&connection, most) else {
+                        debug!("No room for a connection");
+                        continue;
+                    };
+                    connections.spawn(serve_connection(
+                        stream, connection, member, current, cut_off,
+                    ));
                 }
                 Err(error) => {
                     warn!(%error, "Accepting a connection failed");
@@ -148,23 +168,38 @@ impl fmt::Display for Gateway {
     }
 }
 
-async fn serve_connection(stream: Stream, current: Current, cut_off: CancellationToken) {
+async fn serve_connection(
+    stream: Stream,
+    connection: Connection,
+    _member: Member,
+    current: Current,
+    cut_off: CancellationToken,
+) {
     let _counted = Counted::new(current.metrics());
     let draining = current.draining().clone();
-    let io = ClientIo::new(stream);
-    let connection = io.connection();
+    let limits = current.limits();
+    let io = ClientIo::new(stream, connection.clone(), &limits);
     let hangup = io.hangup();
     let named = connection.clone();
+    let head_size = HeadSize::new(&limits);
     let service = current.map_request(move |mut request: http::Request<_>| {
         request.extensions_mut().insert(named.clone());
+        if let Some(too_large) = head_size.refuses(&request) {
+            request.extensions_mut().insert(too_large);
+        }
         request
     });
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        // ClientIo's time-outs; hyper's would also end idle connections.
-        .header_read_timeout(None)
-        .serve_connection(TokioIo::new(io), TowerToHyperService::new(service));
-    let mut served = pin!(served);
+    // Pinned where it is made: a connection is large, and would be kept twice.
+    let mut served = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            // ClientIo's time-outs; hyper's would also end idle connections.
+            .header_read_timeout(None)
+            // Whoever is told that there is no room gives it up.
+            .keep_alive(!connection.overcrowds())
+            .max_buf_size(buffer(&limits))
+            .serve_connection(TokioIo::new(io), TowerToHyperService::new(service))
+    );
     let to_the_end = async {
         tokio::select! {
             outcome = served.as_mut() => return outcome,
@@ -181,8 +216,22 @@ async fn serve_connection(stream: Stream, current: Current, cut_off: Cancellatio
             }
         }
         () = hangup => debug!("Client hung up"),
+        () = connection.evicted() => debug!("Making room for another connection"),
         () = cut_off.cancelled() => connection.reset_at_the_end(),
     }
+}
+
+/// How much of a head, a body or an answer lies in a connection's buffers at most. Whole heads have
+/// to fit in; more only keeps memory.
+fn buffer(limits: &Limits) -> usize {
+    /// The request line beside its target, and what ends the head.
+    const LINE: usize = 64;
+    const LEAST: usize = 64 * 1024;
+    limits
+        .max_header_size
+        .saturating_add(limits.max_target)
+        .saturating_add(LINE)
+        .max(LEAST)
 }
 
 // === impl Counted ===

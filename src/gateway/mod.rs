@@ -1,7 +1,7 @@
 //! The edge: who may talk, where a request goes, and every error as an answer.
 //!
 //! ```text
-//! socket ─► connection ─► catch panics ─► request id ─► observe ─► rescue ─► guard ─► routes ─► pipeline
+//! socket ─► connection ─► catch panics ─► request id ─► observe ─► rescue ─► head size ─► guard ─► routes ─► pipeline
 //! ```
 
 use std::{convert::Infallible, sync::Arc};
@@ -18,11 +18,14 @@ use tower_http::{
 };
 
 mod answer;
+mod bodies;
 mod connection;
+mod crowd;
 mod current;
 mod drain;
 mod final_text;
 mod guard;
+mod head_size;
 mod hold;
 mod inbound;
 mod listen;
@@ -31,6 +34,7 @@ mod outgoing;
 pub mod record;
 mod rescue;
 mod route;
+mod stall;
 mod stream;
 
 pub use self::{
@@ -40,7 +44,10 @@ pub use self::{
 
 use self::{
     answer::Answer,
+    bodies::Bodies,
     guard::Guard,
+    head_size::NotTooLarge,
+    inbound::Intake,
     observe::ObserveLayer,
     outgoing::Outgoing,
     rescue::RescueLayer,
@@ -57,7 +64,8 @@ type EdgeService = BoxCloneSyncService<Request<Incoming>, Response<Outgoing>, In
 
 /// The chain around the pipelines of `config`.
 ///
-/// Extensions: the accept loop adds the [`Connection`](connection::Connection); the request id is
+/// Extensions: the accept loop adds the [`Connection`](connection::Connection) and what is
+/// [`TooLarge`](head_size::TooLarge); the request id is
 /// added by tower-http; [`observe`] reads both and adds a
 /// [`Progress`](pacegate_layers::progress::Progress) for the pipeline.
 fn edge(
@@ -65,6 +73,7 @@ fn edge(
     pipelines: Vec<Pipeline>,
     metrics: &Arc<EdgeMetrics>,
     draining: &CancellationToken,
+    bodies: &Bodies,
 ) -> EdgeService {
     let mut registry = Registry::default();
     metrics.register(&mut registry);
@@ -91,7 +100,13 @@ fn edge(
                 max_hold: upstream.retry_on_429.max_hold,
             })
             .collect(),
-        max_body: config.max_body,
+        intake: Intake {
+            max_body: config.max_body,
+            max_bodies: config.limits.max_bodies,
+            idle_timeout: config.limits.body_idle_timeout,
+            timeout: config.limits.body_timeout,
+            bodies: bodies.clone(),
+        },
         registry,
         draining: draining.clone(),
     });
@@ -108,6 +123,7 @@ fn edge(
         // Errors become answers here; everything further in may fail.
         .layer(RescueLayer)
         // Before anything of the body is read.
+        .layer(FilterLayer::new(NotTooLarge))
         .layer(FilterLayer::new(Guard::new(config)))
         .service(routes);
     BoxCloneSyncService::new(service)

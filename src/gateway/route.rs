@@ -25,9 +25,10 @@ use tower::Service;
 use super::{
     answer::{X_PACEGATE_ERROR, full, json_response},
     connection::Connection,
+    crowd::Overcrowded,
     drain::{Draining, unless_begun, unless_queued},
     hold::{self, Hold},
-    inbound::{self, InboundError, Wish},
+    inbound::{self, InboundError, Intake, Wish},
 };
 use crate::{body::Body, config::Model, pipeline::SharedService};
 
@@ -49,7 +50,7 @@ pub(super) struct Routes(Arc<Table>);
 #[derive(Debug)]
 pub(super) struct Table {
     pub(super) upstreams: Vec<Route>,
-    pub(super) max_body: usize,
+    pub(super) intake: Intake,
     pub(super) registry: Registry,
     /// Cancelled once the process winds down.
     pub(super) draining: CancellationToken,
@@ -90,6 +91,8 @@ impl Routes {
         match path {
             HEALTHZ => return Ok(text("ok\n")),
             READYZ if self.0.draining.is_cancelled() => return Err(Draining.into()),
+            // One that only asks whether we are well may do so in any crowd.
+            _ if is_one_too_many(&request) => return Err(Overcrowded.into()),
             READYZ => return Ok(text("ready\n")),
             "/metrics" => return self.metrics(),
             "/v1/models" if matches!(*request.method(), Method::GET | Method::HEAD) => {
@@ -135,7 +138,7 @@ impl Routes {
         let body = if body.is_end_stream() {
             Bytes::new()
         } else {
-            unless_begun(inbound::collect(body, self.0.max_body), &self.0.draining).await?
+            unless_begun(self.0.intake.collect(body), &self.0.draining).await?
         };
         // SDKs post nothing at all to paths such as /batches/ID/cancel.
         let wish = if head.method == Method::POST && !body.is_empty() {
@@ -235,6 +238,11 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         Box::pin(self.clone().answer(request))
     }
+}
+
+fn is_one_too_many<B>(request: &Request<B>) -> bool {
+    let connection = request.extensions().get::<Connection>();
+    connection.is_some_and(Connection::overcrowds)
 }
 
 fn text(content: impl Into<Bytes>) -> Response<Body> {

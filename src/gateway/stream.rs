@@ -8,12 +8,18 @@ use std::{
     time::Duration,
 };
 
+use bytes::BufMut;
 use socket2::SockRef;
 use tokio::{
     io::{Interest, ReadBuf},
     net::{TcpStream, UnixStream},
     time::timeout,
 };
+
+/// hyper doubles a connection's buffer whenever a read fills it, beginning with 8 KiB, and keeps it
+/// for as long as the answer takes: a thousand streams would keep the size of their requests. A read
+/// that leaves one byte free never does.
+const MOST_AT_ONCE: usize = 8 * 1024 - 1;
 
 /// Where clients come from. Clones are the same socket.
 #[derive(Clone, Debug)]
@@ -32,11 +38,11 @@ impl Stream {
             let read = match self {
                 Self::Tcp(stream) => {
                     ready!(stream.poll_read_ready(cx))?;
-                    stream.try_read_buf(buf)
+                    stream.try_read_buf(&mut (&mut *buf).limit(MOST_AT_ONCE))
                 }
                 Self::Unix(stream) => {
                     ready!(stream.poll_read_ready(cx))?;
-                    stream.try_read_buf(buf)
+                    stream.try_read_buf(&mut (&mut *buf).limit(MOST_AT_ONCE))
                 }
             };
             match read {

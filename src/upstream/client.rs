@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri};
 use http_body_util::Full;
 use hyper_util::client::proxy::matcher::Matcher;
 use pacegate_layers::{error::BoxError, progress::Progress};
@@ -27,7 +27,7 @@ use super::{
     body::{ResponseBody, Source},
     connect::Connector,
     connections::{Connected, Connections},
-    error::{Broken, ClientError, HeadTimeout, Stage},
+    error::{Broken, ClientError, HeadTimeout, HeadTooLarge, Stage},
     exchange::{self, Failed, Outgoing},
     target::Target,
     tls,
@@ -39,6 +39,8 @@ use crate::config::{self, HttpVersion};
 pub struct ClientOptions {
     /// Which HTTP version to speak.
     pub http: HttpVersion,
+    /// The largest response head: what its fields take in HTTP/1.1, line ends included.
+    pub max_head: usize,
     /// The longest wait for a connection: name resolution, TCP, proxy and TLS together.
     pub connect_timeout: Duration,
     /// The longest wait for a response head once there is a connection.
@@ -91,6 +93,7 @@ impl ClientOptions {
     pub fn new(upstream: &config::Upstream, proxy: Matcher) -> Self {
         Self {
             http: upstream.http,
+            max_head: upstream.max_head,
             connect_timeout: upstream.connect_timeout,
             head_timeout: upstream.head_timeout,
             idle_timeout: upstream.idle_timeout,
@@ -226,6 +229,9 @@ impl Client {
                 (head, Source::H2)
             }
         };
+        if header_size(head.headers()) > options.max_head {
+            return Err(Failed::HeadTooLarge);
+        }
         let (head, incoming) = head.into_parts();
         let mut body = ResponseBody::new(incoming, source, timer, options.idle_timeout);
         poll_fn(|cx| {
@@ -238,7 +244,12 @@ impl Client {
 
     fn explain(&self, failed: Failed, target: &Target) -> BoxError {
         let address = target.base.origin.address();
+        let too_large = HeadTooLarge {
+            most: bytesize::ByteSize(self.0.options.max_head as u64),
+        };
         match failed {
+            Failed::HeadTooLarge => too_large.into(),
+            Failed::Broken(source) if source.is_parse_too_large() => too_large.into(),
             Failed::Broken(source) => Broken { address, source }.into(),
             Failed::TimedOut => HeadTimeout {
                 address,
@@ -251,6 +262,14 @@ impl Client {
             ),
         }
     }
+}
+
+/// `name: value` and a line end each, and one more at the end.
+fn header_size(headers: &HeaderMap) -> usize {
+    let field = |(name, value): (&HeaderName, &HeaderValue)| {
+        name.as_str().len() + value.len() + ": \r\n".len()
+    };
+    headers.iter().map(field).sum::<usize>() + "\r\n".len()
 }
 
 impl Service<Request<Full<Bytes>>> for Client {
@@ -306,6 +325,7 @@ mod tests {
         let base = format!("http://{}/v1", server.local_addr().unwrap());
         let options = ClientOptions {
             http: HttpVersion::Auto,
+            max_head: 64 * 1024,
             connect_timeout: Duration::from_secs(5),
             head_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(5),

@@ -43,6 +43,7 @@ pub(super) struct Connector {
     pub(super) origin: Origin,
     pub(super) route: Route,
     pub(super) http: HttpVersion,
+    pub(super) max_head: usize,
     pub(super) timeout: Duration,
     tls: Arc<ClientConfig>,
 }
@@ -69,6 +70,7 @@ impl Connector {
             route: Route::choose(&options.proxy, base, options.http)?,
             origin: base.origin.clone(),
             http: options.http,
+            max_head: options.max_head,
             timeout: options.connect_timeout,
             tls,
         })

@@ -106,15 +106,18 @@ impl Connections {
     async fn open(&self, stage: &mut Stage) -> Result<Connected, BoxError> {
         let stream = self.connector.connect(stage).await?;
         let open = Open::new(&self.open);
+        let max_head = self.connector.max_head;
         let h2 = self.connector.speaks_h2(&stream);
         if self.connector.http == HttpVersion::Auto {
             self.speaks_h1.store(!h2, Ordering::Relaxed);
         }
         if !h2 {
-            return Ok(Connected::H1(h1::Connection::new(stream, open).await?));
+            return Ok(Connected::H1(
+                h1::Connection::new(stream, max_head, open).await?,
+            ));
         }
         *stage = Stage::Http2;
-        let sender = h2::handshake(stream, open, &self.tasks).await?;
+        let sender = h2::handshake(stream, max_head, open, &self.tasks).await?;
         self.shared.replace(sender.clone());
         Ok(Connected::H2(sender))
     }

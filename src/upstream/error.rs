@@ -101,6 +101,14 @@ pub struct HeadTimeout {
     pub after: Duration,
 }
 
+/// The head of the response is larger than `max-head`; the upstream has acted on the request.
+#[derive(Debug, thiserror::Error)]
+#[error("the head of the upstream's response is larger than max-head allows ({most})")]
+pub struct HeadTooLarge {
+    /// `max-head`.
+    pub most: bytesize::ByteSize,
+}
+
 /// The connection broke, or something that is not HTTP came, before a response head; the upstream
 /// may have acted on the request.
 #[derive(Debug, thiserror::Error)]

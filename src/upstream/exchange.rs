@@ -22,6 +22,8 @@ pub(super) type Outgoing = Request<Full<Bytes>>;
 pub(super) enum Failed {
     /// The connection broke; the upstream may have seen the request.
     Broken(hyper::Error),
+    /// A head came that is too large.
+    HeadTooLarge,
     /// The deadline passed; the upstream has probably seen the request.
     TimedOut,
     /// The connection was over before the first byte was written. Boxed for its size.

@@ -31,12 +31,25 @@ pub(super) struct Connection {
 /// Counts a connection as open while it lives.
 pub(super) struct Open(Arc<AtomicUsize>);
 
+/// A head has to fit into the buffer whole, with its status line.
+const STATUS_LINE: usize = 1024;
+
+/// hyper takes no less.
+const LEAST_BUFFER: usize = 8192;
+
 // === impl Connection ===
 
 impl Connection {
     /// Prepares `stream` for requests; nothing is written yet.
-    pub(super) async fn new(stream: Stream, open: Open) -> hyper::Result<Box<Self>> {
-        let (sender, driver) = http1::handshake(stream).await?;
+    pub(super) async fn new(
+        stream: Stream,
+        max_head: usize,
+        open: Open,
+    ) -> hyper::Result<Box<Self>> {
+        let (sender, driver) = http1::Builder::new()
+            .max_buf_size(max_head.saturating_add(STATUS_LINE).max(LEAST_BUFFER))
+            .handshake(stream)
+            .await?;
         Ok(Box::new(Self {
             sender,
             driver,

@@ -63,11 +63,13 @@ impl Shared {
 /// Begins HTTP/2 on `stream` and leaves it to a task on `tasks`.
 pub(super) async fn handshake(
     stream: Stream,
+    max_head: usize,
     open: Open,
     tasks: &TaskTracker,
 ) -> hyper::Result<Sender> {
     let (sender, connection) = http2::Builder::new(Tracked(tasks.clone()))
         .timer(TokioTimer::new())
+        .max_header_list_size(u32::try_from(max_head).unwrap_or(u32::MAX))
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .handshake(stream)

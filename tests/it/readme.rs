@@ -81,8 +81,10 @@ fn every_key_of_the_annotated_default_is_there_in_its_order_with_its_default() {
     let mut settings = Vec::new();
     for line in read("config/pacegate.toml").lines() {
         let line = line.strip_prefix('#').unwrap_or(line);
-        if let Some(name) = line.strip_prefix("[upstream.") {
-            table = name.replace(']', ".");
+        if line == "[[upstream]]" {
+            table.clear();
+        } else if let Some(name) = line.strip_prefix('[') {
+            table = name.trim_start_matches("upstream.").replace(']', ".");
         } else if let Some((key, default)) = line.split_once(" = ")
             && !key.contains(' ')
         {

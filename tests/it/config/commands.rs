@@ -128,16 +128,27 @@ fn config_show_prints_every_value_and_where_it_came_from() {
     ]);
     assert_eq!(code, Some(0), "{printed}");
     assert_snapshot!(printed, @r#"
-    listen          = "127.0.0.1:7223"                          # built-in
-    client-keys     = [{ env = "NOT_SET" }]                     # mine.toml:1
-    allowed-hosts   = []                                        # built-in
-    allowed-origins = []                                        # built-in
-    max-body        = "32MiB"                                   # built-in
-    drain-timeout   = "8s"                                      # built-in
-    workers         = 1                                         # built-in
-    state-dir       = "${XDG_STATE_HOME:-~/.local/state}/pacegate"  # built-in
-    log.level       = "warn"                                    # --log-level
-    log.format      = "auto"                                    # built-in
+    listen                    = "127.0.0.1:7223"                          # built-in
+    client-keys               = [{ env = "NOT_SET" }]                     # mine.toml:1
+    allowed-hosts             = []                                        # built-in
+    allowed-origins           = []                                        # built-in
+    max-body                  = "32MiB"                                   # built-in
+    drain-timeout             = "8s"                                      # built-in
+    workers                   = 1                                         # built-in
+    state-dir                 = "${XDG_STATE_HOME:-~/.local/state}/pacegate"  # built-in
+    log.level                 = "warn"                                    # --log-level
+    log.format                = "auto"                                    # built-in
+    limits.max-connections    = 512                                       # built-in
+    limits.max-header-fields  = 64                                        # built-in
+    limits.max-header-size    = "32KiB"                                   # built-in
+    limits.max-target         = "8KiB"                                    # built-in
+    limits.max-bodies         = "256MiB"                                  # built-in
+    limits.first-byte-timeout = "10s"                                     # built-in
+    limits.header-timeout     = "10s"                                     # built-in
+    limits.keep-alive-timeout = "310s"                                    # built-in
+    limits.body-idle-timeout  = "30s"                                     # built-in
+    limits.body-timeout       = "120s"                                    # built-in
+    limits.write-timeout      = "60s"                                     # built-in
 
     [[upstream]]
     name                         = "mine"                                    # mine.toml:4
@@ -147,6 +158,7 @@ fn config_show_prints_every_value_and_where_it_came_from() {
     models                       = []                                        # built-in
     pipeline                     = ["header-align", "retry-on-429", "jitter-throttle", "bearer-auth"]  # built-in
     http                         = "auto"                                    # built-in
+    max-head                     = "64KiB"                                   # built-in
     connect-timeout              = "10s"                                     # built-in
     head-timeout                 = "300s"                                    # built-in
     idle-timeout                 = "300s"                                    # built-in

@@ -25,6 +25,7 @@ mod guard;
 mod headers;
 mod leaving;
 mod lifecycle;
+mod limits;
 mod oddities;
 mod pacing;
 mod panics;

@@ -41,7 +41,7 @@ impl Gateway {
     }
 
     /// Starts with `config`, whose relative paths are those of `folder`. Where it says nothing of
-    /// `listen`, any free port is taken.
+    /// `listen`, any free port is taken; where of `log`, all of it is.
     pub(crate) fn start_in(folder: TempDir, config: &str) -> Self {
         let mut child = serve(folder.path(), config)
             .stdout(Stdio::piped())
@@ -241,7 +241,11 @@ fn write_config(folder: &Path, config: &str) -> PathBuf {
     } else {
         "listen = \"127.0.0.1:0\"\n"
     };
-    let log = "log = { level = \"debug\", format = \"json\" }\n";
+    let log = if config.contains("log =") {
+        ""
+    } else {
+        "log = { level = \"debug\", format = \"json\" }\n"
+    };
     let path = folder.join("pacegate.toml");
     // In one piece: it may be read at any moment.
     let half = folder.join("pacegate.toml.half");

@@ -189,6 +189,7 @@ impl Certificate {
 pub(crate) fn options() -> ClientOptions {
     ClientOptions {
         http: HttpVersion::Auto,
+        max_head: 64 * 1024,
         connect_timeout: LONG,
         head_timeout: LONG,
         idle_timeout: LONG,
