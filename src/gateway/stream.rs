@@ -17,9 +17,9 @@ use tokio::{
 };
 
 /// hyper doubles a connection's buffer whenever a read fills it, beginning with 8 KiB, and keeps it
-/// for as long as the answer takes: a thousand streams would keep the size of their requests. A read
-/// that leaves one byte free never does.
-const MOST_AT_ONCE: usize = 8 * 1024 - 1;
+/// for as long as the answer takes: a thousand streams would keep the size of their requests. Reads
+/// of half of it never fill it.
+const MOST_AT_ONCE: usize = 4 * 1024;
 
 /// Where clients come from. Clones are the same socket.
 #[derive(Clone, Debug)]

@@ -20,6 +20,7 @@ use crate::support::{
     gateway::{Gateway, PATIENCE, upstream},
 };
 
+mod crowd;
 mod failures;
 mod guard;
 mod headers;
@@ -32,6 +33,8 @@ mod panics;
 mod reload;
 mod routing;
 mod sessions;
+mod slow;
+mod storm;
 mod streams;
 mod tls;
 mod tokens;

@@ -147,9 +147,12 @@ impl Gateway {
         Metrics(self.get("/metrics").await.text().to_owned())
     }
 
-    /// Its process.
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
+    /// How much of its memory is resident.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.unwrap().split_whitespace().next();
+        number.unwrap().parse().unwrap()
     }
 
     /// Asks it to end.
@@ -164,7 +167,7 @@ impl Gateway {
     }
 
     fn signal(&self, name: &str) {
-        let id = self.id().to_string();
+        let id = self.child.id().to_string();
         let kill = Command::new("kill").args([name, &id]).status().unwrap();
         assert!(kill.success());
     }

@@ -1,0 +1,73 @@
+//! A thousand streams at once, and what they weigh.
+
+use futures_util::{StreamExt, stream};
+use pacegate::simulator::Options;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use super::{dial, request, simulator};
+use crate::support::gateway::{Gateway, PATIENCE, upstream};
+
+const STREAMS: usize = 1000;
+
+/// What the issue allows, in KiB.
+const MOST_RESIDENT: u64 = 40 * 1024;
+
+async fn begin(gateway: &Gateway) -> TcpStream {
+    let filling = "x".repeat(1000);
+    let body = format!(r#"{{"model":"m","messages":"{filling}","stream":true}}"#);
+    let chat = request(
+        "POST /v1/chat/completions",
+        "content-type: application/json\r\n",
+        &body,
+    );
+    let mut client = dial(gateway).await;
+    client.write_all(&chat).await.unwrap();
+    let mut read = Vec::new();
+    while !read.windows(6).any(|it| it == b"data: ") {
+        let more = timeout(PATIENCE, client.read_buf(&mut read)).await;
+        assert_ne!(more.expect("no stream").unwrap(), 0);
+    }
+    assert!(read.starts_with(b"HTTP/1.1 200 OK\r\n"));
+    client
+}
+
+#[tokio::test]
+async fn a_thousand_open_streams_take_forty_megabytes_at_most() {
+    // Each is a descriptor on both sides of the simulator and of the clients, all in this process.
+    pacegate::descriptors::raise_limit().unwrap();
+    let simulator = simulator(Options {
+        faults: vec!["stall@1".parse().unwrap(); STREAMS],
+        ..Options::default()
+    })
+    .await;
+    let limits = "[limits]\nmax-connections = 1100\n";
+    let quiet = "log = { level = \"warn\", format = \"json\" }\n".to_owned();
+    let all = format!("jitter-throttle.concurrency = {STREAMS}");
+    let gateway = Gateway::start(&(quiet + &upstream(&simulator.base_url(), &all) + limits));
+    gateway.metrics().await;
+    let before = gateway.resident_kib();
+    let streams: Vec<_> = stream::iter(0..STREAMS)
+        .map(|_| begin(&gateway))
+        .buffer_unordered(20)
+        .collect()
+        .await;
+    let metrics = gateway.metrics().await;
+    assert_eq!(
+        metrics.sum("pacegate_requests_in_flight"),
+        STREAMS as u64 + 1
+    );
+    let after = gateway.resident_kib();
+    println!("{before} KiB before, {after} KiB with {STREAMS} streams");
+    // A debug build weighs 20 MiB before the first of them.
+    let weight = if cfg!(debug_assertions) {
+        after - before
+    } else {
+        after
+    };
+    assert!(weight <= MOST_RESIDENT, "{before} KiB before, {after} KiB");
+    drop(streams);
+}
