@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     body::Body,
-    upstream::error::{Broken, CertificateError, ConnectError, HeadTimeout},
+    upstream::error::{Broken, CertificateError, ConnectError, HeadTimeout, Switched},
 };
 
 /// Says that pacegate itself made this answer, and why.
@@ -214,6 +214,12 @@ fn known(cause: &(dyn StdError + 'static)) -> Option<Answer> {
                 "the upstream cannot be reached; the request was not sent",
             ))
         });
+    }
+    if cause.is::<Switched>() {
+        return Some(unreachable(
+            "the upstream answered in another protocol than HTTP, which nobody asked for; check \
+             base-url",
+        ));
     }
     if cause.is::<Broken>() {
         return Some(unreachable(

@@ -27,7 +27,7 @@ use super::{
     body::{ResponseBody, Source},
     connect::Connector,
     connections::{Connected, Connections},
-    error::{Broken, ClientError, HeadTimeout, Stage},
+    error::{Broken, ClientError, HeadTimeout, Stage, Switched},
     exchange::{self, Failed, Outgoing},
     target::Target,
     tls,
@@ -240,6 +240,7 @@ impl Client {
         let address = target.base.origin.address();
         match failed {
             Failed::Broken(source) => Broken { address, source }.into(),
+            Failed::Switched => Switched { address }.into(),
             Failed::TimedOut => HeadTimeout {
                 address,
                 after: self.0.options.head_timeout,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::{body::Incoming, client::conn::TrySendError};
 use tokio::time::Sleep;
@@ -22,6 +22,8 @@ pub(super) type Outgoing = Request<Full<Bytes>>;
 pub(super) enum Failed {
     /// The connection broke; the upstream may have seen the request.
     Broken(hyper::Error),
+    /// The upstream wants to speak another protocol, which nobody asked for.
+    Switched,
     /// The deadline passed; the upstream has probably seen the request.
     TimedOut,
     /// The connection was over before the first byte was written. Boxed for its size.
@@ -54,6 +56,8 @@ pub(super) async fn head(
     })
     .await;
     match outcome {
+        // What comes behind it is no HTTP, so the connection goes, too.
+        Some(Ok(head)) if head.status() == StatusCode::SWITCHING_PROTOCOLS => Err(Failed::Switched),
         Some(Ok(head)) => Ok((head, connection)),
         // For HTTP/2 hyper does not tell a stream that was refused unprocessed from one that
         // broke, so there too only a request that never left the queue comes back.
