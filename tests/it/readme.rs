@@ -56,7 +56,7 @@ fn every_toml_block_is_a_config_that_can_be_used() {
         let home = tempfile::tempdir().unwrap();
         let file = home.path().join("pacegate.toml");
         fs::write(&file, &block).unwrap();
-        let secret = "0123456789abcdef0123456789abcdef";
+        let secret = "9f1c0b7ae35d48264ac1e7f09b6d2358";
         let output = Command::new(env!("CARGO_BIN_EXE_pacegate"))
             .args(["check", "--config"])
             .arg(&file)
