@@ -20,6 +20,7 @@ mod notice;
 mod order;
 mod origin;
 mod platform;
+mod response_headers;
 mod secret;
 mod server;
 mod source;
@@ -130,6 +131,8 @@ pub struct Upstream {
     pub idle_timeout: Duration,
     /// Whom to trust.
     pub tls: Tls,
+    /// What of an answer's header goes to the client.
+    pub response_headers: ResponseHeaders,
     /// Where the token comes from.
     pub credentials: Credentials,
     /// Settings of `header-align`.
@@ -197,6 +200,15 @@ pub enum Roots {
     Bundled,
     /// The operating system's.
     System,
+}
+
+/// Fields of answers that go through to the client.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ResponseHeaders {
+    /// By their names.
+    pub names: Vec<HeaderName>,
+    /// By how their names begin, in lower case.
+    pub prefixes: Vec<String>,
 }
 
 /// Where an upstream's token comes from.

@@ -30,6 +30,7 @@ mod observe;
 mod outgoing;
 pub mod record;
 mod rescue;
+mod response_headers;
 mod route;
 
 pub use self::listen::{BindError, Gateway};
@@ -40,6 +41,7 @@ use self::{
     observe::ObserveLayer,
     outgoing::Outgoing,
     rescue::RescueLayer,
+    response_headers::Passing,
     route::{Route, Routes, Table},
 };
 use crate::{
@@ -79,6 +81,7 @@ fn edge(config: &Config, pipelines: Vec<Pipeline>) -> (EdgeService, Routes, Arc<
                 models: upstream.models.clone(),
                 pipeline: pipeline.service.clone(),
                 gate: pipeline.gate.clone(),
+                passing: Passing::new(&upstream.response_headers),
                 max_hold: upstream.retry_on_429.max_hold,
             })
             .collect(),

@@ -25,10 +25,11 @@ use serde_json::json;
 use tower::Service;
 
 use super::{
-    answer::{Answer, X_PACEGATE_ERROR, full, json_response},
+    answer::{Answer, full, json_response},
     connection::Connection,
     hold::{self, Hold},
     inbound::{self, InboundError, Wish},
+    response_headers::Passing,
 };
 use crate::{body::Body, config::Model, pipeline::SharedService};
 
@@ -62,6 +63,7 @@ pub(super) struct Route {
     pub(super) models: Vec<Model>,
     pub(super) pipeline: SharedService,
     pub(super) gate: Option<Gate>,
+    pub(super) passing: Passing,
     pub(super) max_hold: Duration,
 }
 
@@ -171,9 +173,7 @@ impl Routes {
         let mut response = hold::hold(call, hold).await?;
         // The version was that of the upstream's connection; the client's has its own.
         *response.version_mut() = Version::HTTP_11;
-        strip_hop_by_hop(response.headers_mut());
-        // Only what is refused here may say so.
-        response.headers_mut().remove(X_PACEGATE_ERROR);
+        route.passing.sift(response.headers_mut());
         Ok(response)
     }
 

@@ -413,6 +413,6 @@ fn reports_every_problem_at_once() {
     pacegate.toml:5: upstream[0].http: expected one of auto, h1, h2, found "h3"
       hint: known are: auto, h1, h2
     pacegate.toml:6: upstream[0].bogus: unknown key
-      hint: known are: name, preset, base-url, dialect, models, pipeline, http, connect-timeout, head-timeout, idle-timeout, tls, credentials, header-align, retry-on-429, token-refresh, jitter-throttle
+      hint: known are: name, preset, base-url, dialect, models, pipeline, http, connect-timeout, head-timeout, idle-timeout, tls, response-headers, credentials, header-align, retry-on-429, token-refresh, jitter-throttle
     "#);
 }

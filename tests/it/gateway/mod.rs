@@ -23,6 +23,7 @@ use crate::support::{
 mod failures;
 mod guard;
 mod headers;
+mod leaks;
 mod leaving;
 mod lifecycle;
 mod oddities;
