@@ -45,6 +45,8 @@ pub(crate) use units::show as show_duration;
 pub struct Config {
     /// Where clients connect.
     pub listen: Listen,
+    /// With which certificate, if clients connect over TLS.
+    pub listen_tls: Option<ListenTls>,
     /// What clients must send as their API key; empty only on loopback and Unix sockets.
     pub client_keys: Vec<SecretString>,
     /// `Host` names accepted beyond the loopback ones.
@@ -71,6 +73,15 @@ pub enum Listen {
     Tcp(SocketAddr),
     /// A Unix socket.
     Unix(PathBuf),
+}
+
+/// The certificate that clients get to see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenTls {
+    /// A PEM file with the certificate, and those that lead from it to a root.
+    pub cert_file: PathBuf,
+    /// A PEM file with its private key.
+    pub key_file: PathBuf,
 }
 
 impl fmt::Display for Listen {

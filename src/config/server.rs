@@ -7,7 +7,7 @@ use secrecy::ExposeSecret;
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    Config, Listen, Log, LogFormat,
+    Config, Listen, ListenTls, Log, LogFormat,
     cursor::{Cursor, Secrets},
     expand,
     origin::Origin,
@@ -23,6 +23,7 @@ pub(super) fn config(cursor: &Cursor<'_>) -> Option<Config> {
     let mut fields = cursor.fields()?;
     let listen_at = fields.required("listen");
     let listen = listen_at.as_ref().and_then(listen);
+    let listen_tls = fields.maybe("listen-tls", |at| listen_tls(at, listen.as_ref()));
     let keys = fields
         .required("client-keys")
         .and_then(|keys| keys.list(|key| Some((key.clone(), secret::read(key)?))));
@@ -50,6 +51,7 @@ pub(super) fn config(cursor: &Cursor<'_>) -> Option<Config> {
 
     Some(Config {
         listen: listen?,
+        listen_tls: listen_tls?,
         client_keys: keys?.into_iter().map(|(_, key)| key.value).collect(),
         allowed_hosts: allowed_hosts?,
         allowed_origins: allowed_origins?,
@@ -75,6 +77,23 @@ fn listen(cursor: &Cursor<'_>) -> Option<Listen> {
             |text| text.parse::<SocketAddr>().ok(),
         )
         .map(Listen::Tcp)
+}
+
+fn listen_tls(cursor: &Cursor<'_>, listen: Option<&Listen>) -> Option<ListenTls> {
+    if let Some(Listen::Unix(_)) = listen {
+        return cursor.refuse(
+            "a Unix socket has no TLS",
+            "delete it: what goes over the socket does not leave this machine",
+        );
+    }
+    let mut fields = cursor.fields()?;
+    let cert_file = fields.required("cert-file").and_then(|file| file.file());
+    let key_file = fields.required("key-file").and_then(|file| file.file());
+    fields.finish();
+    Some(ListenTls {
+        cert_file: cert_file?,
+        key_file: key_file?,
+    })
 }
 
 /// Whoever can connect can spend the account: beyond this machine only a key that cannot be

@@ -112,6 +112,10 @@ impl Connection {
         self.0.broken.store(true, Ordering::Relaxed);
     }
 
+    fn is_broken(&self) -> bool {
+        self.0.broken.load(Ordering::Relaxed)
+    }
+
     fn set(&self, phase: Phase) {
         self.0.phase.store(phase as u8, Ordering::Relaxed);
     }
@@ -140,6 +144,11 @@ impl ClientIo {
 
     pub(super) fn connection(&self) -> Connection {
         self.connection.clone()
+    }
+
+    /// Whether an answer broke off.
+    pub(super) fn is_broken(&self) -> bool {
+        self.connection.is_broken()
     }
 
     /// Resolves when the client has hung up during a long answer.
@@ -227,7 +236,7 @@ impl AsyncWrite for ClientIo {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.connection.0.broken.load(Ordering::Relaxed) {
+        if self.is_broken() {
             // No orderly end; the socket is reset when it is dropped.
             return Poll::Ready(Ok(()));
         }
@@ -303,10 +312,7 @@ impl Stream {
 
 impl Drop for ClientIo {
     fn drop(&mut self) {
-        if let (true, Stream::Tcp(stream)) = (
-            self.connection.0.broken.load(Ordering::Relaxed),
-            &self.stream,
-        ) {
+        if let (true, Stream::Tcp(stream)) = (self.is_broken(), &self.stream) {
             // If it fails the client sees a FIN in the middle of a chunked body: an error too.
             let _best_effort = stream.set_zero_linger();
         }

@@ -1,18 +1,18 @@
 //! The accept loop, from binding to the end of the last answer.
 
-use std::{
-    fmt, fs, io, os::unix::fs::PermissionsExt, path::PathBuf, pin::pin, sync::Arc, time::Duration,
-};
+use std::{fmt, io, pin::pin, sync::Arc, time::Duration};
 
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, UnixListener},
     time::sleep,
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 use tracing::{debug, info, warn};
@@ -22,6 +22,9 @@ use super::{
     connection::{ClientIo, Stream},
     edge,
     route::Routes,
+    tls::{self, ListenTlsError},
+    transport::Transport,
+    unix_socket::{self, SocketFile},
 };
 use crate::{
     config::{Config, Listen},
@@ -36,6 +39,7 @@ const PAUSE_AFTER_ACCEPT_ERROR: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Gateway {
     listener: Listener,
+    tls: Option<Arc<ServerConfig>>,
     edge: EdgeService,
     routes: Routes,
     metrics: Arc<EdgeMetrics>,
@@ -47,16 +51,20 @@ enum Listener {
     Unix(UnixListener, SocketFile),
 }
 
-/// Removes the socket's file when dropped.
-#[derive(Debug)]
-struct SocketFile(PathBuf);
-
-/// The address cannot be listened on.
+/// Clients cannot be listened for.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {source}\n  hint: {}", hint(source))]
-pub struct BindError {
-    address: String,
-    source: io::Error,
+pub enum BindError {
+    /// Not on that address.
+    #[error("cannot listen on {address}: {source}\n  hint: {}", hint(source))]
+    Address {
+        /// As configured.
+        address: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// See [`ListenTlsError`].
+    #[error(transparent)]
+    Tls(#[from] ListenTlsError),
 }
 
 // === impl Gateway ===
@@ -66,9 +74,14 @@ impl Gateway {
     ///
     /// # Errors
     ///
-    /// [`BindError`] if the address is taken or not ours.
+    /// [`BindError`] if the address is taken or not ours, or a certificate cannot be used.
     pub async fn bind(config: &Config, pipelines: Vec<Pipeline>) -> Result<Self, BindError> {
-        let failed = |source| BindError {
+        let tls = config
+            .listen_tls
+            .as_ref()
+            .map(tls::server_config)
+            .transpose()?;
+        let failed = |source| BindError::Address {
             address: config.listen.to_string(),
             source,
         };
@@ -76,11 +89,15 @@ impl Gateway {
             Listen::Tcp(address) => {
                 Listener::Tcp(TcpListener::bind(address).await.map_err(failed)?)
             }
-            Listen::Unix(path) => bind_unix(path.clone()).await.map_err(failed)?,
+            Listen::Unix(path) => {
+                let (listener, file) = unix_socket::bind(path.clone()).await.map_err(failed)?;
+                Listener::Unix(listener, file)
+            }
         };
         let (edge, routes, metrics) = edge(config, pipelines);
         Ok(Self {
             listener,
+            tls,
             edge,
             routes,
             metrics,
@@ -105,6 +122,7 @@ impl Gateway {
                 Ok(stream) => {
                     let connection = serve_connection(
                         stream,
+                        self.tls.clone().map(TlsAcceptor::from),
                         self.edge.clone(),
                         Arc::clone(&self.metrics),
                         drain.clone(),
@@ -133,7 +151,8 @@ impl fmt::Display for Gateway {
         match &self.listener {
             Listener::Tcp(listener) => {
                 let address = listener.local_addr().map_err(|_| fmt::Error)?;
-                write!(f, "http://{address}")
+                let scheme = if self.tls.is_some() { "https" } else { "http" };
+                write!(f, "{scheme}://{address}")
             }
             Listener::Unix(_, file) => write!(f, "unix:{}", file.0.display()),
         }
@@ -142,11 +161,11 @@ impl fmt::Display for Gateway {
 
 async fn serve_connection(
     stream: Stream,
+    tls: Option<TlsAcceptor>,
     edge: EdgeService,
     metrics: Arc<EdgeMetrics>,
     drain: CancellationToken,
 ) {
-    metrics.connections.inc();
     let io = ClientIo::new(stream);
     let connection = io.connection();
     let hangup = io.hangup();
@@ -154,6 +173,25 @@ async fn serve_connection(
         request.extensions_mut().insert(connection.clone());
         request
     });
+    let transport = match tls {
+        None => Transport::Plain(io),
+        Some(tls) => {
+            // The time-out for a first head is also this one's.
+            let accepted = tokio::select! {
+                accepted = tls.accept(io) => accepted,
+                () = drain.cancelled() => return,
+            };
+            match accepted {
+                Ok(stream) => Transport::Tls(Box::new(stream)),
+                Err(error) => {
+                    debug!(%error, "TLS handshake failed");
+                    return;
+                }
+            }
+        }
+    };
+    metrics.connections.inc();
+    let io = transport;
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         // ClientIo's time-outs; hyper's would also end idle connections.
@@ -194,35 +232,6 @@ impl Listener {
                 Ok(Stream::Unix(Arc::new(stream)))
             }
         }
-    }
-}
-
-/// Binds to a socket file that only its owner may use. A file that a crashed process left behind,
-/// on which nobody listens, is replaced.
-async fn bind_unix(path: PathBuf) -> io::Result<Listener> {
-    let listener = match UnixListener::bind(&path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(&path).await => {
-            fs::remove_file(&path)?;
-            UnixListener::bind(&path)?
-        }
-        bound => bound?,
-    };
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-    Ok(Listener::Unix(listener, SocketFile(path)))
-}
-
-async fn is_stale(path: &PathBuf) -> bool {
-    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-    tokio::net::UnixStream::connect(path)
-        .await
-        .err()
-        .is_some_and(refused)
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        // Already gone is as good.
-        let _gone = fs::remove_file(&self.0);
     }
 }
 

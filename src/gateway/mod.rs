@@ -32,8 +32,14 @@ pub mod record;
 mod rescue;
 mod response_headers;
 mod route;
+mod tls;
+mod transport;
+mod unix_socket;
 
-pub use self::listen::{BindError, Gateway};
+pub use self::{
+    listen::{BindError, Gateway},
+    tls::ListenTlsError,
+};
 
 use self::{
     answer::Answer,
