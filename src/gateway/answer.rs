@@ -38,6 +38,7 @@ pub(super) struct Answer {
     code: &'static str,
     message: String,
     retry_after: Option<Duration>,
+    close: bool,
 }
 
 // === impl Answer ===
@@ -65,7 +66,14 @@ impl Answer {
             code,
             message,
             retry_after: None,
+            close: false,
         }
+    }
+
+    /// Ends the connection behind the answer.
+    fn close(mut self) -> Self {
+        self.close = true;
+        self
     }
 
     fn retry_after(mut self, estimate: Duration) -> Self {
@@ -122,6 +130,9 @@ impl Answer {
         let mut response = json_response(self.status, &document);
         let headers = response.headers_mut();
         headers.insert(X_PACEGATE_ERROR, HeaderValue::from_static(self.code));
+        if self.close {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         if let Some(estimate) = self.retry_after {
             headers.insert(
                 header::RETRY_AFTER,
@@ -153,14 +164,16 @@ pub(super) fn full(data: impl Into<Bytes>) -> Body {
 /// The table: what each cause that an edge or a pipeline can name means to a client.
 fn known(cause: &(dyn StdError + 'static)) -> Option<Answer> {
     if let Some(denied) = cause.downcast_ref::<Denied>() {
-        return Some(Answer::new(
-            denied.status(),
-            denied.code(),
-            denied.to_string(),
-        ));
+        // Whoever may not talk gets no second try on the same connection.
+        return Some(Answer::new(denied.status(), denied.code(), denied.to_string()).close());
     }
     if let Some(error) = cause.downcast_ref::<InboundError>() {
-        return Some(Answer::new(error.status(), error.code(), error.to_string()));
+        let answer = Answer::new(error.status(), error.code(), error.to_string());
+        // Where the next request would begin, nobody can tell.
+        return Some(match error {
+            InboundError::Malformed(_) => answer.close(),
+            _ => answer,
+        });
     }
     if let Some(error) = cause.downcast_ref::<NoRoute>() {
         return Some(Answer::new(
@@ -297,7 +310,7 @@ fn whole_seconds(estimate: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{final_text::RETRIED, inbound},
+        super::{final_text::RETRIED, framing, inbound},
         *,
     };
 
@@ -311,8 +324,10 @@ mod tests {
             Denied::HostMissing,
             Denied::Method,
             Denied::Origin,
+            Denied::Preflight,
             Denied::Target,
         ];
+        let malformed = framing::all().map(Denied::Malformed);
         let columns = (0..600).map(|column| {
             let body = format!("{{{}x", " ".repeat(column));
             inbound::wish(body.as_bytes()).unwrap_err()
@@ -333,7 +348,10 @@ mod tests {
             all.push(Box::new(Refused::QuotaExhausted { reset }));
             all.push(Box::new(Exhausted { reset: Some(reset) }));
         }
+        let denials = denials.into_iter().chain(malformed);
         all.extend(denials.map(|denied| Box::new(denied) as _));
+        let malformed = framing::all().map(InboundError::Malformed);
+        all.extend(malformed.map(|error| Box::new(error) as _));
         all.extend(columns.chain(sizes).map(|error| Box::new(error) as _));
         all
     }
@@ -344,7 +362,7 @@ mod tests {
             let response = Answer::from_error(&*refusal).into_response();
             let status = response.status();
             assert!(
-                [400, 401, 403, 404, 405, 413, 415].contains(&status.as_u16()),
+                [400, 401, 403, 404, 405, 413, 414, 415, 431].contains(&status.as_u16()),
                 "{refusal}: {status}"
             );
             let body = response.into_body().collect().await.unwrap().to_bytes();

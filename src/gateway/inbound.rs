@@ -9,6 +9,8 @@ use pacegate_layers::error::BoxError;
 use serde::{Deserialize, Deserializer};
 use tokio::time::timeout;
 
+use super::framing::Violation;
+
 /// A client that sends nothing of its body for this long has gone.
 const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -23,6 +25,8 @@ pub(super) enum InboundError {
     Broken(#[source] BoxError),
     #[error("the request body stopped arriving; send it again")]
     Idle,
+    #[error(transparent)]
+    Malformed(Violation),
     #[error("the request body names no model; expected a string under \"model\"")]
     NoModel,
     #[error("the request body is not a JSON object: {0}")]
@@ -48,6 +52,7 @@ impl InboundError {
         match self {
             Self::Broken(_) | Self::NoModel | Self::NotJson(_) => StatusCode::BAD_REQUEST,
             Self::Idle => StatusCode::REQUEST_TIMEOUT,
+            Self::Malformed(violation) => violation.status(),
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
         }
     }
@@ -55,6 +60,7 @@ impl InboundError {
     pub(super) fn code(&self) -> &'static str {
         match self {
             Self::Broken(_) | Self::Idle => "request_incomplete",
+            Self::Malformed(violation) => violation.code(),
             Self::NoModel => "model_missing",
             Self::NotJson(_) => "invalid_json",
             Self::TooLarge(_) => "request_too_large",
@@ -109,7 +115,13 @@ where
         .await
         .map_err(|_| InboundError::Idle)?
         .transpose()
-        .map_err(|error| InboundError::Broken(error.into()))
+        .map_err(|error| {
+            let error = error.into();
+            match Violation::behind(&*error) {
+                Some(violation) => InboundError::Malformed(violation),
+                None => InboundError::Broken(error),
+            }
+        })
 }
 
 /// What a request asks for, after checking that its body is a JSON object.

@@ -21,6 +21,7 @@ use super::{
     EdgeService,
     connection::{ClientIo, Stream},
     edge,
+    framing::{Framed, HeadLimits},
     route::Routes,
     tls::{self, ListenTlsError},
     transport::Transport,
@@ -191,7 +192,7 @@ async fn serve_connection(
         }
     };
     metrics.connections.inc();
-    let io = transport;
+    let io = Framed::new(transport, HeadLimits::default());
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         // ClientIo's time-outs; hyper's would also end idle connections.

@@ -22,6 +22,7 @@ use tower_http::{
 mod answer;
 mod connection;
 mod final_text;
+mod framing;
 mod guard;
 mod hold;
 mod inbound;
@@ -32,6 +33,7 @@ pub mod record;
 mod rescue;
 mod response_headers;
 mod route;
+mod target;
 mod tls;
 mod transport;
 mod unix_socket;

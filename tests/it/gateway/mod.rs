@@ -20,7 +20,9 @@ use crate::support::{
     gateway::{Gateway, PATIENCE, upstream},
 };
 
+mod doors;
 mod failures;
+mod framing;
 mod guard;
 mod headers;
 mod leaks;
