@@ -44,6 +44,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 fn server(out: &mut impl Write, config: &Config) -> io::Result<()> {
     match &config.listen {
+        Listen::Tcp(address) if config.listen_tls.is_some() => {
+            writeln!(out, "listen   https://{address}")?;
+        }
         Listen::Tcp(address) => writeln!(out, "listen   http://{address}")?,
         Listen::Unix(path) => writeln!(out, "listen   unix:{}", path.display())?,
     }

@@ -51,7 +51,7 @@ impl Running<'_> {
         } = self.load()?;
         let (fleet, changes) = self.fleet.follow(&config.upstreams)?;
         self.reloader
-            .reload(&config, watched(&fleet, self.recorder));
+            .reload(&config, watched(&fleet, self.recorder))?;
         self.fleet = fleet;
         self.config = config;
         for notice in notices {

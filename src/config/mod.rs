@@ -21,6 +21,7 @@ mod notice;
 mod order;
 mod origin;
 mod platform;
+mod response_headers;
 mod secret;
 mod server;
 mod source;
@@ -46,6 +47,8 @@ pub(crate) use units::show as show_duration;
 pub struct Config {
     /// Where clients connect.
     pub listen: Listen,
+    /// With which certificate, if clients connect over TLS.
+    pub listen_tls: Option<ListenTls>,
     /// What clients must send as their API key; empty only on loopback and Unix sockets.
     pub client_keys: Vec<SecretString>,
     /// `Host` names accepted beyond the loopback ones.
@@ -76,6 +79,15 @@ pub enum Listen {
     Tcp(SocketAddr),
     /// A Unix socket.
     Unix(PathBuf),
+}
+
+/// The certificate that clients get to see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenTls {
+    /// A PEM file with the certificate, and those that lead from it to a root.
+    pub cert_file: PathBuf,
+    /// A PEM file with its private key.
+    pub key_file: PathBuf,
 }
 
 impl fmt::Display for Listen {
@@ -138,6 +150,8 @@ pub struct Upstream {
     pub idle_timeout: Duration,
     /// Whom to trust.
     pub tls: Tls,
+    /// What of an answer's header goes to the client.
+    pub response_headers: ResponseHeaders,
     /// Where the token comes from.
     pub credentials: Credentials,
     /// Settings of `header-align`.
@@ -205,6 +219,15 @@ pub enum Roots {
     Bundled,
     /// The operating system's.
     System,
+}
+
+/// Fields of answers that go through to the client.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ResponseHeaders {
+    /// By their names.
+    pub names: Vec<HeaderName>,
+    /// By how their names begin, in lower case.
+    pub prefixes: Vec<String>,
 }
 
 /// Where an upstream's token comes from.

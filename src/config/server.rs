@@ -7,7 +7,7 @@ use secrecy::ExposeSecret;
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    Config, Listen, Log, LogFormat,
+    Config, Listen, ListenTls, Log, LogFormat,
     cursor::{Cursor, Secrets},
     expand, limits,
     origin::Origin,
@@ -23,6 +23,7 @@ pub(super) fn config(cursor: &Cursor<'_>) -> Option<Config> {
     let mut fields = cursor.fields()?;
     let listen_at = fields.required("listen");
     let listen = listen_at.as_ref().and_then(listen);
+    let listen_tls = fields.maybe("listen-tls", |at| listen_tls(at, listen.as_ref()));
     let keys = fields
         .required("client-keys")
         .and_then(|keys| keys.list(|key| Some((key.clone(), secret::read(key)?))));
@@ -63,6 +64,7 @@ pub(super) fn config(cursor: &Cursor<'_>) -> Option<Config> {
 
     Some(Config {
         listen: listen?,
+        listen_tls: listen_tls?,
         client_keys: keys?.into_iter().map(|(_, key)| key.value).collect(),
         allowed_hosts: allowed_hosts?,
         allowed_origins: allowed_origins?,
@@ -92,6 +94,23 @@ fn listen(cursor: &Cursor<'_>) -> Option<Listen> {
         .map(Listen::Tcp)
 }
 
+fn listen_tls(cursor: &Cursor<'_>, listen: Option<&Listen>) -> Option<ListenTls> {
+    if let Some(Listen::Unix(_)) = listen {
+        return cursor.refuse(
+            "a Unix socket has no TLS",
+            "delete it: what goes over the socket does not leave this machine",
+        );
+    }
+    let mut fields = cursor.fields()?;
+    let cert_file = fields.required("cert-file").and_then(|file| file.file());
+    let key_file = fields.required("key-file").and_then(|file| file.file());
+    fields.finish();
+    Some(ListenTls {
+        cert_file: cert_file?,
+        key_file: key_file?,
+    })
+}
+
 /// Whoever can connect can spend the account: beyond this machine only a key that cannot be
 /// guessed keeps strangers out.
 fn check_keys(at: &Cursor<'_>, listen: &Listen, keys: &[(Cursor<'_>, Secret)]) {
@@ -118,6 +137,8 @@ fn check_keys(at: &Cursor<'_>, listen: &Listen, keys: &[(Cursor<'_>, Secret)]) {
             "is a sample that everybody knows"
         } else if exposed && !has_128_bits(key.value.expose_secret()) {
             "has less than 128 bits, and other machines can reach the address"
+        } else if exposed && is_guessable(key.value.expose_secret()) {
+            "follows a pattern that can be guessed, and other machines can reach the address"
         } else {
             continue;
         };
@@ -136,6 +157,41 @@ fn is_sample(key: &str) -> bool {
     let stripped = word.strip_prefix("your").unwrap_or(&word);
     let one_character = key.chars().all(|char| key.starts_with(char));
     one_character || (key.len() < 22 && SAMPLES.contains(&stripped))
+}
+
+/// Whether a key was typed, not drawn: a word in it, something repeated, few characters, or
+/// neighbours of the alphabet side by side. A random key of 128 bits looks like none of these once
+/// in ten million.
+fn is_guessable(key: &str) -> bool {
+    const WORDS: [&str; 9] = [
+        "changeit",
+        "changeme",
+        "change-me",
+        "change_me",
+        "example",
+        "pacegate",
+        "password",
+        "placeholder",
+        "secret",
+    ];
+    const FEWEST_CHARACTERS: usize = 8;
+    let bytes = key.as_bytes();
+    let lower = key.to_ascii_lowercase();
+    let repeated = (1..=bytes.len() / 2).any(|period| {
+        bytes
+            .iter()
+            .zip(&bytes[period..])
+            .all(|(one, other)| one == other)
+    });
+    let distinct: std::collections::HashSet<_> = bytes.iter().collect();
+    let in_a_row = bytes
+        .windows(2)
+        .filter(|pair| pair[0].abs_diff(pair[1]) <= 1)
+        .count();
+    repeated
+        || distinct.len() < FEWEST_CHARACTERS
+        || in_a_row * 2 > bytes.len()
+        || WORDS.iter().any(|word| lower.contains(word))
 }
 
 /// 16 bytes are 32 hexadecimal digits or 22 of base64.
@@ -229,6 +285,24 @@ mod tests {
     fn knows_samples_and_short_keys() {
         for key in ["changeme", "Change-Me", "your-api-key", "secret123", "aaaa"] {
             assert!(is_sample(key), "{key}");
+        }
+        for key in [
+            "changeme-changeme-changeme-changeme",
+            "my-very-long-Secret-number-17-of-many",
+            "0123456789abcdef0123456789abcdef",
+            "abcdefghijklmnopqrstuvwxyz012345",
+            "00000000000000001111111111111111",
+            "qwertyuiopqwertyuiop",
+            "pacegate-client-key-of-this-house",
+        ] {
+            assert!(is_guessable(key), "{key}");
+        }
+        for key in [
+            "9f1c0b7ae35d48264ac1e7f09b6d2358",
+            "k8Jq0sXw2vLr5TzY1uNbQe",
+            "sk-7hQ2mZx9Lw4Rt6Vb1Nc8Kp3Ys5Df0Gj",
+        ] {
+            assert!(!is_guessable(key), "{key}");
         }
         assert!(!is_sample("k8Jq0sXw2v"));
         assert!(has_128_bits("00112233445566778899aabbccddeeff"));

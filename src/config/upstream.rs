@@ -14,7 +14,7 @@ use super::{
     error::{Problem, suggestion},
     header_align, limits, order,
     origin::Origin,
-    throttle,
+    response_headers, throttle,
     tree::Node,
     units,
 };
@@ -113,6 +113,9 @@ fn upstream(cursor: &Cursor<'_>) -> Option<Upstream> {
         time("idle-timeout"),
     );
     let tls = fields.required("tls").and_then(|at| tls(&at));
+    let response_headers = fields
+        .required("response-headers")
+        .and_then(|at| response_headers::read(&at));
     let credentials = fields
         .required("credentials")
         .and_then(|at| credentials::read(&at));
@@ -162,6 +165,7 @@ fn upstream(cursor: &Cursor<'_>) -> Option<Upstream> {
         head_timeout: head_timeout?,
         idle_timeout: idle_timeout?,
         tls: tls?,
+        response_headers: response_headers?,
         credentials: credentials?,
         header_align: header_align?,
         retry_on_429: retry_on_429?,

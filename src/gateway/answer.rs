@@ -24,14 +24,15 @@ use super::{
     drain::{self, Draining},
     final_text::final_text,
     guard::Denied,
-    head_size::TooLarge,
     hold::HeldTooLong,
     inbound::InboundError,
     route::NoRoute,
 };
 use crate::{
     body::Body,
-    upstream::error::{Broken, CertificateError, ConnectError, HeadTimeout, HeadTooLarge},
+    upstream::error::{
+        Broken, CertificateError, ConnectError, HeadTimeout, HeadTooLarge, Switched,
+    },
 };
 
 /// Says that pacegate itself made this answer, and why.
@@ -48,6 +49,7 @@ pub(super) struct Answer {
     code: &'static str,
     message: String,
     retry_after: Option<Duration>,
+    close: bool,
 }
 
 // === impl Answer ===
@@ -75,7 +77,14 @@ impl Answer {
             code,
             message,
             retry_after: None,
+            close: false,
         }
+    }
+
+    /// Ends the connection behind the answer.
+    fn close(mut self) -> Self {
+        self.close = true;
+        self
     }
 
     fn retry_after(mut self, estimate: Duration) -> Self {
@@ -124,6 +133,9 @@ impl Answer {
         let mut response = json_response(self.status, &document);
         let headers = response.headers_mut();
         headers.insert(X_PACEGATE_ERROR, HeaderValue::from_static(self.code));
+        if self.close {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         if let Some(estimate) = self.retry_after {
             headers.insert(
                 header::RETRY_AFTER,
@@ -155,22 +167,17 @@ pub(super) fn full(data: impl Into<Bytes>) -> Body {
 /// The table: what each cause that an edge or a pipeline can name means to a client.
 fn known(cause: &(dyn StdError + 'static)) -> Option<Answer> {
     if let Some(denied) = cause.downcast_ref::<Denied>() {
-        return Some(Answer::new(
-            denied.status(),
-            denied.code(),
-            denied.to_string(),
-        ));
+        // Whoever may not talk gets no second try on the same connection.
+        return Some(Answer::new(denied.status(), denied.code(), denied.to_string()).close());
     }
     if let Some(error) = cause.downcast_ref::<InboundError>() {
         let answer = Answer::new(error.status(), error.code(), error.to_string());
         return Some(match error {
             InboundError::Crowded(_) => answer.retry_after(SOON),
+            // Where the next request would begin, nobody can tell.
+            InboundError::Malformed(_) => answer.close(),
             _ => answer,
         });
-    }
-    if let Some(error) = cause.downcast_ref::<TooLarge>() {
-        let code = "request_too_large";
-        return Some(Answer::new(error.status(), code, error.to_string()));
     }
     if let Some(error) = cause.downcast_ref::<Overcrowded>() {
         let status = StatusCode::SERVICE_UNAVAILABLE;
@@ -236,6 +243,12 @@ fn known(cause: &(dyn StdError + 'static)) -> Option<Answer> {
                 "the upstream cannot be reached; the request was not sent",
             ))
         });
+    }
+    if cause.is::<Switched>() {
+        return Some(unreachable(
+            "the upstream answered in another protocol than HTTP, which nobody asked for; check \
+             base-url",
+        ));
     }
     if cause.is::<Broken>() {
         return Some(unreachable(
@@ -313,7 +326,7 @@ fn whole_seconds(estimate: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{final_text::RETRIED, inbound},
+        super::{final_text::RETRIED, framing, inbound},
         *,
     };
 
@@ -327,18 +340,15 @@ mod tests {
             Denied::HostMissing,
             Denied::Method,
             Denied::Origin,
+            Denied::Preflight,
             Denied::Target,
         ];
+        let malformed = framing::all().map(Denied::Malformed);
         let columns = (0..600).map(|column| {
             let body = format!("{{{}x", " ".repeat(column));
             inbound::wish(body.as_bytes()).unwrap_err()
         });
         let sizes = [429, 502, 504].map(|kib| InboundError::TooLarge(bytesize::ByteSize::kib(kib)));
-        let heads = [
-            TooLarge::Fields(64),
-            TooLarge::Header(bytesize::ByteSize::kib(504)),
-            TooLarge::Target(bytesize::ByteSize(429)),
-        ];
         let login = "no credentials in /home/a503/timeout/oauth_creds.json; log in".to_owned();
         let mut all: Vec<Box<dyn StdError>> = vec![
             Box::new(InboundError::Broken("504 timeout".into())),
@@ -354,8 +364,10 @@ mod tests {
             all.push(Box::new(Refused::QuotaExhausted { reset }));
             all.push(Box::new(Exhausted { reset: Some(reset) }));
         }
+        let denials = denials.into_iter().chain(malformed);
         all.extend(denials.map(|denied| Box::new(denied) as _));
-        all.extend(heads.map(|error| Box::new(error) as _));
+        let malformed = framing::all().map(InboundError::Malformed);
+        all.extend(malformed.map(|error| Box::new(error) as _));
         all.extend(columns.chain(sizes).map(|error| Box::new(error) as _));
         all
     }

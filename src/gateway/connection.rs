@@ -150,6 +150,10 @@ impl Connection {
         self.0.evicted.is_cancelled()
     }
 
+    fn is_broken(&self) -> bool {
+        self.0.broken.load(Ordering::Relaxed)
+    }
+
     fn set(&self, phase: Phase) {
         // What begins a head owes it since it came.
         if phase != Phase::Head || self.phase() != Phase::New {
@@ -187,6 +191,11 @@ impl ClientIo {
             header_timeout: limits.header_timeout,
             keep_alive_timeout: limits.keep_alive_timeout,
         }
+    }
+
+    /// Whether an answer broke off.
+    pub(super) fn is_broken(&self) -> bool {
+        self.connection.is_broken()
     }
 
     /// Resolves when the client has hung up during a long answer.
@@ -285,7 +294,7 @@ impl AsyncWrite for ClientIo {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.connection.0.broken.load(Ordering::Relaxed) {
+        if self.is_broken() {
             // No orderly end; the socket is reset when it is dropped.
             return Poll::Ready(Ok(()));
         }
@@ -295,7 +304,7 @@ impl AsyncWrite for ClientIo {
 
 impl Drop for ClientIo {
     fn drop(&mut self) {
-        if self.connection.0.broken.load(Ordering::Relaxed) {
+        if self.is_broken() {
             self.stream.reset_when_dropped();
         }
     }

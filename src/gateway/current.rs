@@ -10,10 +10,17 @@ use std::{
 
 use http::{Request, Response};
 use hyper::body::Incoming;
+use rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt, util::Oneshot};
 
-use super::{EdgeService, bodies::Bodies, edge, outgoing::Outgoing};
+use super::{
+    EdgeService,
+    bodies::Bodies,
+    edge,
+    outgoing::Outgoing,
+    tls::{self, ListenTlsError},
+};
 use crate::{
     config::{Config, Limits},
     metrics::EdgeMetrics,
@@ -39,6 +46,7 @@ struct Shared {
 #[derive(Clone)]
 struct Edge {
     service: EdgeService,
+    tls: Option<Arc<ServerConfig>>,
     limits: Arc<Limits>,
     drain_timeout: Duration,
 }
@@ -46,34 +54,40 @@ struct Edge {
 // === impl Reloader ===
 
 impl Reloader {
-    /// Sends requests through `pipelines`, those of `config.upstreams` in order. What is bound and
-    /// what threads there are stays as it is.
-    pub fn reload(&self, config: &Config, pipelines: Vec<Pipeline>) {
+    /// Sends requests through `pipelines`, those of `config.upstreams` in order, and serves new
+    /// connections with the certificate that is there now. What is bound and what threads there are
+    /// stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`ListenTlsError`] if there is no such certificate; then nothing has changed.
+    pub fn reload(&self, config: &Config, pipelines: Vec<Pipeline>) -> Result<(), ListenTlsError> {
         let Shared {
             metrics,
             draining,
             bodies,
             edge,
         } = &*self.0.0;
-        let new = Edge::new(config, pipelines, metrics, draining, bodies);
+        let new = Edge::new(config, pipelines, metrics, draining, bodies)?;
         *edge.write().unwrap_or_else(PoisonError::into_inner) = new;
+        Ok(())
     }
 }
 
 // === impl Current ===
 
 impl Current {
-    pub(super) fn new(config: &Config, pipelines: Vec<Pipeline>) -> Self {
+    pub(super) fn new(config: &Config, pipelines: Vec<Pipeline>) -> Result<Self, ListenTlsError> {
         let metrics = Arc::new(EdgeMetrics::default());
         let draining = CancellationToken::new();
         let bodies = Bodies::default();
-        let edge = Edge::new(config, pipelines, &metrics, &draining, &bodies);
-        Self(Arc::new(Shared {
+        let edge = Edge::new(config, pipelines, &metrics, &draining, &bodies)?;
+        Ok(Self(Arc::new(Shared {
             metrics,
             draining,
             bodies,
             edge: RwLock::new(edge),
-        }))
+        })))
     }
 
     pub(super) fn reloader(&self) -> Reloader {
@@ -87,6 +101,11 @@ impl Current {
     /// Cancelled once the process winds down.
     pub(super) fn draining(&self) -> &CancellationToken {
         &self.0.draining
+    }
+
+    /// What a connection that comes now is served over, if not plainly.
+    pub(super) fn tls(&self) -> Option<Arc<ServerConfig>> {
+        self.read(|edge| edge.tls.clone())
     }
 
     /// What holds for a connection that comes now.
@@ -132,11 +151,13 @@ impl Edge {
         metrics: &Arc<EdgeMetrics>,
         draining: &CancellationToken,
         bodies: &Bodies,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, ListenTlsError> {
+        let tls = config.listen_tls.as_ref();
+        Ok(Self {
+            tls: tls.map(tls::server_config).transpose()?,
             service: edge(config, pipelines, metrics, draining, bodies),
             limits: Arc::new(config.limits.clone()),
             drain_timeout: config.drain_timeout,
-        }
+        })
     }
 }

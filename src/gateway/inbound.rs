@@ -9,7 +9,7 @@ use pacegate_layers::error::BoxError;
 use serde::{Deserialize, Deserializer};
 use tokio::time::timeout;
 
-use super::bodies::Bodies;
+use super::{bodies::Bodies, framing::Violation};
 
 /// How bodies are taken in.
 #[derive(Clone, Debug)]
@@ -40,6 +40,8 @@ pub(super) enum InboundError {
     Crowded(bytesize::ByteSize),
     #[error("the request body stopped arriving; send it again")]
     Idle,
+    #[error(transparent)]
+    Malformed(Violation),
     #[error("the request body names no model; expected a string under \"model\"")]
     NoModel,
     #[error("the request body is not a JSON object: {0}")]
@@ -68,6 +70,7 @@ impl InboundError {
             Self::Broken(_) | Self::NoModel | Self::NotJson(_) => StatusCode::BAD_REQUEST,
             Self::Crowded(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Idle | Self::Slow => StatusCode::REQUEST_TIMEOUT,
+            Self::Malformed(violation) => violation.status(),
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
         }
     }
@@ -76,6 +79,7 @@ impl InboundError {
         match self {
             Self::Broken(_) | Self::Idle | Self::Slow => "request_incomplete",
             Self::Crowded(_) => "overloaded",
+            Self::Malformed(violation) => violation.code(),
             Self::NoModel => "model_missing",
             Self::NotJson(_) => "invalid_json",
             Self::TooLarge(_) => "request_too_large",
@@ -153,7 +157,13 @@ impl Intake {
             .await
             .map_err(|_| InboundError::Idle)?
             .transpose()
-            .map_err(|error| InboundError::Broken(error.into()))
+            .map_err(|error| {
+                let error = error.into();
+                match Violation::behind(&*error) {
+                    Some(violation) => InboundError::Malformed(violation),
+                    None => InboundError::Broken(error),
+                }
+            })
     }
 }
 

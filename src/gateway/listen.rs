@@ -1,33 +1,26 @@
 //! The accept loop, from binding to the end of the last answer.
 
-use std::{
-    fmt, fs, io, os::unix::fs::PermissionsExt, path::PathBuf, pin::pin, sync::Arc, time::Duration,
-};
+use std::{fmt, io, pin::pin, sync::Arc, time::Duration};
 
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
 use socket2::SockRef;
 use tokio::{
     net::{TcpListener, UnixListener},
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::ServiceExt;
 use tracing::{debug, info, warn};
 
 use super::{
-    connection::{ClientIo, Connection},
-    crowd::{Crowd, Member},
+    connection::Connection,
+    crowd::Crowd,
     current::{Current, Reloader},
-    head_size::HeadSize,
+    serve::serve,
     stream::Stream,
+    tls::ListenTlsError,
+    unix_socket::{self, SocketFile},
 };
 use crate::{
-    config::{Config, Limits, Listen},
-    metrics::EdgeMetrics,
+    config::{Config, Listen},
     pipeline::Pipeline,
 };
 
@@ -45,25 +38,26 @@ pub struct Gateway {
     current: Current,
 }
 
-/// One connection, counted as such until dropped.
-struct Counted(Arc<EdgeMetrics>);
-
 #[derive(Debug)]
 enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener, SocketFile),
 }
 
-/// Removes the socket's file when dropped.
-#[derive(Debug)]
-struct SocketFile(PathBuf);
-
-/// The address cannot be listened on.
+/// Clients cannot be listened for.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {source}\n  hint: {}", hint(source))]
-pub struct BindError {
-    address: String,
-    source: io::Error,
+pub enum BindError {
+    /// Not on that address.
+    #[error("cannot listen on {address}: {source}\n  hint: {}", hint(source))]
+    Address {
+        /// As configured.
+        address: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// See [`ListenTlsError`].
+    #[error(transparent)]
+    Tls(#[from] ListenTlsError),
 }
 
 // === impl Gateway ===
@@ -73,9 +67,10 @@ impl Gateway {
     ///
     /// # Errors
     ///
-    /// [`BindError`] if the address is taken or not ours.
+    /// [`BindError`] if the address is taken or not ours, or a certificate cannot be used.
     pub async fn bind(config: &Config, pipelines: Vec<Pipeline>) -> Result<Self, BindError> {
-        let failed = |source| BindError {
+        let current = Current::new(config, pipelines)?;
+        let failed = |source| BindError::Address {
             address: config.listen.to_string(),
             source,
         };
@@ -87,12 +82,12 @@ impl Gateway {
                     .map_err(failed)?;
                 Listener::Tcp(listener)
             }
-            Listen::Unix(path) => bind_unix(path.clone()).await.map_err(failed)?,
+            Listen::Unix(path) => {
+                let (listener, file) = unix_socket::bind(path.clone()).await.map_err(failed)?;
+                Listener::Unix(listener, file)
+            }
         };
-        Ok(Self {
-            listener,
-            current: Current::new(config, pipelines),
-        })
+        Ok(Self { listener, current })
     }
 
     /// For a reload, before or while it serves.
@@ -120,16 +115,18 @@ impl Gateway {
             };
             match accepted {
                 Ok(stream) => {
-                    let (current, cut_off) = (self.current.clone(), cut_off.clone());
                     let connection = Connection::new();
-                    let most = current.limits().max_connections;
+                    let most = self.current.limits().max_connections;
                     let Some(member) = crowd.enter(&connection, most) else {
                         debug!("No room for a connection");
                         continue;
                     };
-                    connections.spawn(serve_connection(
-                        stream, connection, member, current, cut_off,
-                    ));
+                    let (current, cut_off) = (self.current.clone(), cut_off.clone());
+                    connections.spawn(async move {
+                        // Its place is free when it has ended.
+                        let _member = member;
+                        serve(stream, connection, current, cut_off).await;
+                    });
                 }
                 Err(error) => {
                     warn!(%error, "Accepting a connection failed");
@@ -161,91 +158,15 @@ impl fmt::Display for Gateway {
         match &self.listener {
             Listener::Tcp(listener) => {
                 let address = listener.local_addr().map_err(|_| fmt::Error)?;
-                write!(f, "http://{address}")
+                let scheme = if self.current.tls().is_some() {
+                    "https"
+                } else {
+                    "http"
+                };
+                write!(f, "{scheme}://{address}")
             }
             Listener::Unix(_, file) => write!(f, "unix:{}", file.0.display()),
         }
-    }
-}
-
-async fn serve_connection(
-    stream: Stream,
-    connection: Connection,
-    _member: Member,
-    current: Current,
-    cut_off: CancellationToken,
-) {
-    let _counted = Counted::new(current.metrics());
-    let draining = current.draining().clone();
-    let limits = current.limits();
-    let io = ClientIo::new(stream, connection.clone(), &limits);
-    let hangup = io.hangup();
-    let named = connection.clone();
-    let head_size = HeadSize::new(&limits);
-    let service = current.map_request(move |mut request: http::Request<_>| {
-        request.extensions_mut().insert(named.clone());
-        if let Some(too_large) = head_size.refuses(&request) {
-            request.extensions_mut().insert(too_large);
-        }
-        request
-    });
-    // Pinned where it is made: a connection is large, and would be kept twice.
-    let mut served = pin!(
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            // ClientIo's time-outs; hyper's would also end idle connections.
-            .header_read_timeout(None)
-            // Whoever is told that there is no room gives it up.
-            .keep_alive(!connection.overcrowds())
-            .max_buf_size(buffer(&limits))
-            .serve_connection(TokioIo::new(io), TowerToHyperService::new(service))
-    );
-    let to_the_end = async {
-        tokio::select! {
-            outcome = served.as_mut() => return outcome,
-            () = draining.cancelled() => {}
-        }
-        connection.end();
-        served.as_mut().graceful_shutdown();
-        served.await
-    };
-    tokio::select! {
-        outcome = to_the_end => {
-            if let Err(error) = outcome {
-                debug!(%error, "Connection ended early");
-            }
-        }
-        () = hangup => debug!("Client hung up"),
-        () = connection.evicted() => debug!("Making room for another connection"),
-        () = cut_off.cancelled() => connection.reset_at_the_end(),
-    }
-}
-
-/// How much of a head, a body or an answer lies in a connection's buffers at most. Whole heads have
-/// to fit in; more only keeps memory.
-fn buffer(limits: &Limits) -> usize {
-    /// The request line beside its target, and what ends the head.
-    const LINE: usize = 64;
-    const LEAST: usize = 64 * 1024;
-    limits
-        .max_header_size
-        .saturating_add(limits.max_target)
-        .saturating_add(LINE)
-        .max(LEAST)
-}
-
-// === impl Counted ===
-
-impl Counted {
-    fn new(metrics: &Arc<EdgeMetrics>) -> Self {
-        metrics.connections.inc();
-        Self(Arc::clone(metrics))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.connections.dec();
     }
 }
 
@@ -264,35 +185,6 @@ impl Listener {
                 Ok(Stream::Unix(Arc::new(stream)))
             }
         }
-    }
-}
-
-/// Binds to a socket file that only its owner may use. A file that a crashed process left behind,
-/// on which nobody listens, is replaced.
-async fn bind_unix(path: PathBuf) -> io::Result<Listener> {
-    let listener = match UnixListener::bind(&path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(&path).await => {
-            fs::remove_file(&path)?;
-            UnixListener::bind(&path)?
-        }
-        bound => bound?,
-    };
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-    Ok(Listener::Unix(listener, SocketFile(path)))
-}
-
-async fn is_stale(path: &PathBuf) -> bool {
-    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-    tokio::net::UnixStream::connect(path)
-        .await
-        .err()
-        .is_some_and(refused)
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        // Already gone is as good.
-        let _gone = fs::remove_file(&self.0);
     }
 }
 

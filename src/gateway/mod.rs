@@ -1,7 +1,7 @@
 //! The edge: who may talk, where a request goes, and every error as an answer.
 //!
 //! ```text
-//! socket ─► connection ─► catch panics ─► request id ─► observe ─► rescue ─► head size ─► guard ─► routes ─► pipeline
+//! socket ─► connection ─► catch panics ─► request id ─► observe ─► rescue ─► guard ─► routes ─► pipeline
 //! ```
 
 use std::{convert::Infallible, sync::Arc};
@@ -24,8 +24,8 @@ mod crowd;
 mod current;
 mod drain;
 mod final_text;
+mod framing;
 mod guard;
-mod head_size;
 mod hold;
 mod inbound;
 mod listen;
@@ -33,24 +33,31 @@ mod observe;
 mod outgoing;
 pub mod record;
 mod rescue;
+mod response_headers;
 mod route;
+mod serve;
 mod stall;
 mod stream;
+mod target;
+mod tls;
+mod transport;
+mod unix_socket;
 
 pub use self::{
     current::Reloader,
     listen::{BindError, Gateway},
+    tls::ListenTlsError,
 };
 
 use self::{
     answer::Answer,
     bodies::Bodies,
     guard::Guard,
-    head_size::NotTooLarge,
     inbound::Intake,
     observe::ObserveLayer,
     outgoing::Outgoing,
     rescue::RescueLayer,
+    response_headers::Passing,
     route::{Route, Routes, Table},
 };
 use crate::{
@@ -64,8 +71,7 @@ type EdgeService = BoxCloneSyncService<Request<Incoming>, Response<Outgoing>, In
 
 /// The chain around the pipelines of `config`.
 ///
-/// Extensions: the accept loop adds the [`Connection`](connection::Connection) and what is
-/// [`TooLarge`](head_size::TooLarge); the request id is
+/// Extensions: the accept loop adds the [`Connection`](connection::Connection); the request id is
 /// added by tower-http; [`observe`] reads both and adds a
 /// [`Progress`](pacegate_layers::progress::Progress) for the pipeline.
 fn edge(
@@ -97,6 +103,7 @@ fn edge(
                 models: upstream.models.clone(),
                 pipeline: pipeline.service.clone(),
                 gate: pipeline.gate.clone(),
+                passing: Passing::new(&upstream.response_headers),
                 max_hold: upstream.retry_on_429.max_hold,
             })
             .collect(),
@@ -123,7 +130,6 @@ fn edge(
         // Errors become answers here; everything further in may fail.
         .layer(RescueLayer)
         // Before anything of the body is read.
-        .layer(FilterLayer::new(NotTooLarge))
         .layer(FilterLayer::new(Guard::new(config)))
         .service(routes);
     BoxCloneSyncService::new(service)

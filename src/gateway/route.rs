@@ -23,12 +23,13 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use super::{
-    answer::{X_PACEGATE_ERROR, full, json_response},
+    answer::{full, json_response},
     connection::Connection,
     crowd::Overcrowded,
     drain::{Draining, unless_begun, unless_queued},
     hold::{self, Hold},
     inbound::{self, InboundError, Intake, Wish},
+    response_headers::Passing,
 };
 use crate::{body::Body, config::Model, pipeline::SharedService};
 
@@ -63,6 +64,7 @@ pub(super) struct Route {
     pub(super) models: Vec<Model>,
     pub(super) pipeline: SharedService,
     pub(super) gate: Option<Gate>,
+    pub(super) passing: Passing,
     pub(super) max_hold: Duration,
 }
 
@@ -173,9 +175,7 @@ impl Routes {
         let mut response = hold::hold(Box::pin(call), hold).await?;
         // The version was that of the upstream's connection; the client's has its own.
         *response.version_mut() = Version::HTTP_11;
-        strip_hop_by_hop(response.headers_mut());
-        // Only what is refused here may say so.
-        response.headers_mut().remove(X_PACEGATE_ERROR);
+        route.passing.sift(response.headers_mut());
         Ok(response)
     }
 

@@ -27,7 +27,7 @@ use super::{
     body::{ResponseBody, Source},
     connect::Connector,
     connections::{Connected, Connections},
-    error::{Broken, ClientError, HeadTimeout, HeadTooLarge, Stage},
+    error::{Broken, ClientError, HeadTimeout, HeadTooLarge, Stage, Switched},
     exchange::{self, Failed, Outgoing},
     target::Target,
     tls,
@@ -251,6 +251,7 @@ impl Client {
             Failed::HeadTooLarge => too_large.into(),
             Failed::Broken(source) if source.is_parse_too_large() => too_large.into(),
             Failed::Broken(source) => Broken { address, source }.into(),
+            Failed::Switched => Switched { address }.into(),
             Failed::TimedOut => HeadTimeout {
                 address,
                 after: self.0.options.head_timeout,

@@ -120,6 +120,14 @@ pub struct Broken {
     pub source: hyper::Error,
 }
 
+/// The upstream answered 101 to a request that asked for no other protocol.
+#[derive(Debug, thiserror::Error)]
+#[error("{address} switched to another protocol, which nobody asked for")]
+pub struct Switched {
+    /// `host:port` of the upstream.
+    pub address: String,
+}
+
 /// A response body fell silent for longer than `idle-timeout`.
 #[derive(Debug, thiserror::Error)]
 #[error("the response body was silent for {0:?}")]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::{body::Incoming, client::conn::TrySendError};
 use tokio::time::Sleep;
@@ -24,6 +24,8 @@ pub(super) enum Failed {
     Broken(hyper::Error),
     /// A head came that is too large.
     HeadTooLarge,
+    /// The upstream wants to speak another protocol, which nobody asked for.
+    Switched,
     /// The deadline passed; the upstream has probably seen the request.
     TimedOut,
     /// The connection was over before the first byte was written. Boxed for its size.
@@ -56,6 +58,8 @@ pub(super) async fn head(
     })
     .await;
     match outcome {
+        // What comes behind it is no HTTP, so the connection goes, too.
+        Some(Ok(head)) if head.status() == StatusCode::SWITCHING_PROTOCOLS => Err(Failed::Switched),
         Some(Ok(head)) => Ok((head, connection)),
         // For HTTP/2 hyper does not tell a stream that was refused unprocessed from one that
         // broke, so there too only a request that never left the queue comes back.

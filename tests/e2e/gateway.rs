@@ -175,7 +175,8 @@ pub(crate) fn chat(address: &str) -> String {
     exchange(address, &request)
 }
 
-fn exchange(address: &str, request: &str) -> String {
+/// Sends what has to close the connection, and reads all that comes.
+pub(crate) fn exchange(address: &str, request: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();

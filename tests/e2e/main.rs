@@ -1,5 +1,5 @@
 //! End to end: the real OpenCode through the real program to a simulated upstream over TLS; and the
-//! vendor's own program beside it.
+//! vendor's own program beside it; the image as a container; a web page in a browser.
 //!
 //! The simulator's record is the oracle: what counts is what the *upstream* saw, and when.
 
@@ -13,6 +13,8 @@ use pacegate::{
     simulator::{Arrival, Outcome},
 };
 
+mod browser;
+mod container;
 mod gateway;
 mod opencode;
 mod program;

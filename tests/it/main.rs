@@ -5,6 +5,7 @@ mod config;
 mod credentials;
 mod demo;
 mod dialects;
+mod fuzz;
 mod gateway;
 mod login;
 mod quotas;

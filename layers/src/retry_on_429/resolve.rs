@@ -261,6 +261,8 @@ fn holds_an_event(read: &[u8]) -> bool {
     let text = String::from_utf8_lossy(read)
         .replace("\r\n", "\n")
         .replace('\r', "\n");
+    // A byte order mark is not the first field's name.
+    let text = text.trim_start_matches('\u{feff}');
     let Some((events, _incomplete)) = text.rsplit_once("\n\n") else {
         return read.len() >= PEEK_BYTES;
     };
@@ -302,6 +304,7 @@ mod tests {
             ("", false),
             (": PROCESSING\n\n", false),
             (":still here\n\n:\n\n", false),
+            ("\u{feff}: busy\n\n", false),
             (": PROCESSING\n\ndata: {}", false),
             (": PROCESSING\n\ndata: {}\n\n", true),
             (": PROCESSING\r\n\r\ndata: {}\r\n\r\n", true),

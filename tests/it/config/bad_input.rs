@@ -286,7 +286,7 @@ fn refuses_to_serve_other_machines_without_a_key_that_cannot_be_guessed() {
     ");
     assert_eq!(listening("127.0.0.1:7223", weak), Ok(()));
     assert_eq!(listening("unix:/run/pacegate.sock", ""), Ok(()));
-    let strong = "00112233445566778899aabbccddeeff";
+    let strong = "9f1c0b7ae35d48264ac1e7f09b6d2358";
     assert_eq!(listening("0.0.0.0:7223", strong), Ok(()));
 }
 
@@ -413,6 +413,6 @@ fn reports_every_problem_at_once() {
     pacegate.toml:5: upstream[0].http: expected one of auto, h1, h2, found "h3"
       hint: known are: auto, h1, h2
     pacegate.toml:6: upstream[0].bogus: unknown key
-      hint: known are: name, preset, base-url, dialect, models, pipeline, http, max-head, connect-timeout, head-timeout, idle-timeout, tls, credentials, header-align, retry-on-429, token-refresh, jitter-throttle
+      hint: known are: name, preset, base-url, dialect, models, pipeline, http, max-head, connect-timeout, head-timeout, idle-timeout, tls, response-headers, credentials, header-align, retry-on-429, token-refresh, jitter-throttle
     "#);
 }

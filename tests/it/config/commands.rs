@@ -163,6 +163,8 @@ fn config_show_prints_every_value_and_where_it_came_from() {
     head-timeout                 = "300s"                                    # built-in
     idle-timeout                 = "300s"                                    # built-in
     tls.roots                    = "bundled"                                 # built-in
+    response-headers.pass        = ["accept-ranges", "anthropic-*", "cache-control", "content-disposition", "content-encoding", "content-language", "content-range", "content-type", "date", "etag", "last-modified", "openai-*", "ratelimit", "ratelimit-*", "request-id", "retry-after", "retry-after-ms", "x-dashscope-*", "x-ratelimit-*", "x-request-id", "x-should-retry"]  # built-in
+    response-headers.add         = []                                        # built-in
     header-align.profile         = "neutral"                                 # built-in
     header-align.pass            = ["accept", "accept-encoding", "content-type"]  # built-in
     header-align.set."X-A.b"     = "1"                                       # mine.toml:7

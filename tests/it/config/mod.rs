@@ -13,6 +13,7 @@ use tempfile::TempDir;
 mod bad_input;
 mod commands;
 mod data;
+mod deployment;
 mod dialect_files;
 mod search;
 

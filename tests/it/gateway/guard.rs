@@ -116,18 +116,15 @@ async fn a_target_that_can_be_read_two_ways_or_lies_elsewhere_is_refused() {
         "/v1/a%2fb",
         "/v1/a%5cb",
         "http://evil.example/v1/files",
+        "http://localhost/v1/files",
         "*",
     ] {
-        let method = if target == "*" { "OPTIONS" } else { "GET" };
-        let answer = raw(&gateway, &request(&format!("{method} {target}"), "", "")).await;
+        let answer = raw(&gateway, &request(&format!("GET {target}"), "", "")).await;
         assert_eq!(refusal(&answer), (400, "invalid_target"), "{target}");
     }
     let tunnel = raw(&gateway, &request("CONNECT evil.example:443", "", "")).await;
     assert_eq!(refusal(&tunnel), (405, "method_not_allowed"));
     assert!(simulator.arrivals().is_empty());
-
-    let own = raw(&gateway, &request("GET http://localhost/v1/files", "", "")).await;
-    assert!(own.starts_with("HTTP/1.1 200 OK\r\n"), "{own}");
 }
 
 #[tokio::test]

@@ -160,14 +160,13 @@ async fn fields_of_the_upstreams_connection_end_at_the_gateway() {
         (418, &b"ok"[..])
     );
     let headers = answer.headers();
-    for name in ["connection", "x-hop", "keep-alive"] {
+    for name in ["connection", "x-hop", "keep-alive", "set-cookie"] {
         assert!(!headers.contains_key(name), "{name}");
     }
     assert_eq!(
         headers["x-request-id"], "theirs",
         "its support asks for that one"
     );
-    assert_eq!(headers.get_all("set-cookie").iter().count(), 2);
     assert_eq!(headers["retry-after"], "1");
 }
 

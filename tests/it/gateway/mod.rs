@@ -21,9 +21,12 @@ use crate::support::{
 };
 
 mod crowd;
+mod doors;
 mod failures;
+mod framing;
 mod guard;
 mod headers;
+mod leaks;
 mod leaving;
 mod lifecycle;
 mod limits;

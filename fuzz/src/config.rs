@@ -1,0 +1,61 @@
+//! The config file. Input: its text.
+
+use std::{cell::OnceCell, fs};
+
+use pacegate::config::{self, LayerName, Listen, Source};
+use tempfile::TempDir;
+
+use super::input;
+
+/// What the variable `KEY` holds: a key that may be used anywhere.
+const SECRET: &str = "canary-0123456789abcdef0123456789abcdef";
+
+thread_local! {
+    static FOLDER: OnceCell<TempDir> = const { OnceCell::new() };
+}
+
+/// A config that loads keeps the safety rules; one that does not is told why, without its secrets.
+pub fn run(input: &[u8]) {
+    FOLDER.with(|folder| {
+        let folder = folder.get_or_init(input::folder).path();
+        let file = folder.join("pacegate.toml");
+        fs::write(&file, input).unwrap();
+        let env = |name: &str| match name {
+            "HOME" => Some(folder.display().to_string()),
+            "KEY" => Some(SECRET.to_owned()),
+            _ => None,
+        };
+        let mut source = Source::new(&env);
+        source.config = Some(file);
+        match config::load(&source) {
+            Ok(loaded) => check(&loaded.config),
+            Err(error) => {
+                let text = error.to_string();
+                assert!(!text.trim().is_empty());
+                // In a path a variable is no secret.
+                let in_path = input.windows(2).any(|pair| pair == b"${");
+                assert!(in_path || !text.contains(SECRET), "{text}");
+            }
+        }
+    });
+}
+
+fn check(config: &config::Config) {
+    if let Listen::Tcp(address) = config.listen {
+        assert!(address.ip().is_loopback() || !config.client_keys.is_empty());
+    }
+    assert!(!config.upstreams.is_empty());
+    assert!(!format!("{config:?}").contains(SECRET));
+    for upstream in &config.upstreams {
+        let place = |layer| upstream.pipeline.iter().position(|name| *name == layer);
+        let follows = |outer, inner| {
+            if let (Some(outer), Some(inner)) = (place(outer), place(inner)) {
+                assert!(outer < inner);
+            }
+        };
+        follows(LayerName::HeaderAlign, LayerName::BearerAuth);
+        follows(LayerName::RetryOn429, LayerName::JitterThrottle);
+        follows(LayerName::TokenRefresh, LayerName::BearerAuth);
+        follows(LayerName::JitterThrottle, LayerName::BearerAuth);
+    }
+}

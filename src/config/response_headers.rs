@@ -1,0 +1,68 @@
+//! Which fields of an upstream's answers a client gets to see.
+
+use http::HeaderName;
+
+use super::{ResponseHeaders, cursor::Cursor};
+
+/// With fewer letters in front of it a star lets through what nobody thought of.
+const LEAST_PREFIX: usize = 3;
+
+// === impl ResponseHeaders ===
+
+impl ResponseHeaders {
+    /// Why a field of this name stays behind whatever the lists say.
+    pub fn withheld(name: &str) -> Option<&'static str> {
+        Some(match name {
+            "alt-svc" => "it would lead the client to another server",
+            "content-length" => "it goes through where it is right",
+            "set-cookie" => "it is a secret of the upstream's, and the account is pacegate's",
+            // https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1
+            "connection" | "keep-alive" | "proxy-authenticate" | "proxy-connection" | "te"
+            | "trailer" | "transfer-encoding" | "upgrade" => {
+                "it is about one connection, and the client's is another one"
+            }
+            _ if name.starts_with("access-control-") => {
+                "it would open pacegate to the pages of a browser"
+            }
+            _ if name.starts_with("x-pacegate-") => "only pacegate itself may say it",
+            _ => return None,
+        })
+    }
+}
+
+/// Reads the table; what is added passes like the rest.
+pub(super) fn read(cursor: &Cursor<'_>) -> Option<ResponseHeaders> {
+    let mut fields = cursor.fields()?;
+    let pass = fields.required("pass").and_then(|names| names.list(name));
+    let add = fields.required("add").and_then(|names| names.list(name));
+    fields.finish();
+    let mut headers = ResponseHeaders::default();
+    for (name, is_prefix) in pass?.into_iter().chain(add?) {
+        if is_prefix {
+            headers.prefixes.push(name.as_str().to_owned());
+        } else {
+            headers.names.push(name);
+        }
+    }
+    Some(headers)
+}
+
+/// A name, and whether it is only how a name begins.
+fn name(cursor: &Cursor<'_>) -> Option<(HeaderName, bool)> {
+    let (name, is_prefix) = cursor.parse(
+        "a header name, or its first letters and a star",
+        "x-ratelimit-*",
+        |text| match text.strip_suffix('*') {
+            None => Some((text.parse::<HeaderName>().ok()?, false)),
+            Some(prefix) if prefix.len() < LEAST_PREFIX => None,
+            Some(prefix) => Some((prefix.parse().ok()?, true)),
+        },
+    )?;
+    match ResponseHeaders::withheld(name.as_str()) {
+        Some(reason) => cursor.refuse(
+            format!("{name} cannot go through: {reason}"),
+            "delete it from the list",
+        ),
+        None => Some((name, is_prefix)),
+    }
+}
