@@ -11,6 +11,7 @@ mod login;
 mod quotas;
 mod readme;
 mod secrets;
+mod security;
 mod simulator;
 mod support;
 mod upstream;
