@@ -49,9 +49,10 @@ impl Running<'_> {
             notices,
             ..
         } = self.load()?;
+        let prepared = Reloader::prepare(&config)?;
         let (fleet, changes) = self.fleet.follow(&config.upstreams)?;
         self.reloader
-            .reload(&config, watched(&fleet, self.recorder))?;
+            .reload(prepared, &config, watched(&fleet, self.recorder));
         self.fleet = fleet;
         self.config = config;
         for notice in notices {

@@ -31,6 +31,10 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Reloader(Current);
 
+/// What a reload has read besides the config.
+#[derive(Debug)]
+pub struct Prepared(Option<Arc<ServerConfig>>);
+
 /// The edge that every new request goes to, and what outlives each of them; clones are the same.
 #[derive(Clone)]
 pub(super) struct Current(Arc<Shared>);
@@ -54,23 +58,28 @@ struct Edge {
 // === impl Reloader ===
 
 impl Reloader {
-    /// Sends requests through `pipelines`, those of `config.upstreams` in order, and serves new
-    /// connections with the certificate that is there now. What is bound and what threads there are
-    /// stays as it is.
+    /// Reads the certificate that `config` names. Comes before anything is changed.
     ///
     /// # Errors
     ///
-    /// [`ListenTlsError`] if there is no such certificate; then nothing has changed.
-    pub fn reload(&self, config: &Config, pipelines: Vec<Pipeline>) -> Result<(), ListenTlsError> {
+    /// [`ListenTlsError`] if it cannot be used.
+    pub fn prepare(config: &Config) -> Result<Prepared, ListenTlsError> {
+        let tls = config.listen_tls.as_ref();
+        Ok(Prepared(tls.map(tls::server_config).transpose()?))
+    }
+
+    /// Sends requests through `pipelines`, those of `config.upstreams` in order, and serves new
+    /// connections with what was `prepared`. What is bound and what threads there are stays as it
+    /// is.
+    pub fn reload(&self, prepared: Prepared, config: &Config, pipelines: Vec<Pipeline>) {
         let Shared {
             metrics,
             draining,
             bodies,
             edge,
         } = &*self.0.0;
-        let new = Edge::new(config, pipelines, metrics, draining, bodies)?;
+        let new = Edge::new(prepared, config, pipelines, metrics, draining, bodies);
         *edge.write().unwrap_or_else(PoisonError::into_inner) = new;
-        Ok(())
     }
 }
 
@@ -78,10 +87,11 @@ impl Reloader {
 
 impl Current {
     pub(super) fn new(config: &Config, pipelines: Vec<Pipeline>) -> Result<Self, ListenTlsError> {
+        let prepared = Reloader::prepare(config)?;
         let metrics = Arc::new(EdgeMetrics::default());
         let draining = CancellationToken::new();
         let bodies = Bodies::default();
-        let edge = Edge::new(config, pipelines, &metrics, &draining, &bodies)?;
+        let edge = Edge::new(prepared, config, pipelines, &metrics, &draining, &bodies);
         Ok(Self(Arc::new(Shared {
             metrics,
             draining,
@@ -146,18 +156,18 @@ impl fmt::Debug for Current {
 
 impl Edge {
     fn new(
+        prepared: Prepared,
         config: &Config,
         pipelines: Vec<Pipeline>,
         metrics: &Arc<EdgeMetrics>,
         draining: &CancellationToken,
         bodies: &Bodies,
-    ) -> Result<Self, ListenTlsError> {
-        let tls = config.listen_tls.as_ref();
-        Ok(Self {
-            tls: tls.map(tls::server_config).transpose()?,
+    ) -> Self {
+        Self {
             service: edge(config, pipelines, metrics, draining, bodies),
+            tls: prepared.0,
             limits: Arc::new(config.limits.clone()),
             drain_timeout: config.drain_timeout,
-        })
+        }
     }
 }

@@ -44,7 +44,7 @@ mod transport;
 mod unix_socket;
 
 pub use self::{
-    current::Reloader,
+    current::{Prepared, Reloader},
     listen::{BindError, Gateway},
     tls::ListenTlsError,
 };
