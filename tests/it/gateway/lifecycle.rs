@@ -156,7 +156,7 @@ async fn a_stream_that_outlasts_the_drain_is_broken_off_and_not_ended() {
     let error = client.read_to_end(&mut Vec::new()).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     assert_eq!(gateway.ended().await, Some(0));
-    assert!(gateway.log().contains("Breaking off"));
+    gateway.logged("Breaking off").await;
 }
 
 #[tokio::test]
