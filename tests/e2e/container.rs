@@ -26,7 +26,7 @@ const MOST: u64 = 12_000_000;
 /// Where the image's config listens.
 const ADDRESS: &str = "127.0.0.1:7223";
 
-const KEY: &str = "00112233445566778899aabbccddeeff";
+const KEY: &str = "8f1c47d2e95ab03617c4de82f05b9a6d";
 
 /// Long enough for the test to come while it lasts.
 const CHUNK_GAP: Duration = Duration::from_millis(100);
