@@ -34,8 +34,13 @@ impl<B: Body> PeekedBody<B> {
         }
     }
 
-    /// Reads until `enough` says so of what has been read, or what comes before `deadline`.
-    pub(super) async fn peek(rest: B, deadline: Instant, enough: fn(&[u8]) -> bool) -> Self
+    /// Reads until `enough` says so of what has been read, or what comes before `deadline`. Gives the
+    /// data that was read as well.
+    pub(super) async fn peek(
+        rest: B,
+        deadline: Instant,
+        enough: fn(&[u8]) -> bool,
+    ) -> (Self, Vec<u8>)
     where
         B: Unpin,
     {
@@ -55,17 +60,7 @@ impl<B: Body> PeekedBody<B> {
                 break;
             }
         }
-        body
-    }
-
-    /// The data read so far.
-    pub(super) fn beginning(&self) -> Vec<u8> {
-        self.read
-            .iter()
-            .filter_map(|frame| frame.as_ref().ok()?.data_ref())
-            .flat_map(Buf::chunk)
-            .copied()
-            .collect()
+        (body, beginning)
     }
 }
 

@@ -223,14 +223,13 @@ where
         return Judged::Pass(response.map(PeekedBody::untouched));
     }
     let (head, body) = response.into_parts();
-    let body = if head.status.is_success() {
+    let (body, beginning) = if head.status.is_success() {
         let deadline = Instant::now() + FIRST_EVENT_TIME;
         PeekedBody::peek(body, deadline, holds_an_event).await
     } else {
         let deadline = Instant::now() + PEEK_TIME;
         PeekedBody::peek(body, deadline, |read| read.len() >= PEEK_BYTES).await
     };
-    let beginning = body.beginning();
     let verdict = policy.classify.classify(&Answer {
         status: head.status,
         headers: &head.headers,
@@ -258,17 +257,27 @@ where
 ///
 /// [HTML §9.2.6]: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 fn holds_an_event(read: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(read)
-        .replace("\r\n", "\n")
-        .replace('\r', "\n");
+    read.len() >= PEEK_BYTES || ends_an_event(read)
+}
+
+/// Whether an empty line follows a line that is no comment. Stops there: what is ready of a stream
+/// may be many events.
+fn ends_an_event(mut read: &[u8]) -> bool {
     // A byte order mark is not the first field's name.
-    let text = text.trim_start_matches('\u{feff}');
-    let Some((events, _incomplete)) = text.rsplit_once("\n\n") else {
-        return read.len() >= PEEK_BYTES;
-    };
-    let lines = events.split('\n');
-    let mut fields = lines.filter(|line| !line.is_empty() && !line.starts_with(':'));
-    fields.next().is_some() || read.len() >= PEEK_BYTES
+    while let Some(rest) = read.strip_prefix("\u{feff}".as_bytes()) {
+        read = rest;
+    }
+    let mut has_field = false;
+    while let Some(end) = read.iter().position(|byte| matches!(byte, b'\n' | b'\r')) {
+        let (line, rest) = read.split_at(end);
+        if line.is_empty() && has_field {
+            return true;
+        }
+        has_field |= !line.is_empty() && !line.starts_with(b":");
+        let terminator = if rest.starts_with(b"\r\n") { 2 } else { 1 };
+        read = &rest[terminator..];
+    }
+    false
 }
 
 /// Gives a "slow down" to the client, with our own word on when to come back.
@@ -296,6 +305,8 @@ fn is_readable_stream(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -313,5 +324,15 @@ mod tests {
             assert_eq!(holds_an_event(text.as_bytes()), holds, "{text:?}");
         }
         assert!(holds_an_event(&vec![b'x'; PEEK_BYTES]));
+    }
+
+    proptest! {
+        #[test]
+        fn line_ends_of_any_kind_mean_the_same(text in "\u{feff}?[a:\r\n]{0,24}") {
+            let lines = text.trim_start_matches('\u{feff}').replace("\r\n", "\n").replace('\r', "\n");
+            let whole = lines.rsplit_once("\n\n").map_or("", |(events, _incomplete)| events);
+            let mut fields = whole.split('\n').filter(|line| !line.is_empty() && !line.starts_with(':'));
+            prop_assert_eq!(holds_an_event(text.as_bytes()), fields.next().is_some());
+        }
     }
 }

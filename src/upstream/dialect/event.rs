@@ -18,7 +18,7 @@ pub(super) struct ErrorEvent {
 
 /// The first event in `body`, if it is an error. What comes after content is the client's to see.
 pub(super) fn first_error(body: &[u8]) -> Option<ErrorEvent> {
-    let text = String::from_utf8_lossy(body)
+    let text = String::from_utf8_lossy(to_the_first_event(body))
         .replace("\r\n", "\n")
         .replace('\r', "\n");
     let text = text.trim_start_matches('\u{feff}');
@@ -54,6 +54,30 @@ pub(super) fn first_error(body: &[u8]) -> Option<ErrorEvent> {
         status: status.or_else(|| document.status()),
         document,
     })
+}
+
+/// `body` up to the end of its first event that is more than comments. What is ready of a stream may
+/// be many events, and reading them all would cost more than sending them.
+fn to_the_first_event(body: &[u8]) -> &[u8] {
+    const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
+    let mut has_field = false;
+    let mut at = 0;
+    while body[at..].starts_with(BYTE_ORDER_MARK) {
+        at += BYTE_ORDER_MARK.len();
+    }
+    while let Some(length) = body[at..]
+        .iter()
+        .position(|byte| matches!(byte, b'\n' | b'\r'))
+    {
+        let (line, rest) = body[at..].split_at(length);
+        if line.is_empty() && has_field {
+            return &body[..at];
+        }
+        has_field |= !line.is_empty() && !line.starts_with(b":");
+        at += length + if rest.starts_with(b"\r\n") { 2 } else { 1 };
+    }
+    body
 }
 
 /// `data`, if it is a document with an error in it.
