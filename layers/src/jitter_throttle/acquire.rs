@@ -9,8 +9,9 @@ use std::{
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
-    gate::{Gate, Held, Permit, Refused},
+    gate::{Entered, Gate, Held, Permit},
     queue::Spot,
+    refused::Refused,
 };
 use crate::{progress::Progress, session::Session};
 
@@ -51,6 +52,14 @@ impl Acquire {
         }
     }
 
+    fn dispatched(&self, permit: Permit, arrived: Instant) -> Poll<Result<Permit, Refused>> {
+        if let Some(progress) = &self.progress {
+            progress.add_queued(arrived.elapsed());
+            progress.keep_entry(permit.entry());
+        }
+        Poll::Ready(Ok(permit))
+    }
+
     fn poll_sleep(&mut self, instant: Instant, cx: &mut Context<'_>) -> Poll<()> {
         let sleep = match &mut self.sleep {
             Some(sleep) => {
@@ -75,20 +84,17 @@ impl Future for Acquire {
             let spot = match &this.spot {
                 Some(spot) => spot,
                 None => {
-                    let spot = this
-                        .gate
-                        .enter(this.progress.as_ref(), this.session.as_ref())?;
-                    this.spot.insert(spot)
+                    let (progress, session) = (this.progress.as_ref(), this.session.as_ref());
+                    match this.gate.enter(progress, session)? {
+                        Entered::Dispatched(permit) => return this.dispatched(permit, arrived),
+                        Entered::Waiting(spot) => this.spot.insert(spot),
+                    }
                 }
             };
             match this.gate.dispatch(spot, cx.waker()) {
                 Ok(permit) => {
                     this.spot = None;
-                    if let Some(progress) = &this.progress {
-                        progress.add_queued(arrived.elapsed());
-                        progress.keep_entry(permit.entry());
-                    }
-                    return Poll::Ready(Ok(permit));
+                    return this.dispatched(permit, arrived);
                 }
                 Err(Held::ByOthers) => return Poll::Pending,
                 Err(Held::Until(instant)) => {

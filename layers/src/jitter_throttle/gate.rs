@@ -16,6 +16,7 @@ use super::{
     pacing::Pacing,
     queue::{Place, Queue, Spot},
     quota::{Quota, Share},
+    refused::Refused,
     tempo::Tempo,
 };
 use crate::{
@@ -29,31 +30,6 @@ use crate::{
 /// One gate belongs to one account at one upstream, never to anything a client can choose.
 #[derive(Clone, Debug)]
 pub struct Gate(Arc<Shared>);
-
-/// Why a request was not let through. It took no slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// As many requests wait as may.
-    #[error("{waiting} requests are waiting already")]
-    QueueFull {
-        /// How many.
-        waiting: usize,
-        /// How long this one would have waited.
-        estimate: Duration,
-    },
-    /// A quota is used up, and its next period begins too late to wait for it.
-    #[error("the quota is used up")]
-    QuotaExhausted {
-        /// How long until there is some again.
-        reset: Duration,
-    },
-    /// The queue is short enough, but slow, or the upstream wants a long pause.
-    #[error("the wait would be about {} s", estimate.as_secs())]
-    WouldWaitTooLong {
-        /// How long this one would have waited.
-        estimate: Duration,
-    },
-}
 
 /// A slot in flight, given back when dropped.
 #[derive(Debug)]
@@ -80,6 +56,13 @@ pub(super) enum Held {
     Until(Instant),
     /// It is not going to wait.
     No(Refused),
+}
+
+/// What comes of entering.
+pub(super) enum Entered {
+    /// Nobody waits and nothing holds it: it need not wait either.
+    Dispatched(Permit),
+    Waiting(Spot),
 }
 
 #[derive(Debug)]
@@ -157,14 +140,16 @@ impl Gate {
         self.lock().dispatched
     }
 
+    /// Lets a request in: at once, or to a place in the queue.
     pub(super) fn enter(
         &self,
         progress: Option<&Progress>,
         session: Option<&Session>,
-    ) -> Result<Spot, Refused> {
+    ) -> Result<Entered, Refused> {
         let mut state = self.lock();
         let kept = progress.and_then(Progress::ticket);
-        if kept.is_none() {
+        let at_once = self.goes_at_once(&state);
+        if !at_once && kept.is_none() {
             self.admit(&state, session)?;
         }
         if state.queue.len() == 0 {
@@ -178,11 +163,13 @@ impl Gate {
             progress.keep_ticket(ticket);
         }
         state.entries += 1;
-        let place = Place {
-            ticket,
-            entry: state.entries,
-        };
-        Ok(state.queue.enter(place, session, kept.is_some()))
+        let entry = state.entries;
+        if at_once && state.tempo.take_interval().is_ok() {
+            return Ok(Entered::Dispatched(self.take_slot(&mut state, entry)));
+        }
+        let place = Place { ticket, entry };
+        let spot = state.queue.enter(place, session, kept.is_some());
+        Ok(Entered::Waiting(spot))
     }
 
     /// Dispatches the waiter at `spot` if it is its turn.
@@ -196,23 +183,10 @@ impl Gate {
             state.queue.remember(spot, waker);
             return Err(Held::Until(free));
         }
-        // Taken first: what a quota writes down now is no earlier than this.
-        let dispatched = Instant::now();
-        for quota in &self.0.quotas {
-            quota.spend();
-        }
+        let permit = self.take_slot(&mut state, spot.place.entry);
         state.queue.serve(spot);
-        state.in_flight += 1;
-        state.dispatched += 1;
-        let slower = state.closing.is_ramping();
-        state.tempo.dispatched(&self.0.pacing, slower);
-        state.closing.dispatched(spot.place.entry);
         state.queue.wake_first();
-        Ok(Permit {
-            gate: self.clone(),
-            entry: spot.place.entry,
-            dispatched,
-        })
+        Ok(permit)
     }
 
     pub(super) fn leave(&self, spot: &Spot) {
@@ -224,9 +198,41 @@ impl Gate {
         }
     }
 
+    /// Whether a newcomer need not wait. One that imitates a plugin's delay always does.
+    fn goes_at_once(&self, state: &State) -> bool {
+        state.queue.len() == 0 && !self.0.pacing.idle_jitter && self.obstacle(state).is_none()
+    }
+
+    /// Takes the slot of the dispatch `entry`.
+    fn take_slot(&self, state: &mut State, entry: u64) -> Permit {
+        // Taken first: what a quota writes down now is no earlier than this.
+        let dispatched = Instant::now();
+        for quota in &self.0.quotas {
+            quota.spend();
+        }
+        state.in_flight += 1;
+        state.dispatched += 1;
+        let slower = state.closing.is_ramping();
+        state.tempo.dispatched(&self.0.pacing, slower);
+        state.closing.dispatched(entry);
+        Permit {
+            gate: self.clone(),
+            entry,
+            dispatched,
+        }
+    }
+
     /// What keeps the waiter at `spot`, without taking anything.
     fn held(&self, state: &State, spot: &Spot) -> Option<Held> {
-        if !state.queue.is_first(spot.place) || self.is_full(state) {
+        if !state.queue.is_first(spot.place) {
+            return Some(Held::ByOthers);
+        }
+        self.obstacle(state)
+    }
+
+    /// What keeps whoever is first.
+    fn obstacle(&self, state: &State) -> Option<Held> {
+        if self.is_full(state) {
             return Some(Held::ByOthers);
         }
         let now = Instant::now();

@@ -32,8 +32,8 @@
 //! [`BearerAuth`](crate::BearerAuthLayer), so that the token is read after the wait. A
 //! [`Progress`](crate::progress::Progress) among the request's extensions carries the place from
 //! one attempt to the next and takes the time waited; without one each attempt queues anew.
-//! A mark of `RetryOn429`'s leaves it to that layer to say what an answer means; without one every
-//! answer that is no error counts as accepted.
+//! `RetryOn429` may mark it, and then says itself what an answer means; without a mark every answer
+//! that is no error counts as accepted.
 //!
 //! # Examples
 //!
@@ -82,6 +82,7 @@ mod gate;
 mod pacing;
 mod queue;
 mod quota;
+mod refused;
 mod service;
 mod tempo;
 #[cfg(test)]
@@ -90,9 +91,10 @@ mod tests;
 pub use self::{
     acquire::Acquire,
     body::PermitBody,
-    gate::{Gate, Outlook, Permit, Refused},
+    gate::{Gate, Outlook, Permit},
     pacing::{Busy, Pacing, ReversedJitter},
     queue::Order,
     quota::{Quota, Share, Window},
+    refused::Refused,
     service::{JitterThrottle, JitterThrottleLayer, ResponseFuture},
 };
