@@ -37,8 +37,3 @@ pub enum Pace {
     /// As before.
     Same,
 }
-
-/// Travels in a request's extensions: whoever put it there tells the [`Cooldown`] how the request
-/// was answered, also where the head alone says that all is well.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct JudgedOutside;

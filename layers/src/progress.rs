@@ -9,7 +9,7 @@
 use std::{
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -24,6 +24,7 @@ struct Counts {
     queued_micros: AtomicU64,
     ticket: OnceLock<u64>,
     entry: AtomicU64,
+    judged_outside: AtomicBool,
 }
 
 impl Progress {
@@ -71,5 +72,16 @@ impl Progress {
     /// Keeps `entry`, which is not zero, as the latest dispatch.
     pub(crate) fn keep_entry(&self, entry: u64) {
         self.0.entry.store(entry, Ordering::Relaxed);
+    }
+
+    /// Whether somebody further out tells the [`Cooldown`](crate::cooldown::Cooldown) how the request
+    /// was answered, also where the head alone says that all is well.
+    pub(crate) fn is_judged_outside(&self) -> bool {
+        self.0.judged_outside.load(Ordering::Relaxed)
+    }
+
+    /// Whoever calls this will do so.
+    pub(crate) fn judge_outside(&self) {
+        self.0.judged_outside.store(true, Ordering::Relaxed);
     }
 }

@@ -19,7 +19,6 @@ use super::{
     gate::{Gate, Permit},
 };
 use crate::{
-    cooldown::JudgedOutside,
     error::{BoxError, NotSent, chain},
     progress::Progress,
     session::Session,
@@ -142,7 +141,8 @@ where
                     let permit = ready!(turn.poll(cx))?;
                     #[expect(clippy::expect_used, reason = "taken once, with the state")]
                     let request = request.take().expect("the request is still here");
-                    let judged_outside = request.extensions().get::<JudgedOutside>().is_some();
+                    let progress = request.extensions().get::<Progress>();
+                    let judged_outside = progress.is_some_and(Progress::is_judged_outside);
                     let response = inner.call(request);
                     state.set(State::Call {
                         response,

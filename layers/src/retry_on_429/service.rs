@@ -23,11 +23,7 @@ use super::{
     classify::{Classify, StandardClassify},
     resolve::{Policy, resolve},
 };
-use crate::{
-    cooldown::{Cooldown, JudgedOutside},
-    error::BoxError,
-    progress::Progress,
-};
+use crate::{cooldown::Cooldown, error::BoxError, progress::Progress};
 
 /// Applies [`RetryOn429`]; see the [module documentation](super).
 #[derive(Clone, Debug)]
@@ -177,9 +173,9 @@ where
         let fresh = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, fresh);
         // All attempts share one, so that a retry can keep its place.
-        request.extensions_mut().get_or_insert_default::<Progress>();
+        let progress: &mut Progress = request.extensions_mut().get_or_insert_default();
         if self.policy.judges_all() {
-            request.extensions_mut().insert(JudgedOutside);
+            progress.judge_outside();
         }
         self.policy.budget.count_try();
         let spare = request.clone();
