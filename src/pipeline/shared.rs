@@ -2,10 +2,10 @@
 
 use std::{
     fmt,
-    future::Future,
+    future::{Future, ready},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
@@ -77,6 +77,12 @@ where
     S::Future: Send,
 {
     fn call(&self, request: Request<Full<Bytes>>) -> ResponseFuture {
-        Box::pin(self.clone().oneshot(request))
+        let mut service = self.clone();
+        // Nearly always ready at once, and then nothing but its own future has to be kept.
+        match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => Box::pin(Service::call(&mut service, request)),
+            Poll::Ready(Err(error)) => Box::pin(ready(Err(error))),
+            Poll::Pending => Box::pin(service.oneshot(request)),
+        }
     }
 }
