@@ -1,7 +1,11 @@
 //! What an operator can watch: counts and gauges in the Prometheus text format.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
+use http::StatusCode;
 use pacegate_layers::jitter_throttle::Gate;
 use prometheus_client::{
     collector::Collector,
@@ -22,17 +26,17 @@ pub struct EdgeMetrics {
     pub connections: Gauge,
     /// Requests whose answers have not been sent to the end.
     pub in_flight: Gauge,
-    /// Answers begun.
-    pub answers: Family<AnswerLabels, Counter>,
+    answers: Family<AnswerLabels, Counter>,
+    /// The one of `answers` that nearly all belong to.
+    good_answers: OnceLock<Counter>,
     /// Answers whose stream broke off after the head.
     pub aborted: Counter,
 }
 
 /// What an answer is counted under.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct AnswerLabels {
-    /// The status code.
-    pub status: u16,
+struct AnswerLabels {
+    status: u16,
 }
 
 /// Reads the gates whenever somebody looks.
@@ -77,6 +81,17 @@ impl EdgeMetrics {
             "Answers whose stream broke off after the head",
             self.aborted.clone(),
         );
+    }
+
+    /// An answer with `status` is begun.
+    pub fn count_answer(&self, status: StatusCode) {
+        let status = status.as_u16();
+        let counter = || self.answers.get_or_create(&AnswerLabels { status }).clone();
+        if status == StatusCode::OK.as_u16() {
+            self.good_answers.get_or_init(counter).inc();
+        } else {
+            counter().inc();
+        }
     }
 }
 

@@ -30,6 +30,11 @@ impl Session {
         self
     }
 
+    /// Its own name.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// Whose turn it takes.
     pub(crate) fn turn(&self) -> &Arc<str> {
         self.parent.as_ref().unwrap_or(&self.id)

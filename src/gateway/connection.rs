@@ -31,6 +31,7 @@ pub(super) struct Connection(Arc<State>);
 #[derive(Debug)]
 struct State {
     number: u64,
+    name: Arc<str>,
     phase: AtomicU8,
     broken: AtomicBool,
     ending: AtomicBool,
@@ -77,8 +78,10 @@ impl Connection {
     pub(super) fn new() -> Self {
         static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
 
+        let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
         Self(Arc::new(State {
-            number: CONNECTIONS.fetch_add(1, Ordering::Relaxed),
+            number,
+            name: format!("connection {number}").into(),
             phase: AtomicU8::new(Phase::New as u8),
             broken: AtomicBool::new(false),
             ending: AtomicBool::new(false),
@@ -92,6 +95,11 @@ impl Connection {
     /// A number that no other connection of this process has.
     pub(super) fn number(&self) -> u64 {
         self.0.number
+    }
+
+    /// A name that no other connection of this process has.
+    pub(super) fn name(&self) -> &Arc<str> {
+        &self.0.name
     }
 
     /// A request's head is complete.

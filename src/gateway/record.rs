@@ -12,12 +12,12 @@ use std::{
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
+use pacegate_layers::session::Session;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tower::ServiceExt;
 use tracing::warn;
 
-use super::connection::Connection;
 use crate::pipeline::SharedService;
 
 /// One arrival, as it stands in the file.
@@ -112,15 +112,10 @@ impl Recorder {
 
 impl State {
     fn write(&mut self, request: &Request<Full<Bytes>>) -> io::Result<()> {
-        let named = |name| request.headers().get(name)?.to_str().ok();
-        let session = named("x-session-id").map_or_else(
-            || {
-                let connection = request.extensions().get::<Connection>();
-                format!("connection {}", connection.map_or(0, Connection::number))
-            },
-            str::to_owned,
-        );
-        let parent = named("x-parent-session-id").map(|parent| self.number(parent));
+        let parent = request.headers().get("x-parent-session-id");
+        let parent = parent.and_then(|parent| parent.to_str().ok());
+        let parent = parent.map(|parent| self.number(parent));
+        let session = request.extensions().get();
         let now = Instant::now();
         let at = now - *self.first.get_or_insert(now);
         let body = request.body().clone().into_inner().unwrap_or_default();
@@ -128,7 +123,7 @@ impl State {
         let asked: Asked = serde_json::from_slice(&body).unwrap_or_default();
         let line = Line {
             at_ms: (at.as_secs_f64() * 10_000.0).round() / 10.0,
-            session: self.number(&session),
+            session: self.number(session.map_or("", Session::id)),
             parent,
             model: asked.model,
             stream: asked.stream.unwrap_or(false),

@@ -10,8 +10,9 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request::Parts,
-    uri::PathAndQuery,
+    HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
+    request::Parts,
+    uri::{InvalidUri, PathAndQuery},
 };
 use http_body_util::Full;
 use pacegate_layers::{
@@ -159,7 +160,8 @@ impl Routes {
             progress: head.extensions.get().cloned().unwrap_or_default(),
         };
         let progress = hold.progress.clone();
-        head.extensions.insert(session(&head));
+        let session = session(&mut head);
+        head.extensions.insert(session);
         head.uri = relative(&head.uri, rest)?;
         // What concerns the client's connection ends here, also where no header-align is listed.
         strip_hop_by_hop(&mut head.headers);
@@ -256,15 +258,16 @@ fn text(content: impl Into<Bytes>) -> Response<Body> {
 
 /// Whose turn the request takes: the session that OpenCode names, and the one it works for; without
 /// a name the connection.
-fn session(head: &Parts) -> Session {
+///
+/// The connection is of no use to anybody further in, and what stays is copied for every retry that
+/// might be.
+fn session(head: &mut Parts) -> Session {
+    let connection: Option<Connection> = head.extensions.remove();
     let named = |name| head.headers.get(name)?.to_str().ok();
-    let connection = || {
-        let connection = head.extensions.get::<Connection>();
-        format!("connection {}", connection.map_or(0, Connection::number))
-    };
-    let session = match named("x-session-id") {
-        Some(id) => Session::new(id),
-        None => Session::new(connection()),
+    let session = match (named("x-session-id"), connection) {
+        (Some(id), _) => Session::new(id),
+        (None, Some(connection)) => Session::new(Arc::clone(connection.name())),
+        (None, None) => Session::new(""),
     };
     match named("x-parent-session-id") {
         Some(parent) => session.child_of(parent),
@@ -273,10 +276,10 @@ fn session(head: &Parts) -> Session {
 }
 
 /// The last `rest` bytes of the path, and the query: what follows the upstream's base URL.
-fn relative(uri: &Uri, rest: usize) -> Result<Uri, http::Error> {
+fn relative(uri: &Uri, rest: usize) -> Result<Uri, InvalidUri> {
     let whole = uri.path_and_query().map_or("/", PathAndQuery::as_str);
     let start = uri.path().len() - rest;
-    Uri::builder().path_and_query(&whole[start..]).build()
+    whole[start..].parse::<PathAndQuery>().map(Uri::from)
 }
 
 #[cfg(test)]
