@@ -74,7 +74,7 @@ impl Base {
         } else {
             "/"
         };
-        let joined = format!("{}{slash}{relative}", self.prefix);
+        let joined = [self.prefix.as_str(), slash, relative].concat();
         if joined.is_empty() || joined.starts_with('?') {
             return format!("/{joined}").try_into();
         }

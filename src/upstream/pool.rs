@@ -10,8 +10,9 @@ use tokio::time::Instant;
 
 use super::h1::Connection;
 
-/// More than the default concurrency of any preset; what goes beyond is closed, not kept.
-const MAX_IDLE: usize = 32;
+/// More than any preset sends at once, and enough for a crowd that comes again: a connection that was
+/// closed too early costs a handshake. What goes beyond is closed, not kept.
+const MAX_IDLE: usize = 256;
 
 /// Past this age the other side has usually hung up, and a NAT in between has forgotten the
 /// connection without a word, which nobody would notice before the head time-out.
