@@ -4,7 +4,7 @@ use std::{
     fmt,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -39,6 +39,8 @@ const COALESCE_LIMIT: usize = 16 * 1024;
 pub struct ResponseBody {
     incoming: Incoming,
     source: Source,
+    /// Whether a frame has been asked for.
+    wanted: bool,
     /// What has been read beyond the last frame. An end stays here.
     held: Option<Part>,
     silence: Silence,
@@ -80,47 +82,62 @@ impl ResponseBody {
         Self {
             incoming,
             source,
+            wanted: false,
             held: None,
             silence: Silence::new(sleep, idle_timeout),
         }
     }
 
     /// Lets go of the connection of a body that is empty: nobody is going to poll it.
-    pub(super) fn settle(&mut self, cx: &mut Context<'_>) {
+    pub(super) fn settle(&mut self) {
         if self.held.is_none() && self.incoming.is_end_stream() {
-            self.release(cx);
+            self.release();
             self.held = Some(Part::End);
         }
     }
 
     /// The next part, whatever its size.
     fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Part> {
-        self.settle(cx);
+        self.settle();
         if let Some(part) = self.held.take() {
             return Poll::Ready(part);
         }
-        let mut next = Pin::new(&mut self.incoming).poll_frame(cx);
-        if next.is_pending()
-            && let Source::H1(connection, _) = &mut self.source
-            && let Some(open) = connection
-        {
-            if open.poll_closed(cx).is_ready() {
-                *connection = None;
-            }
-            next = Pin::new(&mut self.incoming).poll_frame(cx);
-        }
-        Poll::Ready(match ready!(next) {
+        Poll::Ready(match ready!(self.poll_incoming(cx)) {
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => Part::Data(data),
                 Err(frame) => frame.into_trailers().map_or(Part::End, Part::Trailers),
             },
             Some(Err(error)) => self.fail(Truncated(Some(error)).into()),
             None if self.is_complete() => {
-                self.release(cx);
+                self.release();
                 Part::End
             }
             None => self.fail(Truncated(None).into()),
         })
+    }
+
+    /// The next frame, moving the connection's bytes if that is for us to do.
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let mut incoming = Pin::new(&mut self.incoming);
+        let Source::H1(connection @ Some(_), _) = &mut self.source else {
+            return incoming.poll_frame(cx);
+        };
+        // Frames come from nowhere but the connection, which is polled right here: to be woken for
+        // each would be to be polled twice.
+        let unwoken = &mut Context::from_waker(Waker::noop());
+        if !std::mem::replace(&mut self.wanted, true) {
+            // The connection reads no body before somebody has asked for it.
+            let next = incoming.as_mut().poll_frame(unwoken);
+            if next.is_ready() {
+                return next;
+            }
+        }
+        if let Some(open) = connection
+            && open.poll_closed(cx).is_ready()
+        {
+            *connection = None;
+        }
+        incoming.poll_frame(unwoken)
     }
 
     /// `poll_part`, under the idle time-out.
@@ -154,7 +171,7 @@ impl ResponseBody {
             self.held = None;
         }
         // A reader that sees the end coming does not poll again.
-        self.settle(cx);
+        self.settle();
         if joined.is_empty() {
             return first;
         }
@@ -189,10 +206,10 @@ impl ResponseBody {
     }
 
     /// The body has ended cleanly: its connection may serve another request.
-    fn release(&mut self, cx: &mut Context<'_>) {
+    fn release(&mut self) {
         if let Source::H1(connection, pool) = &mut self.source
             && let Some(mut connection) = connection.take()
-            && connection.is_reusable(cx)
+            && connection.is_reusable()
         {
             pool.put(connection);
         }

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    future::{Future, poll_fn},
+    future::Future,
     pin::Pin,
     sync::{
         Arc, PoisonError, RwLock,
@@ -180,7 +180,7 @@ impl Client {
     async fn send(self, mut request: Outgoing) -> Result<Response<ResponseBody>, BoxError> {
         let target = self.target();
         *request.uri_mut() = target.base.join(request.uri())?.into();
-        let reused = target.connections.reuse().await;
+        let reused = target.connections.reuse();
         self.send_on(reused, &target, request).await
     }
 
@@ -234,11 +234,7 @@ impl Client {
         }
         let (head, incoming) = head.into_parts();
         let mut body = ResponseBody::new(incoming, source, timer, options.idle_timeout);
-        poll_fn(|cx| {
-            body.settle(cx);
-            Poll::Ready(())
-        })
-        .await;
+        body.settle();
         Ok(Response::from_parts(head, body))
     }
 

@@ -1,11 +1,8 @@
 //! All connections to one origin, and which of them a request gets.
 
-use std::{
-    future::poll_fn,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use pacegate_layers::error::BoxError;
@@ -63,13 +60,12 @@ impl Connections {
     }
 
     /// A connection that has served a request before and still seems alive.
-    pub(super) async fn reuse(&self) -> Option<Connected> {
+    pub(super) fn reuse(&self) -> Option<Connected> {
         if let Some(sender) = self.shared.current() {
             return Some(Connected::H2(sender));
         }
         while let Some(mut connection) = self.idle.take() {
-            let alive = poll_fn(|cx| connection.is_reusable(cx).into());
-            if alive.await {
+            if connection.is_reusable() {
                 return Some(Connected::H1(connection));
             }
         }

@@ -3,14 +3,14 @@
 use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
-    task::Poll,
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::{body::Incoming, client::conn::TrySendError};
-use tokio::time::Sleep;
+use tokio::{task::unconstrained, time::Sleep};
 
 use super::h1::Connection;
 
@@ -43,7 +43,8 @@ pub(super) async fn head(
     mut connection: Option<Box<Connection>>,
     mut deadline: Pin<&mut Sleep>,
 ) -> Result<(Response<Incoming>, Option<Box<Connection>>), Failed> {
-    let mut response = pin!(response);
+    // Unconstrained, because a pause that tokio prescribes would wake nobody below.
+    let mut response = pin!(unconstrained(response));
     let outcome = poll_fn(|cx| {
         if let Some(open) = &mut connection
             && open.poll_closed(cx).is_ready()
@@ -51,7 +52,14 @@ pub(super) async fn head(
             // Dropping it makes hyper give back a request that is still in its queue.
             connection = None;
         }
-        match response.as_mut().poll(cx) {
+        // An answer comes from nowhere but the connection that has just been polled: to be woken for
+        // it would be to be polled twice.
+        let waker = if connection.is_some() {
+            Waker::noop()
+        } else {
+            cx.waker()
+        };
+        match response.as_mut().poll(&mut Context::from_waker(waker)) {
             Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
             Poll::Pending => deadline.as_mut().poll(cx).map(|()| None),
         }

@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
@@ -72,9 +72,11 @@ impl Connection {
     }
 
     /// Whether another request may be sent. It takes a poll to find out, and that also notices a
-    /// connection that the other side has closed.
-    pub(super) fn is_reusable(&mut self, cx: &mut Context<'_>) -> bool {
-        self.poll_closed(cx).is_pending() && self.sender.is_ready()
+    /// connection that the other side has closed. Nobody is woken for it: an idle connection is
+    /// nobody's, and one that is about to be used will be polled.
+    pub(super) fn is_reusable(&mut self) -> bool {
+        let unwoken = &mut Context::from_waker(Waker::noop());
+        self.poll_closed(unwoken).is_pending() && self.sender.is_ready()
     }
 }
 
