@@ -191,8 +191,10 @@ impl HeaderAlignLayer {
     }
 
     fn align(&self, mut client: HeaderMap) -> HeaderMap {
-        strip_hop_by_hop(&mut client);
-        remove_all(&mut client, &OWN);
+        // Most connections say nothing that the fields below would have to look out for.
+        if client.contains_key(header::CONNECTION) {
+            strip_hop_by_hop(&mut client);
+        }
         let mut aligned = HeaderMap::with_capacity(self.fields.len() + self.pass.len());
         for (name, rule) in &self.fields {
             let value = match rule {
@@ -203,20 +205,40 @@ impl HeaderAlignLayer {
                 }
                 Rule::Place => HeaderValue::from_static(""),
                 Rule::Set(value) => value.clone(),
-                Rule::SetIfAbsent(_) if client.contains_key(name) => {
-                    append_all(&mut aligned, &client, name);
-                    continue;
-                }
+                Rule::SetIfAbsent(_) if append_all(&mut aligned, &client, name) => continue,
                 Rule::SetIfAbsent(value) => value.clone(),
             };
             aligned.insert(name, value);
         }
         for name in &self.pass {
-            if !aligned.contains_key(name) {
-                append_all(&mut aligned, &client, name);
-            }
+            append_all(&mut aligned, &client, name);
         }
         aligned
+    }
+
+    /// The same with everything decided that no request has a say in: a client's value for what is
+    /// never passed on counts as none, and what a field decides need not be passed.
+    fn plan(&self) -> Self {
+        let is_own = |name: &HeaderName| HOP_BY_HOP.contains(name) || OWN.contains(name);
+        let decided = |(name, rule): &(HeaderName, Rule)| {
+            let rule = match rule {
+                Rule::Narrow(_) if is_own(name) => return None,
+                Rule::SetIfAbsent(value) if is_own(name) => Rule::Set(value.clone()),
+                rule => rule.clone(),
+            };
+            Some((name.clone(), rule))
+        };
+        let mut pass: Vec<HeaderName> = Vec::new();
+        for name in &self.pass {
+            let is_field = self.fields.iter().any(|(field, _)| field == name);
+            if !is_field && !pass.contains(name) {
+                pass.push(name.clone());
+            }
+        }
+        Self {
+            fields: self.fields.iter().filter_map(decided).collect(),
+            pass,
+        }
     }
 }
 
@@ -239,7 +261,7 @@ impl<S> Layer<S> for HeaderAlignLayer {
     fn layer(&self, inner: S) -> Self::Service {
         HeaderAlign {
             inner,
-            plan: Arc::new(self.clone()),
+            plan: Arc::new(self.plan()),
         }
     }
 }
@@ -265,16 +287,20 @@ where
     }
 }
 
-fn append_all(to: &mut HeaderMap, from: &HeaderMap, name: &HeaderName) {
-    for value in from.get_all(name) {
+/// Whether there was anything to append.
+fn append_all(to: &mut HeaderMap, from: &HeaderMap, name: &HeaderName) -> bool {
+    let mut values = from.get_all(name).iter().peekable();
+    let there = values.peek().is_some();
+    for value in values {
         to.append(name, value.clone());
     }
+    there
 }
 
 /// Whether the client's lists under `name` hold every member of `list`. A member that the client
 /// refuses with `q=0` is not offered.
 fn offers_all(client: &HeaderMap, name: &HeaderName, list: &HeaderValue) -> bool {
-    let offers = |member: &str| {
+    let offers = |member: &[u8]| {
         let values = client.get_all(name).iter();
         let mut offered = values.flat_map(members).filter_map(offered);
         offered.any(|offered| offered.eq_ignore_ascii_case(member))
@@ -282,20 +308,22 @@ fn offers_all(client: &HeaderMap, name: &HeaderName, list: &HeaderValue) -> bool
     members(list).filter_map(offered).all(offers)
 }
 
-fn members(list: &HeaderValue) -> impl Iterator<Item = &str> {
-    list.to_str().unwrap_or_default().split(',')
+fn members(list: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    list.as_bytes().split(|byte| *byte == b',')
 }
 
 /// The name of a list member, unless its weight is zero ([RFC 9110 §12.4.2]).
 ///
 /// [RFC 9110 §12.4.2]: https://www.rfc-editor.org/rfc/rfc9110#section-12.4.2
-fn offered(member: &str) -> Option<&str> {
-    let mut parts = member.split(';').map(str::trim);
+fn offered(member: &[u8]) -> Option<&[u8]> {
+    let mut parts = member.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
     let name = parts.next().filter(|name| !name.is_empty())?;
     let refused = parts
         .filter_map(|part| part.split_at_checked(2))
-        .filter(|(key, _)| key.eq_ignore_ascii_case("q="))
-        .any(|(_, weight)| weight.parse() == Ok(0.0_f32));
+        .filter(|(key, _)| key.eq_ignore_ascii_case(b"q="))
+        .any(|(_, weight)| {
+            std::str::from_utf8(weight).is_ok_and(|weight| weight.parse() == Ok(0.0_f32))
+        });
     (!refused).then_some(name)
 }
 
@@ -334,7 +362,7 @@ mod tests {
             .field(header::ACCEPT, set("application/json"))
             .field(header::AUTHORIZATION, Rule::Place)
             .field(header::USER_AGENT, set("a/1"));
-        let aligned = layer.align(client(&[
+        let aligned = layer.plan().align(client(&[
             ("user-agent", "client/9"),
             ("x-session-id", "s1"),
             ("authorization", "Bearer client"),
@@ -353,13 +381,25 @@ mod tests {
     }
 
     #[test]
+    fn a_clients_value_for_what_is_never_passed_counts_as_none() {
+        let own = HeaderValue::from_static("own");
+        let layer = HeaderAlignLayer::new()
+            .field(header::COOKIE, Rule::SetIfAbsent(own.clone()))
+            .field(header::TE, Rule::SetIfAbsent(own.clone()))
+            .field(header::UPGRADE, Rule::Narrow(own));
+        let theirs = [("cookie", "theirs"), ("te", "own"), ("upgrade", "own")];
+        let aligned = layer.plan().align(client(&theirs));
+        assert_eq!(text(&aligned), ["cookie: own", "te: own"]);
+    }
+
+    #[test]
     fn a_field_named_in_connection_is_not_passed() {
         let layer = HeaderAlignLayer::new()
             .pass(HeaderName::from_static("x-keep"))
             .unwrap()
             .pass(HeaderName::from_static("x-drop"))
             .unwrap();
-        let aligned = layer.align(client(&[
+        let aligned = layer.plan().align(client(&[
             ("x-keep", "1"),
             ("x-drop", "2"),
             ("connection", "close, X-Drop"),
@@ -370,7 +410,9 @@ mod tests {
     #[test]
     fn what_connection_names_cannot_remove_a_field_of_our_own() {
         let layer = HeaderAlignLayer::new().field(header::AUTHORIZATION, Rule::Place);
-        let aligned = layer.align(client(&[("connection", "authorization, host")]));
+        let aligned = layer
+            .plan()
+            .align(client(&[("connection", "authorization, host")]));
         assert_eq!(text(&aligned), ["authorization: "]);
     }
 
@@ -386,7 +428,7 @@ mod tests {
 
     #[test]
     fn passed_headers_keep_all_their_values() {
-        let aligned = HeaderAlignLayer::default().align(client(&[
+        let aligned = HeaderAlignLayer::default().plan().align(client(&[
             ("accept", "a"),
             ("accept", "b"),
             ("x-other", "c"),
@@ -401,10 +443,10 @@ mod tests {
             Rule::SetIfAbsent(HeaderValue::from_static("own")),
         );
         assert_eq!(
-            text(&layer.align(client(&[("user-agent", "theirs")]))),
+            text(&layer.plan().align(client(&[("user-agent", "theirs")]))),
             ["user-agent: theirs"]
         );
-        assert_eq!(text(&layer.align(client(&[]))), ["user-agent: own"]);
+        assert_eq!(text(&layer.plan().align(client(&[]))), ["user-agent: own"]);
     }
 
     #[test]
@@ -413,14 +455,14 @@ mod tests {
             header::ACCEPT_ENCODING,
             Rule::Narrow(HeaderValue::from_static("br, gzip")),
         );
-        let ask = |offer| text(&layer.align(client(&[("accept-encoding", offer)])));
+        let ask = |offer| text(&layer.plan().align(client(&[("accept-encoding", offer)])));
         assert_eq!(
             ask("gzip, deflate, BR;q=0.5"),
             ["accept-encoding: br, gzip"]
         );
         assert_eq!(ask("gzip, br;q=0"), ["accept-encoding: gzip, br;q=0"]);
         assert_eq!(ask("identity"), ["accept-encoding: identity"]);
-        assert!(layer.align(client(&[])).is_empty());
+        assert!(layer.plan().align(client(&[])).is_empty());
     }
 
     #[test]
@@ -430,7 +472,7 @@ mod tests {
             .field(header::USER_AGENT, set("b"))
             .field(header::ACCEPT, set("c"));
         assert_eq!(
-            text(&layer.align(client(&[]))),
+            text(&layer.plan().align(client(&[]))),
             ["accept: c", "user-agent: b"]
         );
     }
