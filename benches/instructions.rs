@@ -1,0 +1,324 @@
+//! How many instructions a request takes, under valgrind: the one cost that does not depend on how
+//! busy the machine is. Each scenario is warm and runs a hundred times; more than its limit fails.
+//!
+//! `tests/run instructions`, or, with `gungraun-runner` of gungraun's version in `PATH`:
+//! `cargo bench --bench instructions`
+#![expect(
+    missing_docs,
+    clippy::disallowed_methods,
+    reason = "the macros of gungraun write items without docs, and end the process"
+)]
+
+use std::{hint::black_box, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, stream};
+use gungraun::{
+    Callgrind, EventKind, LibraryBenchmarkConfig, library_benchmark, library_benchmark_group, main,
+};
+use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
+use pacegate::{
+    body::Body,
+    config::{self, Config, Credentials, Sample, Upstream},
+    gateway::Gateway,
+    pipeline::{SharedService, assemble, build},
+};
+use pacegate_layers::{
+    error::BoxError,
+    jitter_throttle::{Gate, Pacing},
+    progress::Progress,
+    session::Session,
+    token::StaticToken,
+};
+use rand::{SeedableRng, rngs::StdRng};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    runtime::Runtime,
+};
+use tokio_util::task::TaskTracker;
+use tower::{Service, service_fn};
+
+const TIMES: usize = 100;
+
+const EVENTS: usize = 100;
+
+const EVENT: &[u8] = b"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"word \"}}]}\n\n";
+
+const QUESTION: &str = r#"{"model":"coder-model","messages":[{"role":"user","content":"hello"}]}"#;
+
+/// At most so many instructions for each of the hundred times.
+fn at_most(instructions: u64) -> LibraryBenchmarkConfig {
+    let limit = instructions * TIMES as u64;
+    LibraryBenchmarkConfig::default()
+        .tool(Callgrind::default().hard_limits([(EventKind::Ir, limit)]))
+        .clone()
+}
+
+// === the gate ===
+
+/// Asks for nothing, counts everything.
+fn open_gate() -> Gate {
+    let gate = Gate::new(Pacing::new(), StdRng::seed_from_u64(1));
+    pass(&gate);
+    gate
+}
+
+fn pass(gate: &Gate) {
+    let session = Session::new("s1");
+    let permit = gate.acquire(Some(Progress::new()), Some(session));
+    if let Some(Ok(permit)) = permit.now_or_never() {
+        permit.accepted();
+    }
+}
+
+#[library_benchmark(config = at_most(1_500))]
+#[bench::wide_open(open_gate())]
+fn gate(gate: Gate) -> u64 {
+    for _ in 0..TIMES {
+        pass(black_box(&gate));
+    }
+    gate.dispatched()
+}
+
+// === the layers ===
+
+/// The built-in upstream, all its layers and none of its pauses.
+fn unhurried(config: &mut Config) -> &mut Upstream {
+    let upstream = &mut config.upstreams[0];
+    upstream.jitter_throttle.min_interval = Duration::ZERO;
+    upstream.jitter_throttle.jitter = (Duration::ZERO, Duration::ZERO);
+    upstream.jitter_throttle.quotas = Vec::new();
+    upstream
+}
+
+#[expect(clippy::expect_used, reason = "the built-in config is tested")]
+fn built_in() -> Config {
+    // Nothing is there: gungraun starts benches without an environment.
+    let variable = |name: &str| (name == "HOME").then(|| "/".to_owned());
+    config::sample(&Sample::BuiltIn, &variable).expect("the built-in config")
+}
+
+fn answers_json() -> SharedService {
+    SharedService::new(service_fn(async |_request: Request<Full<Bytes>>| {
+        let body = Full::new(Bytes::from_static(b"{\"choices\":[]}"));
+        let body = body.map_err(|never| match never {});
+        Ok(Response::new(body.boxed_unsync()))
+    }))
+}
+
+fn answers_stream() -> SharedService {
+    SharedService::new(service_fn(async |_request: Request<Full<Bytes>>| {
+        let events = stream::iter(
+            std::iter::repeat_n(EVENT, EVENTS)
+                .map(|event| Ok(Frame::data(Bytes::from_static(event)))),
+        );
+        let mut response: Response<Body> = Response::new(StreamBody::new(events).boxed_unsync());
+        let event_stream = HeaderValue::from_static("text/event-stream");
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, event_stream);
+        Ok::<_, BoxError>(response)
+    }))
+}
+
+/// A pipeline, a timer for it, and what will be asked.
+struct Layers {
+    runtime: Runtime,
+    service: SharedService,
+    requests: Vec<Request<Full<Bytes>>>,
+}
+
+impl Layers {
+    #[expect(clippy::expect_used, reason = "without it nothing can be measured")]
+    fn over(client: SharedService) -> Self {
+        let mut config = built_in();
+        let token = StaticToken::new("sk-bench").expect("a token");
+        let runtime = runtime();
+        let entered = runtime.enter();
+        let pipeline = build(unhurried(&mut config), client, Some(Arc::new(token)), None);
+        let service = pipeline.expect("a pipeline").service;
+        drop(entered);
+        let mut this = Self {
+            runtime,
+            service,
+            requests: vec![request()],
+        };
+        this.ask();
+        this.requests
+            .extend(std::iter::repeat_with(request).take(TIMES));
+        this
+    }
+
+    #[expect(clippy::expect_used, reason = "a broken pipeline must not look quick")]
+    fn ask(&mut self) {
+        let _entered = self.runtime.enter();
+        for request in self.requests.drain(..) {
+            let answer = async { self.service.call(request).await?.collect().await };
+            let answer = answer.now_or_never().expect("answers at once");
+            black_box(answer.expect("answers"));
+        }
+    }
+}
+
+/// As the edge hands it on.
+fn request() -> Request<Full<Bytes>> {
+    let mut request = Request::new(Full::new(Bytes::from_static(QUESTION.as_bytes())));
+    *request.uri_mut() = http::Uri::from_static("/chat/completions");
+    *request.headers_mut() = fields();
+    request.extensions_mut().insert(Session::new("s1"));
+    request.extensions_mut().insert(Progress::new());
+    request
+}
+
+/// What an OpenAI-compatible client sends.
+fn fields() -> HeaderMap {
+    let fields = [
+        (header::ACCEPT, "application/json"),
+        (header::ACCEPT_ENCODING, "gzip, deflate, br"),
+        (header::CONTENT_TYPE, "application/json"),
+        (header::USER_AGENT, "client/1"),
+    ];
+    fields
+        .into_iter()
+        .map(|(name, value)| (name, HeaderValue::from_static(value)))
+        .collect()
+}
+
+#[expect(clippy::expect_used, reason = "without it nothing can be measured")]
+fn runtime() -> Runtime {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().build().expect("a runtime")
+}
+
+// A third is the building of the headers, a fifth two copies of the request for retries that might
+// be, an eighth their end, another the six boxes of the futures.
+#[library_benchmark(config = at_most(27_500))]
+#[bench::one_json_answer(Layers::over(answers_json()))]
+fn five_layers(mut layers: Layers) -> Layers {
+    layers.ask();
+    layers
+}
+
+#[library_benchmark(config = at_most(54_000))]
+#[bench::a_hundred_events(Layers::over(answers_stream()))]
+fn five_layers_and_a_stream(mut layers: Layers) -> Layers {
+    layers.ask();
+    layers
+}
+
+// === the whole gateway ===
+
+/// The gateway between a client and an upstream that say fixed bytes, all on one thread.
+struct Whole {
+    runtime: Runtime,
+    client: TcpStream,
+    /// How an answer ends.
+    end: Vec<u8>,
+    _home: TempDir,
+}
+
+impl Whole {
+    #[expect(clippy::expect_used, reason = "without it nothing can be measured")]
+    fn between(answer: &[u8]) -> Self {
+        let home = tempfile::tempdir().expect("a folder");
+        let file = home.path().join("credentials.json");
+        let credentials = r#"{"access_token":"a","refresh_token":"r","token_type":"Bearer","expiry_date":99999999999999}"#;
+        std::fs::write(&file, credentials).expect("written");
+        let mut config = built_in();
+        config.listen = config::Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let upstream = unhurried(&mut config);
+        upstream.base_url_written = true;
+        if let Credentials::OAuth(oauth) = &mut upstream.credentials {
+            oauth.file = file;
+        }
+        let runtime = runtime();
+        let client = runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let address = listener.local_addr().expect("an address");
+            config.upstreams[0].base_url = format!("http://{address}/v1").parse().expect("a URL");
+            let said = answer.to_vec();
+            let tasks = TaskTracker::new();
+            tasks.spawn(async move {
+                let (mut socket, _) = listener.accept().await.expect("the gateway");
+                while read_to(&mut socket, QUESTION.as_bytes()).await {
+                    socket.write_all(&said).await.expect("written");
+                }
+            });
+            let pipeline = assemble(&config.upstreams[0], None, &tasks);
+            let pipeline = pipeline.expect("a pipeline");
+            let gateway = Gateway::bind(&config, vec![pipeline]).await.expect("bound");
+            let address = gateway.to_string();
+            tasks.spawn(gateway.serve(std::future::pending()));
+            TcpStream::connect(address.trim_start_matches("http://")).await
+        });
+        let mut this = Self {
+            runtime,
+            client: client.expect("connected"),
+            end: answer[answer.len() - 12..].to_vec(),
+            _home: home,
+        };
+        this.ask();
+        this
+    }
+
+    fn ask(&mut self) {
+        let Self {
+            runtime,
+            client,
+            end,
+            ..
+        } = self;
+        runtime.block_on(async {
+            ask(client).await;
+            assert!(read_to(client, end).await, "the gateway answers");
+        });
+    }
+}
+
+#[expect(clippy::expect_used, reason = "without it nothing can be measured")]
+async fn ask(client: &mut TcpStream) {
+    let length = QUESTION.len();
+    let request = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\naccept: application/json\r\n\
+         content-type: application/json\r\nuser-agent: client/1\r\ncontent-length: {length}\r\n\r\n\
+         {QUESTION}"
+    );
+    client.write_all(request.as_bytes()).await.expect("written");
+}
+
+/// False if it was closed before.
+async fn read_to(socket: &mut TcpStream, end: &[u8]) -> bool {
+    let mut read = Vec::with_capacity(4096);
+    while !read.ends_with(end) {
+        if !matches!(socket.read_buf(&mut read).await, Ok(1..)) {
+            return false;
+        }
+    }
+    true
+}
+
+fn json() -> Vec<u8> {
+    let body = r#"{"id":"chatcmpl-1","object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":"hello"},"finish_reason":"stop"}]}"#;
+    let length = body.len();
+    format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}")
+        .into_bytes()
+}
+
+#[library_benchmark(config = at_most(92_000))]
+#[bench::one_json_answer(Whole::between(&json()))]
+fn gateway(mut whole: Whole) -> Whole {
+    for _ in 0..TIMES {
+        whole.ask();
+    }
+    whole
+}
+
+library_benchmark_group!(
+    name = instructions,
+    benchmarks = [gate, five_layers, five_layers_and_a_stream, gateway]
+);
+main!(library_benchmark_groups = instructions);
