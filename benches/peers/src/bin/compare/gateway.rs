@@ -1,0 +1,355 @@
+//! The gateways: how each is told to do the same, started and stopped.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, anyhow};
+
+use super::{
+    client::{self, Connection},
+    configs, machine,
+    upstream::Upstream,
+};
+
+/// What stands between client and upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    AxumReqwest,
+    /// Nothing.
+    Direct,
+    Haproxy,
+    Hyper,
+    Nginx,
+    /// pacegate with these layers.
+    Pacegate(Vec<&'static str>),
+}
+
+/// How the upstream is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Scheme {
+    Http,
+    Https,
+}
+
+/// Where programs and files are.
+pub(crate) struct Place {
+    pub(crate) pacegate: PathBuf,
+    /// The folder of the other proxies.
+    pub(crate) peers: PathBuf,
+    /// For configs, of one run.
+    pub(crate) folder: PathBuf,
+    pub(crate) upstream: Upstream,
+}
+
+/// One that runs; it is stopped when dropped.
+pub(crate) struct Gateway {
+    pub(crate) name: String,
+    pub(crate) address: SocketAddr,
+    /// With buffers of 64 KiB, which is what nginx needs for bulk; the same address elsewhere.
+    pub(crate) bulk_address: SocketAddr,
+    child: Option<Child>,
+    /// From its start to the end of its first answer.
+    pub(crate) cold_start: Duration,
+}
+
+/// All layers, in the order of the built-in config.
+pub(crate) const LAYERS: [&str; 5] = [
+    "header-align",
+    "retry-on-429",
+    "token-refresh",
+    "jitter-throttle",
+    "bearer-auth",
+];
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+// === impl Kind ===
+
+impl Kind {
+    /// The whole pipeline.
+    pub(crate) fn pacegate() -> Self {
+        Self::Pacegate(LAYERS.to_vec())
+    }
+
+    /// Those that everything is measured of.
+    pub(crate) fn main_ones() -> Vec<Self> {
+        vec![
+            Self::Direct,
+            Self::Nginx,
+            Self::Haproxy,
+            Self::Hyper,
+            Self::AxumReqwest,
+            Self::pacegate(),
+        ]
+    }
+
+    /// pacegate without each of its layers in turn, and without any.
+    pub(crate) fn pipelines() -> Vec<Self> {
+        let without = |dropped: &str| {
+            let kept = LAYERS.into_iter().filter(|layer| {
+                // A refresh without a token to refresh is refused by the config.
+                *layer != dropped && !(dropped == "bearer-auth" && *layer == "token-refresh")
+            });
+            Self::Pacegate(kept.collect())
+        };
+        let mut all: Vec<_> = LAYERS.into_iter().map(without).collect();
+        all.push(Self::Pacegate(Vec::new()));
+        all
+    }
+
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::AxumReqwest => "axum + reqwest".into(),
+            Self::Direct => "no gateway".into(),
+            Self::Haproxy => "haproxy".into(),
+            Self::Hyper => "bare hyper".into(),
+            Self::Nginx => "nginx".into(),
+            Self::Pacegate(layers) if layers.is_empty() => "pacegate, no layers".into(),
+            Self::Pacegate(layers) => {
+                let missing: Vec<_> = LAYERS
+                    .into_iter()
+                    .filter(|layer| !layers.contains(layer))
+                    .collect();
+                if missing.is_empty() {
+                    "pacegate".into()
+                } else {
+                    format!("pacegate - {}", missing.join(" - "))
+                }
+            }
+        }
+    }
+}
+
+// === impl Place ===
+
+impl Place {
+    /// Where `scheme`'s upstream listens.
+    pub(crate) fn upstream(&self, scheme: Scheme) -> SocketAddr {
+        match scheme {
+            Scheme::Http => self.upstream.http,
+            Scheme::Https => self.upstream.https,
+        }
+    }
+
+    pub(crate) fn ca(&self) -> PathBuf {
+        self.folder.join("ca.pem")
+    }
+
+    pub(crate) fn write_ca(&self) -> anyhow::Result<()> {
+        Ok(fs::write(self.ca(), &self.upstream.ca)?)
+    }
+
+    fn url(&self, scheme: Scheme) -> String {
+        let port = self.upstream(scheme).port();
+        match scheme {
+            Scheme::Http => format!("http://127.0.0.1:{port}"),
+            Scheme::Https => format!("https://localhost:{port}"),
+        }
+    }
+
+    fn write(&self, name: &str, text: &str) -> anyhow::Result<PathBuf> {
+        let path = self.folder.join(name);
+        fs::write(&path, text)?;
+        Ok(path)
+    }
+
+    fn command(
+        &self,
+        kind: &Kind,
+        scheme: Scheme,
+        listen: SocketAddr,
+        bulk: SocketAddr,
+    ) -> anyhow::Result<Command> {
+        let file = |kind: &str| format!("{}-{}.{kind}", listen.port(), bulk.port());
+        let program = match kind {
+            Kind::Direct => return Err(anyhow!("nothing to start")),
+            Kind::Hyper | Kind::AxumReqwest => {
+                let name = if *kind == Kind::Hyper {
+                    "hyper-proxy"
+                } else {
+                    "axum-proxy"
+                };
+                let mut command = Command::new(self.peers.join(name));
+                command.args([listen.to_string(), self.url(scheme)]);
+                command.arg(self.ca());
+                command
+            }
+            Kind::Nginx => {
+                let config =
+                    self.write(&file("nginx"), &configs::nginx(self, scheme, listen, bulk))?;
+                let mut command = Command::new("nginx");
+                command.arg("-c").arg(config).arg("-p").arg(&self.folder);
+                command
+            }
+            Kind::Haproxy => {
+                let config =
+                    self.write(&file("haproxy"), &configs::haproxy(self, scheme, listen))?;
+                let mut command = Command::new("haproxy");
+                command.arg("-db").arg("-f").arg(config);
+                command
+            }
+            Kind::Pacegate(layers) => {
+                let config = configs::pacegate(
+                    &[self.url(scheme)],
+                    layers,
+                    configs::WIDE_OPEN,
+                    &self.folder,
+                );
+                let config = self.write(&file("toml"), &config)?;
+                let mut command = Command::new(&self.pacegate);
+                command.arg("serve").arg("--config").arg(config);
+                command.arg("--listen").arg(listen.to_string());
+                command
+            }
+        };
+        Ok(program)
+    }
+
+    /// In MB, of what is one file.
+    pub(crate) fn size(&self, kind: &Kind) -> Option<f64> {
+        let file = match kind {
+            Kind::AxumReqwest => self.peers.join("axum-proxy"),
+            Kind::Hyper => self.peers.join("hyper-proxy"),
+            Kind::Pacegate(_) => self.pacegate.clone(),
+            Kind::Direct | Kind::Haproxy | Kind::Nginx => return None,
+        };
+        Some(fs::metadata(file).ok()?.len() as f64 / 1e6)
+    }
+
+    /// Starts `kind` and waits for its first answer.
+    pub(crate) fn start(&self, kind: &Kind, scheme: Scheme) -> anyhow::Result<Gateway> {
+        if *kind == Kind::Direct {
+            let address = self.upstream.http;
+            return Ok(Gateway {
+                name: kind.name(),
+                address,
+                bulk_address: address,
+                child: None,
+                cold_start: Duration::ZERO,
+            });
+        }
+        let (listen, bulk) = (free_port()?, free_port()?);
+        let command = self.command(kind, scheme, listen, bulk)?;
+        let mut gateway = self.run(command, kind.name(), listen)?;
+        if *kind == Kind::Nginx {
+            gateway.bulk_address = bulk;
+        }
+        Ok(gateway)
+    }
+
+    /// Starts pacegate in front of the same upstream under many names.
+    pub(crate) fn start_pacegate(
+        &self,
+        upstreams: usize,
+        settings: &str,
+    ) -> anyhow::Result<Gateway> {
+        let listen = free_port()?;
+        let urls = vec![self.url(Scheme::Http); upstreams];
+        let config = configs::pacegate(&urls, &LAYERS, settings, &self.folder);
+        let config = self.write(&format!("{}.toml", listen.port()), &config)?;
+        let mut command = Command::new(&self.pacegate);
+        command.arg("serve").arg("--config").arg(config);
+        command.arg("--listen").arg(listen.to_string());
+        self.run(command, format!("pacegate, {upstreams} upstreams"), listen)
+    }
+
+    fn run(
+        &self,
+        mut command: Command,
+        name: String,
+        listen: SocketAddr,
+    ) -> anyhow::Result<Gateway> {
+        let log = fs::File::create(self.folder.join(format!("{}.log", listen.port())))?;
+        command
+            .env(
+                "XDG_STATE_HOME",
+                self.folder.join(listen.port().to_string()),
+            )
+            .env("COMPARE_KEY", "sk-compare-0123456789")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        let start = Instant::now();
+        let child = machine::on(machine::GATEWAYS, || command.spawn())?;
+        let child = child.with_context(|| format!("{name} does not start"))?;
+        let mut gateway = Gateway {
+            name,
+            address: listen,
+            bulk_address: listen,
+            child: Some(child),
+            cold_start: Duration::ZERO,
+        };
+        let request = client::request("json", "m", 0);
+        loop {
+            let answered = Connection::open(listen).and_then(|mut gateway| gateway.ask(&request));
+            match answered {
+                Ok(_) => break,
+                Err(error) if start.elapsed() > PATIENCE => {
+                    let log =
+                        fs::read_to_string(self.folder.join(format!("{}.log", listen.port())));
+                    return Err(error.context(format!(
+                        "{} does not answer: {}",
+                        gateway.name,
+                        log.unwrap_or_default()
+                    )));
+                }
+                Err(_) => thread::sleep(Duration::from_micros(100)),
+            }
+        }
+        gateway.cold_start = start.elapsed();
+        Ok(gateway)
+    }
+}
+
+// === impl Gateway ===
+
+impl Gateway {
+    /// The process, if there is one.
+    pub(crate) fn process(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    pub(crate) fn cpu_time(&self) -> Duration {
+        self.process().map_or(Duration::ZERO, machine::cpu_time)
+    }
+
+    pub(crate) fn rss(&self) -> f64 {
+        self.process().map_or(0.0, machine::rss)
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let Some(child) = &mut self.child else {
+            return;
+        };
+        // nginx ends its workers when asked to; killed, it would leave them behind.
+        if let Some(id) = i32::try_from(child.id())
+            .ok()
+            .and_then(rustix::process::Pid::from_raw)
+        {
+            let _gone_already = rustix::process::kill_process(id, rustix::process::Signal::TERM);
+        }
+        let patience = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < patience {
+            if matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        let _gone_already = child.kill();
+        let _reaped = child.wait();
+    }
+}
+
+fn free_port() -> anyhow::Result<SocketAddr> {
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    Ok(TcpListener::bind(any)?.local_addr()?)
+}

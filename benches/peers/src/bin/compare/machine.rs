@@ -1,0 +1,173 @@
+//! Cores, processes, and whether somebody else was at work.
+
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+/// The gateways' core.
+pub(crate) const GATEWAYS: usize = 0;
+
+/// The core of the upstream and of the load.
+pub(crate) const OURS: usize = 1;
+
+/// Puts the calling thread, and what it will start, on `core`.
+pub(crate) fn move_to(core: usize) -> anyhow::Result<()> {
+    let mut cores = CpuSet::new();
+    cores.set(core);
+    sched_setaffinity(None, &cores).context("two cores are needed")
+}
+
+/// Does `run` on `core` and comes back.
+pub(crate) fn on<T>(core: usize, run: impl FnOnce() -> T) -> anyhow::Result<T> {
+    move_to(core)?;
+    let outcome = run();
+    move_to(OURS)?;
+    Ok(outcome)
+}
+
+/// `process` and the processes that it has started.
+fn family(process: u32) -> Vec<u32> {
+    let mut family = vec![process];
+    let mut next = 0;
+    while let Some(&member) = family.get(next) {
+        let threads = fs::read_dir(format!("/proc/{member}/task"));
+        for thread in threads.into_iter().flatten().flatten() {
+            let children = fs::read_to_string(thread.path().join("children"));
+            let children = children.unwrap_or_default();
+            family.extend(
+                children
+                    .split_whitespace()
+                    .filter_map(|id| id.parse::<u32>().ok()),
+            );
+        }
+        next += 1;
+    }
+    family
+}
+
+/// The time that all threads of `process` and its children have run.
+pub(crate) fn cpu_time(process: u32) -> Duration {
+    let ran = |path: &Path| -> Option<u64> {
+        let text = fs::read_to_string(path.join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse().ok()
+    };
+    let nanos: u64 = family(process)
+        .into_iter()
+        .filter_map(|member| fs::read_dir(format!("/proc/{member}/task")).ok())
+        .flat_map(|threads| threads.flatten())
+        .filter_map(|thread| ran(&thread.path()))
+        .sum();
+    Duration::from_nanos(nanos)
+}
+
+/// What `process` and its children hold, in MB; pages that they share count for each.
+pub(crate) fn rss(process: u32) -> f64 {
+    let held = |member: u32| -> Option<f64> {
+        let status = fs::read_to_string(format!("/proc/{member}/status")).ok()?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    };
+    family(process).into_iter().filter_map(held).sum::<f64>() / 1024.0
+}
+
+/// What all cores have done since the machine started, in ticks of 10 ms.
+#[derive(Clone, Copy)]
+struct Ticks {
+    busy: u64,
+    stolen: u64,
+}
+
+/// Watches for work that is not ours.
+pub(crate) struct Watch {
+    since: Instant,
+    ticks: Ticks,
+    process: u32,
+    ran: Duration,
+    /// Of processes that have ended.
+    gone: Duration,
+}
+
+/// What was seen, as shares of all cores.
+#[derive(Clone, Copy, serde::Serialize)]
+pub(crate) struct Foreign {
+    pub(crate) busy: f64,
+    pub(crate) stolen: f64,
+}
+
+impl Watch {
+    pub(crate) fn start() -> Self {
+        let process = std::process::id();
+        Self {
+            since: Instant::now(),
+            ticks: ticks(),
+            process,
+            ran: cpu_time(process),
+            gone: Duration::ZERO,
+        }
+    }
+
+    /// A process that ran for `time` has ended.
+    pub(crate) fn ended(&mut self, time: Duration) {
+        self.gone += time;
+    }
+
+    pub(crate) fn stop(&self) -> Foreign {
+        let now = ticks();
+        let all = self.since.elapsed().as_secs_f64() * cores() as f64;
+        let ours = (cpu_time(self.process) + self.gone).saturating_sub(self.ran);
+        let busy = (now.busy - self.ticks.busy) as f64 / 100.0;
+        Foreign {
+            busy: ((busy - ours.as_secs_f64()) / all).max(0.0),
+            stolen: (now.stolen - self.ticks.stolen) as f64 / 100.0 / all,
+        }
+    }
+}
+
+/// All cores of the machine: this thread itself may use one only.
+fn cores() -> usize {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let lines = stat.lines().skip(1);
+    lines.filter(|line| line.starts_with("cpu")).count().max(1)
+}
+
+fn ticks() -> Ticks {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let fields: Vec<u64> = stat
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(1)
+        .map(|field| field.parse().unwrap_or(0))
+        .collect();
+    let field = |at: usize| fields.get(at).copied().unwrap_or(0);
+    Ticks {
+        // User, nice, system, irq, softirq.
+        busy: [0, 1, 2, 5, 6].into_iter().map(field).sum(),
+        stolen: field(7),
+    }
+}
+
+/// What the machine is, for the report.
+pub(crate) fn description() -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let info = read("/proc/cpuinfo");
+    let model = info
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
+        .map_or("unknown", |(_, model)| model);
+    let kernel = read("/proc/sys/kernel/osrelease");
+    format!("{} cores of {model}, Linux {}", cores(), kernel.trim())
+}
+
+/// The load of the last minute.
+pub(crate) fn load() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let first = text.split_whitespace().next();
+    first.and_then(|load| load.parse().ok()).unwrap_or(0.0)
+}

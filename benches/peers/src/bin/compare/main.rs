@@ -1,0 +1,237 @@
+//! Measures pacegate beside other gateways, on one core each, and writes down what came out.
+//!
+//! `benches/compare` builds what it needs and calls it.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use clap::Parser;
+
+use self::{
+    gateway::{Gateway, Kind, Place, Scheme},
+    measure::Effort,
+    results::{Circumstances, Results},
+    upstream::Upstream,
+};
+
+mod client;
+mod clock;
+mod configs;
+mod gateway;
+mod html;
+mod machine;
+mod measure;
+mod metric;
+mod results;
+mod scale;
+mod table;
+mod upstream;
+
+/// Measure pacegate beside nginx, haproxy, a bare hyper proxy and axum with reqwest
+#[derive(Debug, Parser)]
+struct Args {
+    /// Fewer and shorter rounds, fewer streams, no curves: less than three minutes
+    #[arg(long)]
+    quick: bool,
+    /// Rounds; every gateway has its turn in each
+    #[arg(long, value_name = "COUNT")]
+    rounds: Option<usize>,
+    /// Leave the curves out
+    #[arg(long)]
+    no_curves: bool,
+    /// Where compare.json and compare.html go
+    #[arg(long, value_name = "FOLDER", default_value = "target/compare")]
+    out: PathBuf,
+    /// The pacegate to measure
+    #[arg(
+        long,
+        value_name = "PROGRAM",
+        default_value = "target/release/pacegate"
+    )]
+    pacegate: PathBuf,
+}
+
+const QUICK: Effort = Effort {
+    lone: Duration::from_millis(250),
+    crowd: 1,
+    uploads: 5,
+    streams: 300,
+};
+
+const WHOLE: Effort = Effort {
+    lone: Duration::from_millis(1000),
+    crowd: 2,
+    uploads: 15,
+    streams: 1000,
+};
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let start = Instant::now();
+    // What is started from here on inherits it.
+    machine::move_to(machine::OURS)?;
+    let folder = tempfile::Builder::new().prefix("compare-").tempdir()?;
+    let place = Place {
+        pacegate: args.pacegate.canonicalize().with_context(|| {
+            format!(
+                "{} is not there; `cargo build --release` makes it",
+                args.pacegate.display()
+            )
+        })?,
+        peers: std::env::current_exe()?
+            .parent()
+            .map(Path::to_owned)
+            .unwrap_or_default(),
+        folder: folder.path().to_owned(),
+        upstream: Upstream::start()?,
+    };
+    place.write_ca()?;
+    configs::write_credentials(&place.folder)?;
+    let effort = if args.quick { QUICK } else { WHOLE };
+    let rounds = args.rounds.unwrap_or(if args.quick { 3 } else { 7 });
+
+    let mut circumstances = Circumstances {
+        command: std::env::args()
+            .skip(1)
+            .fold("benches/compare".into(), |all, arg| all + " " + &arg),
+        machine: machine::description(),
+        versions: versions(&place),
+        rounds,
+        streams: effort.streams,
+        load_before: machine::load(),
+        foreign: machine::Foreign {
+            busy: 0.0,
+            stolen: 0.0,
+        },
+    };
+    let mut watch = machine::Watch::start();
+    let mut results = Results::default();
+    for scheme in [Scheme::Http, Scheme::Https] {
+        measure_all(
+            &place,
+            scheme,
+            rounds,
+            &effort,
+            &args,
+            &mut results,
+            &mut watch,
+        )
+        .with_context(|| format!("over {}", table::spelled(scheme)))?;
+    }
+    let curves = if args.quick || args.no_curves {
+        Vec::new()
+    } else {
+        scale::curves(&place, &mut watch)?
+    };
+    circumstances.foreign = watch.stop();
+
+    std::fs::create_dir_all(&args.out)?;
+    let mut document = results.document(&circumstances);
+    document["curves"] = serde_json::to_value(&curves)?;
+    std::fs::write(
+        args.out.join("compare.json"),
+        serde_json::to_string_pretty(&document)?,
+    )?;
+    let text = table::text(&results, &circumstances);
+    let page = html::page(&results, &circumstances, &curves)?;
+    std::fs::write(args.out.join("compare.html"), page)?;
+    println!("{text}");
+    println!(
+        "{}; {}",
+        circumstances.machine,
+        circumstances.versions.join(", ")
+    );
+    println!(
+        "{rounds} rounds, {:.0} s; written to {}",
+        start.elapsed().as_secs_f64(),
+        args.out.display()
+    );
+    Ok(())
+}
+
+/// All gateways run side by side and idle but for the one whose turn it is.
+fn measure_all(
+    place: &Place,
+    scheme: Scheme,
+    rounds: usize,
+    effort: &Effort,
+    args: &Args,
+    results: &mut Results,
+    watch: &mut machine::Watch,
+) -> anyhow::Result<()> {
+    let start = |kinds: Vec<Kind>| -> anyhow::Result<Vec<Gateway>> {
+        kinds.iter().map(|kind| place.start(kind, scheme)).collect()
+    };
+    let main_ones = start(Kind::main_ones())?;
+    // In a hurry the layers are looked at once.
+    let pipelines = if args.quick && scheme == Scheme::Https {
+        Vec::new()
+    } else {
+        Kind::pipelines()
+    };
+    let pipelines = start(pipelines)?;
+    for round in 0..rounds {
+        eprintln!("{} round {} of {rounds}", table::spelled(scheme), round + 1);
+        // Whoever was first is last in the next round.
+        let turn = round % main_ones.len();
+        for gateway in main_ones[turn..].iter().chain(&main_ones[..turn]) {
+            let figures = measure::requests(gateway, &place.folder, effort)
+                .and_then(|mut figures| {
+                    figures.extend(measure::bodies(gateway, effort)?);
+                    Ok(figures)
+                })
+                .with_context(|| gateway.name.clone())?;
+            results.add(scheme, &gateway.name, round, figures);
+        }
+        for gateway in &pipelines {
+            let figures = measure::requests(gateway, &place.folder, effort)
+                .with_context(|| gateway.name.clone())?;
+            results.add(scheme, &gateway.name, round, figures);
+        }
+    }
+    for gateway in main_ones.into_iter().chain(pipelines) {
+        watch.ended(gateway.cpu_time());
+    }
+    // Memory and start belong to a process that has done nothing yet.
+    for round in 0..rounds.min(3) {
+        for kind in Kind::main_ones() {
+            if kind == Kind::Direct {
+                continue;
+            }
+            let gateway = place.start(&kind, scheme)?;
+            let mut figures =
+                measure::memory(&gateway, effort).with_context(|| gateway.name.clone())?;
+            figures.insert("start", gateway.cold_start.as_secs_f64() * 1e3);
+            if let Some(size) = place.size(&kind) {
+                figures.insert("binary", size);
+            }
+            results.add(scheme, &gateway.name, round, figures);
+            watch.ended(gateway.cpu_time());
+        }
+    }
+    Ok(())
+}
+
+fn versions(place: &Place) -> Vec<String> {
+    let said = |program: &Path, flag: &str| {
+        let output = Command::new(program).arg(flag).output().ok()?;
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        let line = text.lines().next()?.trim();
+        Some(line.split(" - ").next().unwrap_or(line).to_owned())
+    };
+    [
+        said(&place.pacegate, "--version"),
+        said(Path::new("nginx"), "-v"),
+        said(Path::new("haproxy"), "-v"),
+        said(Path::new("wrk"), "-v")
+            .map(|line| line.split(" [").next().unwrap_or(&line).to_owned()),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}

@@ -1,0 +1,243 @@
+//! What is measured of one gateway in one round.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, anyhow};
+
+use super::{
+    client::{Connection, request},
+    clock,
+    gateway::Gateway,
+    upstream::{BURST, EVENT, PART, PARTS, TICKS},
+};
+
+/// A figure, by name; see `metric`.
+pub(crate) type Figures = BTreeMap<&'static str, f64>;
+
+/// How long things are done.
+#[derive(Clone, Copy)]
+pub(crate) struct Effort {
+    /// One request after the other.
+    pub(crate) lone: Duration,
+    /// In whole seconds, because wrk knows no others.
+    pub(crate) crowd: u64,
+    /// Large uploads.
+    pub(crate) uploads: usize,
+    /// Streams that are open at once.
+    pub(crate) streams: usize,
+}
+
+/// Connections of the crowd.
+const CROWD: usize = 50;
+
+pub(crate) const KIB_64: usize = 64 * 1024;
+pub(crate) const MB_10: usize = 10_000_000;
+
+/// What one request after the other takes, and what a crowd costs.
+pub(crate) fn requests(
+    gateway: &Gateway,
+    folder: &Path,
+    effort: &Effort,
+) -> anyhow::Result<Figures> {
+    let mut figures = Figures::new();
+    let lone = lone(
+        gateway.address,
+        &request("json", "m", 400),
+        effort.lone,
+        usize::MAX,
+    )?;
+    figures.insert("p50", micros(percentile(&lone, 0.50)));
+    figures.insert("p99", micros(percentile(&lone, 0.99)));
+    if gateway.process().is_some() {
+        let before = gateway.cpu_time();
+        let start = Instant::now();
+        let crowd = crowd(gateway.address, folder, effort.crowd)?;
+        let ran = gateway.cpu_time() - before;
+        figures.insert("rps", crowd.answers / crowd.lasted.as_secs_f64());
+        figures.insert("cpu", micros(ran) / crowd.answers);
+        figures.insert("core", ran.as_secs_f64() / start.elapsed().as_secs_f64());
+    }
+    Ok(figures)
+}
+
+/// How streams and uploads come through.
+pub(crate) fn bodies(gateway: &Gateway, effort: &Effort) -> anyhow::Result<Figures> {
+    let mut figures = Figures::new();
+    let mut connection = Connection::open(gateway.address)?;
+
+    let first = request("first", "m", 400);
+    let mut waits = Vec::new();
+    let end = Instant::now() + effort.lone;
+    while Instant::now() < end {
+        waits.push(connection.ask(&first)?.first_byte);
+    }
+    waits.sort_unstable();
+    figures.insert("ttfb", micros(percentile(&waits, 0.50)));
+
+    let mut delays = Vec::with_capacity(TICKS);
+    connection.ask_and_see(&request("ticks", "m", 400), |data, _at| {
+        let sent = std::str::from_utf8(data).ok().and_then(|text| {
+            text.lines()
+                .rfind(|line| line.starts_with("data: "))?
+                .get(6..)?
+                .parse::<u64>()
+                .ok()
+        });
+        let delay = clock::nanos().saturating_sub(sent.unwrap_or(0));
+        delays.push(Duration::from_nanos(delay));
+    })?;
+    // The first comes with the head.
+    delays.remove(0);
+    delays.sort_unstable();
+    figures.insert("chunk", micros(percentile(&delays, 0.50)));
+
+    let before = gateway.cpu_time();
+    let burst = connection.ask(&request("burst", "m", 400))?;
+    complete(burst.bytes, BURST * EVENT.len())?;
+    figures.insert("burst", megabytes(burst.bytes, burst.whole));
+    let ran = gateway.cpu_time() - before;
+    let mut connection = Connection::open(gateway.bulk_address)?;
+    let before = gateway.cpu_time();
+    let bulk = connection.ask(&request("bulk", "m", 400))?;
+    complete(bulk.bytes, PARTS * PART)?;
+    figures.insert("bulk", megabytes(bulk.bytes, bulk.whole));
+    if gateway.process().is_some() {
+        figures.insert("event cpu", micros(ran) / BURST as f64);
+        let ran = gateway.cpu_time() - before;
+        figures.insert("bulk cpu", micros(ran) / PARTS as f64);
+    }
+
+    let small = lone(
+        gateway.address,
+        &request("json", "m", KIB_64),
+        effort.lone,
+        usize::MAX,
+    )?;
+    figures.insert("64k", micros(percentile(&small, 0.50)));
+    let large = request("json", "m", MB_10);
+    let large = lone(
+        gateway.address,
+        &large,
+        Duration::from_secs(60),
+        effort.uploads,
+    )?;
+    figures.insert("10m", micros(percentile(&large, 0.50)) / 1000.0);
+    Ok(figures)
+}
+
+/// What it holds, idle and with many streams open.
+pub(crate) fn memory(gateway: &Gateway, effort: &Effort) -> anyhow::Result<Figures> {
+    let mut figures = Figures::new();
+    if gateway.process().is_none() {
+        return Ok(figures);
+    }
+    figures.insert("idle", gateway.rss());
+    let streams = open_streams(gateway.address, effort.streams)?;
+    figures.insert("open", gateway.rss());
+    drop(streams);
+    Ok(figures)
+}
+
+/// Opens `many` streams, each held open by the upstream.
+pub(crate) fn open_streams(address: SocketAddr, many: usize) -> anyhow::Result<Vec<Connection>> {
+    let request = request("hold", "m", 400);
+    (0..many)
+        .map(|_| {
+            let mut connection = Connection::open(address)?;
+            connection.ask_for_a_stream(&request)?;
+            anyhow::Ok(connection.without_buffer())
+        })
+        .collect()
+}
+
+/// The sorted times of one request after the other.
+fn lone(
+    address: SocketAddr,
+    request: &[u8],
+    long: Duration,
+    most: usize,
+) -> anyhow::Result<Vec<Duration>> {
+    const WARM_UP: usize = 3;
+    let mut connection = Connection::open(address)?;
+    for _ in 0..WARM_UP.min(most) {
+        connection.ask(request)?;
+    }
+    let mut taken = Vec::new();
+    let end = Instant::now() + long;
+    while Instant::now() < end && taken.len() < most {
+        taken.push(connection.ask(request)?.whole);
+    }
+    taken.sort_unstable();
+    Ok(taken)
+}
+
+/// What wrk saw.
+struct Crowd {
+    answers: f64,
+    lasted: Duration,
+}
+
+fn crowd(address: SocketAddr, folder: &Path, seconds: u64) -> anyhow::Result<Crowd> {
+    let script = folder.join("crowd.lua");
+    let body = super::client::body("m", 400);
+    let text = format!(
+        "wrk.method = 'POST'\nwrk.headers['content-type'] = 'application/json'\nwrk.body = [==[{body}]==]\n\
+         done = function(summary, latency, requests)\n  local e = summary.errors\n  \
+         io.write(string.format('SUM %d %d %d\\n', summary.requests, summary.duration, \
+         e.connect + e.read + e.write + e.status + e.timeout))\nend\n"
+    );
+    std::fs::write(&script, text)?;
+    let output = Command::new("wrk")
+        .args(["-t1", &format!("-c{CROWD}"), &format!("-d{seconds}s"), "-s"])
+        .arg(&script)
+        .arg(format!("http://{address}/v1/chat/completions?want=json"))
+        .output()
+        .context("wrk does not start")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let sum = text.lines().find_map(|line| line.strip_prefix("SUM "));
+    let sum: Vec<u64> = sum
+        .unwrap_or_default()
+        .split_whitespace()
+        .filter_map(|number| number.parse().ok())
+        .collect();
+    let [answers, lasted, failed] = sum[..] else {
+        return Err(anyhow!("wrk said: {text}"));
+    };
+    if failed > 0 || answers == 0 {
+        return Err(anyhow!("{failed} requests of a crowd failed, of {answers}"));
+    }
+    Ok(Crowd {
+        answers: answers as f64,
+        lasted: Duration::from_micros(lasted),
+    })
+}
+
+fn complete(got: usize, sent: usize) -> anyhow::Result<()> {
+    if got == sent {
+        Ok(())
+    } else {
+        Err(anyhow!("{got} bytes of a stream of {sent} came through"))
+    }
+}
+
+fn percentile(sorted: &[Duration], part: f64) -> Duration {
+    let at = (sorted.len() as f64 * part) as usize;
+    sorted
+        .get(at.min(sorted.len().saturating_sub(1)))
+        .copied()
+        .unwrap_or_default()
+}
+
+fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+fn megabytes(bytes: usize, time: Duration) -> f64 {
+    bytes as f64 / 1e6 / time.as_secs_f64()
+}

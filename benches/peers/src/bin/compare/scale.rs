@@ -1,0 +1,244 @@
+//! How pacegate's cost grows with what there is of something.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+use anyhow::anyhow;
+use serde::Serialize;
+
+use super::{
+    client::{Connection, body, request},
+    configs::WIDE_OPEN,
+    gateway::{Gateway, Place},
+    machine::Watch,
+};
+
+/// Cost over number.
+#[derive(Serialize)]
+pub(crate) struct Curve {
+    pub(crate) title: String,
+    /// What there is more and more of.
+    pub(crate) over: String,
+    pub(crate) unit: String,
+    pub(crate) points: Vec<Point>,
+}
+
+#[derive(Clone, Copy, Serialize)]
+pub(crate) struct Point {
+    pub(crate) number: f64,
+    /// For each one.
+    pub(crate) cost: f64,
+}
+
+const WAITERS: [usize; 4] = [10, 100, 1_000, 10_000];
+const SESSIONS: [usize; 4] = [1, 10, 100, 1_000];
+const STREAMS: [usize; 4] = [50, 500, 1_500, 5_000];
+const UPSTREAMS: [usize; 4] = [1, 5, 20, 50];
+
+/// Requests that wait while the number of sessions grows.
+const QUEUED: usize = 2_000;
+
+/// Requests that go to one of many upstreams.
+const ASKED: usize = 3_000;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+impl Curve {
+    /// n log n is what is allowed: for each one, the cost may grow as the logarithm does.
+    pub(crate) fn verdict(&self) -> String {
+        let (Some(first), Some(last)) = (self.points.first(), self.points.last()) else {
+            return String::new();
+        };
+        let grown = last.cost / first.cost.max(1e-9);
+        let allowed = (last.number.max(2.0).ln() / first.number.max(2.0).ln()).max(1.0);
+        format!(
+            "From {:.0} to {:.0} the cost of each grows {grown:.2}-fold; n log n allows {allowed:.2}.",
+            first.number, last.number
+        )
+    }
+}
+
+/// Measures all of them, which takes about two minutes.
+pub(crate) fn curves(place: &Place, watch: &mut Watch) -> anyhow::Result<Vec<Curve>> {
+    let mut curves = Vec::new();
+    let mut points = |gateway: &Gateway, points: &mut Vec<Point>, number: usize, cost: f64| {
+        watch.ended(gateway.cpu_time());
+        points.push(Point {
+            number: number as f64,
+            cost,
+        });
+    };
+
+    eprintln!("curves: waiters");
+    let mut waiters = Vec::new();
+    for number in WAITERS {
+        let gateway = place.start_pacegate(1, ONE_AT_A_TIME)?;
+        let cost = queue(&gateway, number, 8)?;
+        points(&gateway, &mut waiters, number, cost);
+    }
+    curves.push(curve(
+        "Requests that wait",
+        "waiters",
+        "µs of CPU for each",
+        waiters,
+    ));
+
+    eprintln!("curves: sessions");
+    let mut sessions = Vec::new();
+    for number in SESSIONS {
+        let gateway = place.start_pacegate(1, ONE_AT_A_TIME)?;
+        let cost = queue(&gateway, QUEUED, number)?;
+        points(&gateway, &mut sessions, number, cost);
+    }
+    curves.push(curve(
+        "Sessions among 2,000 requests that wait",
+        "sessions",
+        "µs of CPU for each request",
+        sessions,
+    ));
+
+    eprintln!("curves: streams");
+    let mut streams = Vec::new();
+    let mut held = Vec::new();
+    for number in STREAMS {
+        let gateway = place.start_pacegate(1, WIDE_OPEN)?;
+        let idle = gateway.rss();
+        let (cost, kept) = stream(&gateway, number)?;
+        held.push(Point {
+            number: number as f64,
+            cost: (kept - idle) * 1000.0 / number as f64,
+        });
+        points(&gateway, &mut streams, number, cost);
+    }
+    curves.push(curve(
+        "Open streams with one event a second",
+        "streams",
+        "µs of CPU for each event",
+        streams,
+    ));
+    curves.push(curve(
+        "Memory of open streams",
+        "streams",
+        "KB for each",
+        held,
+    ));
+
+    eprintln!("curves: upstreams");
+    let mut upstreams = Vec::new();
+    for number in UPSTREAMS {
+        let gateway = place.start_pacegate(number, WIDE_OPEN)?;
+        let cost = route(&gateway, number)?;
+        points(&gateway, &mut upstreams, number, cost);
+    }
+    curves.push(curve(
+        "Upstreams in the config",
+        "upstreams",
+        "µs of CPU for each request",
+        upstreams,
+    ));
+    Ok(curves)
+}
+
+const ONE_AT_A_TIME: &str = "concurrency = 1\nmax-wait = \"600s\"";
+
+fn curve(title: &str, over: &str, unit: &str, points: Vec<Point>) -> Curve {
+    Curve {
+        title: title.into(),
+        over: over.into(),
+        unit: unit.into(),
+        points,
+    }
+}
+
+/// CPU time for each of `number` requests of `sessions` that queue behind a stream and are then
+/// answered one after the other.
+fn queue(gateway: &Gateway, number: usize, sessions: usize) -> anyhow::Result<f64> {
+    let mut first = Connection::open(gateway.address)?;
+    first.ask_for_a_stream(&request("hold", "m", 400))?;
+    let before = gateway.cpu_time();
+    let mut waiting = Vec::with_capacity(number);
+    for turn in 0..number {
+        waiting.push(queued(gateway.address, turn % sessions)?);
+    }
+    // Until all of them have been read.
+    settle(gateway)?;
+    drop(first);
+    for socket in &mut waiting {
+        let mut answer = [0; 4096];
+        let read = socket.read(&mut answer)?;
+        if !answer[..read].starts_with(b"HTTP/1.1 200") {
+            return Err(anyhow!("{}", String::from_utf8_lossy(&answer[..read])));
+        }
+    }
+    Ok((gateway.cpu_time() - before).as_secs_f64() * 1e6 / number as f64)
+}
+
+fn queued(address: SocketAddr, session: usize) -> anyhow::Result<TcpStream> {
+    let body = body("m", 400);
+    let length = body.len();
+    let mut socket = TcpStream::connect(address)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    write!(
+        socket,
+        "POST /v1/chat/completions?want=json HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+         x-session-id: s{session}\r\ncontent-length: {length}\r\n\r\n{body}"
+    )?;
+    Ok(socket)
+}
+
+/// Waits until the gateway has nothing to do.
+fn settle(gateway: &Gateway) -> anyhow::Result<()> {
+    const STEP: Duration = Duration::from_millis(100);
+    let start = Instant::now();
+    let mut before = gateway.cpu_time();
+    while start.elapsed() < PATIENCE {
+        std::thread::sleep(STEP);
+        let now = gateway.cpu_time();
+        if now - before < STEP / 50 {
+            return Ok(());
+        }
+        before = now;
+    }
+    Err(anyhow!("{} does not come to rest", gateway.name))
+}
+
+/// CPU time for each event of `number` streams that beat once a second, and what they hold in MB.
+fn stream(gateway: &Gateway, number: usize) -> anyhow::Result<(f64, f64)> {
+    const SECONDS: u32 = 4;
+    let request = request("open", "m", 400);
+    let mut streams = Vec::with_capacity(number);
+    for _ in 0..number {
+        let mut connection = Connection::open(gateway.address)?;
+        connection.ask_for_a_stream(&request)?;
+        streams.push(connection.without_buffer());
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    let before = gateway.cpu_time();
+    std::thread::sleep(Duration::from_secs(SECONDS.into()));
+    let ran = gateway.cpu_time() - before;
+    let events = number as f64 * f64::from(SECONDS);
+    Ok((ran.as_secs_f64() * 1e6 / events, gateway.rss()))
+}
+
+/// CPU time for each request to one of `upstreams`.
+fn route(gateway: &Gateway, upstreams: usize) -> anyhow::Result<f64> {
+    let mut connection = Connection::open(gateway.address)?;
+    let requests: Vec<_> = (0..upstreams)
+        .map(|number| match number {
+            0 => request("json", "m", 400),
+            number => request("json", &format!("m{number}"), 400),
+        })
+        .collect();
+    // Each has its connection.
+    for request in &requests {
+        connection.ask(request)?;
+    }
+    let before = gateway.cpu_time();
+    for turn in 0..ASKED {
+        connection.ask(&requests[turn % upstreams])?;
+    }
+    Ok((gateway.cpu_time() - before).as_secs_f64() * 1e6 / ASKED as f64)
+}

@@ -1,0 +1,48 @@
+//! What the proxies in `src/bin` have in common.
+
+use std::{env, fs, net::SocketAddr, sync::Arc};
+
+use anyhow::Context;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+
+/// What a proxy is told on its command line: `LISTEN UPSTREAM [CA-FILE]`.
+#[derive(Debug)]
+pub struct Orders {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Scheme and authority of the upstream, without a slash at the end.
+    pub upstream: String,
+    /// Whom to trust.
+    pub tls: ClientConfig,
+}
+
+impl Orders {
+    /// Reads the command line.
+    ///
+    /// # Errors
+    ///
+    /// If something is missing or cannot be read.
+    pub fn from_args() -> anyhow::Result<Self> {
+        let mut args = env::args().skip(1);
+        let listen = args.next().context("no address to listen on")?.parse()?;
+        let upstream = args.next().context("no upstream")?;
+        let mut roots = RootCertStore::empty();
+        if let Some(file) = args.next() {
+            let pem = fs::read(file)?;
+            for certificate in CertificateDer::pem_slice_iter(&pem) {
+                roots.add(certificate?)?;
+            }
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Self {
+            listen,
+            upstream,
+            tls,
+        })
+    }
+}
