@@ -13,7 +13,7 @@ use crate::support::gateway::{Gateway, PATIENCE, upstream};
 
 const STREAMS: usize = 1000;
 
-/// What the issue allows, in KiB.
+/// What may be resident, in KiB.
 const MOST_RESIDENT: u64 = 40 * 1024;
 
 async fn begin(gateway: &Gateway) -> TcpStream {

@@ -7,10 +7,10 @@ use pacegate::simulator::{Options, Outcome};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    time::{Instant, sleep, timeout},
+    time::timeout,
 };
 
-use super::{dial, plain, request, simulator, streamed};
+use super::{assert_at_rest, dial, plain, request, simulator, streamed};
 use crate::support::gateway::{Gateway, PATIENCE, upstream};
 
 /// At once: each is a descriptor here, two in the gateway and one in the simulator.
@@ -68,24 +68,7 @@ async fn a_thousand_clients_that_leave_take_everything_with_them_within_a_second
     stream::iter(0..1000)
         .for_each_concurrent(AT_ONCE, |seed| leave(&gateway, seed))
         .await;
-    let left = Instant::now();
-    let mut gauges;
-    loop {
-        let metrics = gateway.metrics().await;
-        // The scraper's own connection and request are counted too.
-        gauges = [
-            metrics.sum("pacegate_connections") - 1,
-            metrics.sum("pacegate_requests_in_flight") - 1,
-            metrics.sum("pacegate_queue_waiting"),
-            metrics.sum("pacegate_upstream_in_flight"),
-            simulator.in_flight() as u64,
-        ];
-        if gauges == [0; 5] || left.elapsed() > Duration::from_secs(1) {
-            break;
-        }
-        sleep(Duration::from_millis(5)).await;
-    }
-    assert_eq!(gauges, [0; 5], "after {:?}", left.elapsed());
+    assert_at_rest(&gateway, &simulator, Duration::from_secs(1)).await;
     // It was worth it: they left at every stage.
     let arrivals = simulator.arrivals();
     let ended = |outcome| {

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::support::{
@@ -83,6 +83,27 @@ fn models(arrivals: &[Arrival]) -> Vec<&str> {
         .iter()
         .map(|arrival| arrival.model.as_deref().unwrap())
         .collect()
+}
+
+/// Waits until nothing is open or under way on either side, for no longer than `limit`.
+async fn assert_at_rest(gateway: &Gateway, simulator: &Simulator, limit: Duration) {
+    let start = Instant::now();
+    loop {
+        let metrics = gateway.metrics().await;
+        let gauges = [
+            // The scraper's own connection and request are counted too.
+            metrics.sum("pacegate_connections") - 1,
+            metrics.sum("pacegate_requests_in_flight") - 1,
+            metrics.sum("pacegate_queue_waiting"),
+            metrics.sum("pacegate_upstream_in_flight"),
+            simulator.in_flight() as u64,
+        ];
+        if gauges == [0; 5] {
+            return;
+        }
+        assert!(start.elapsed() < limit, "{gauges:?} after {limit:?}");
+        sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// Milliseconds between one arrival and the next.

@@ -14,13 +14,13 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{dial, plain, request, simulator, streamed};
+use super::{assert_at_rest, dial, plain, request, simulator, streamed};
 use crate::support::gateway::{Gateway, PATIENCE, named_upstream};
 
 /// At once: each is a descriptor here, two in the gateway and one in the simulator.
 const AT_ONCE: usize = 50;
 
-/// What the issue asks for; by default so few that it ends in seconds.
+/// Ten thousand where there is time; by default so few that it ends in seconds.
 fn requests() -> u64 {
     if std::env::var_os("PACEGATE_TEST_FULL").is_some() {
         10_000
@@ -113,24 +113,7 @@ async fn reloads_and_clients_that_leave_cost_no_answer_no_permit_and_no_memory()
     let start = Instant::now();
     let turns = storm(&gateway, &simulator, 0..requests()).await;
     let took = start.elapsed();
-    let left = Instant::now();
-    let mut gauges;
-    loop {
-        let metrics = gateway.metrics().await;
-        // The scraper's own connection and request are counted too.
-        gauges = [
-            metrics.sum("pacegate_connections") - 1,
-            metrics.sum("pacegate_requests_in_flight") - 1,
-            metrics.sum("pacegate_queue_waiting"),
-            metrics.sum("pacegate_upstream_in_flight"),
-            simulator.in_flight() as u64,
-        ];
-        if gauges == [0; 5] || left.elapsed() > PATIENCE {
-            break;
-        }
-        sleep(Duration::from_millis(20)).await;
-    }
-    assert_eq!(gauges, [0; 5]);
+    assert_at_rest(&gateway, &simulator, PATIENCE).await;
     let after = gateway.resident_kib();
     println!(
         "{} requests, {turns} reloads, {took:?}, {before} KiB before, {after} KiB after",
