@@ -350,32 +350,48 @@ async fn clients_may_connect_over_tls_and_then_only_so() {
     assert_eq!(simulator.arrivals().len(), 3);
 }
 
+/// What a gateway with TLS says on `path`.
+async fn get_tls(mut stream: TlsStream<TcpStream>, path: &str) -> String {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
 #[tokio::test]
-async fn a_reload_takes_up_a_new_certificate_and_refuses_a_broken_one() {
+async fn a_reload_takes_up_a_new_certificate_and_with_a_broken_one_changes_nothing() {
     let simulator = simulator(Options::default()).await;
     let folder = tempfile::tempdir().unwrap();
     let old = certificate(folder.path());
-    let config = LISTEN_TLS.to_owned() + &upstream(&simulator.base_url(), "");
-    let gateway = Gateway::start_in(folder, &config);
-    let mut open = dial_tls(&gateway, &old, &[]).await.unwrap();
+    let config = |requests| {
+        let quota = format!("quotas = [{{ requests = {requests}, per = \"5h\" }}]");
+        let paced = format!("jitter-throttle = {{ {quota} }}");
+        format!(
+            "state-dir = \"state\"\n{LISTEN_TLS}{}",
+            upstream(&simulator.base_url(), &paced)
+        )
+    };
+    let gateway = Gateway::start_in(folder, &config(9));
+    let open = dial_tls(&gateway, &old, &[]).await.unwrap();
 
     std::fs::write(gateway.folder().join("key.pem"), "no key").unwrap();
-    gateway.reload(&config);
+    gateway.reload(&config(7));
     gateway.logged("no private key in").await;
-    drop(dial_tls(&gateway, &old, &[]).await.unwrap());
+    let stream = dial_tls(&gateway, &old, &[]).await.unwrap();
+    let metrics = get_tls(stream, "/metrics").await;
+    assert!(metrics.contains("quota=\"9 per 5h\"} 9"), "{metrics}");
 
     let new = certificate(gateway.folder());
-    gateway.reload(&config);
+    gateway.reload(&config(7));
     gateway.logged("\"Config reloaded\"").await;
     dial_tls(&gateway, &old, &[]).await.map(drop).unwrap_err();
-    drop(dial_tls(&gateway, &new, &[]).await.unwrap());
+    let stream = dial_tls(&gateway, &new, &[]).await.unwrap();
+    let metrics = get_tls(stream, "/metrics").await;
+    assert!(metrics.contains("quota=\"7 per 5h\"} 7"), "{metrics}");
 
     // What was connected stays.
-    open.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
-        .await
-        .unwrap();
-    let mut answer = String::new();
-    open.read_to_string(&mut answer).await.unwrap();
+    let answer = get_tls(open, "/healthz").await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
 }
 
