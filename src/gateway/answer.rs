@@ -20,13 +20,13 @@ use serde_json::json;
 use tracing::warn;
 
 use super::{
-    crowd::Overcrowded,
     drain::{self, Draining},
     final_text::final_text,
     guard::Denied,
     hold::HeldTooLong,
     inbound::InboundError,
     route::NoRoute,
+    wire::Overcrowded,
 };
 use crate::{
     body::Body,
@@ -326,7 +326,7 @@ fn whole_seconds(estimate: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{final_text::RETRIED, framing, inbound},
+        super::{final_text::RETRIED, inbound, wire::all_violations},
         *,
     };
 
@@ -343,7 +343,7 @@ mod tests {
             Denied::Preflight,
             Denied::Target,
         ];
-        let malformed = framing::all().map(Denied::Malformed);
+        let malformed = all_violations().map(Denied::Malformed);
         let columns = (0..600).map(|column| {
             let body = format!("{{{}x", " ".repeat(column));
             inbound::wish(body.as_bytes()).unwrap_err()
@@ -366,7 +366,7 @@ mod tests {
         }
         let denials = denials.into_iter().chain(malformed);
         all.extend(denials.map(|denied| Box::new(denied) as _));
-        let malformed = framing::all().map(InboundError::Malformed);
+        let malformed = all_violations().map(InboundError::Malformed);
         all.extend(malformed.map(|error| Box::new(error) as _));
         all.extend(columns.chain(sizes).map(|error| Box::new(error) as _));
         all

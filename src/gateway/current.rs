@@ -19,7 +19,7 @@ use super::{
     bodies::Bodies,
     edge,
     outgoing::Outgoing,
-    tls::{self, ListenTlsError},
+    wire::{ListenTlsError, server_config},
 };
 use crate::{
     config::{Config, Limits},
@@ -65,7 +65,7 @@ impl Reloader {
     /// [`ListenTlsError`] if it cannot be used.
     pub fn prepare(config: &Config) -> Result<Prepared, ListenTlsError> {
         let tls = config.listen_tls.as_ref();
-        Ok(Prepared(tls.map(tls::server_config).transpose()?))
+        Ok(Prepared(tls.map(server_config).transpose()?))
     }
 
     /// Sends requests through `pipelines`, those of `config.upstreams` in order, and serves new

@@ -15,9 +15,9 @@ use subtle::ConstantTimeEq;
 use tower::{BoxError, filter::Predicate};
 
 use super::{
-    framing::{REFUSED_AS, Violation},
     route::{HEALTHZ, READYZ},
     target,
+    wire::{REFUSED_AS, Violation},
 };
 use crate::config::{Config, Listen};
 

@@ -9,7 +9,7 @@ use pacegate_layers::error::BoxError;
 use serde::{Deserialize, Deserializer};
 use tokio::time::timeout;
 
-use super::{bodies::Bodies, framing::Violation};
+use super::{bodies::Bodies, wire::Violation};
 
 /// How bodies are taken in.
 #[derive(Clone, Debug)]

@@ -11,13 +11,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
 use super::{
-    connection::Connection,
-    crowd::Crowd,
     current::{Current, Reloader},
-    serve::serve,
-    stream::Stream,
-    tls::ListenTlsError,
-    unix_socket::{self, SocketFile},
+    wire::{Connection, Crowd, ListenTlsError, SocketFile, Stream, bind_unix, serve},
 };
 use crate::{
     config::{Config, Listen},
@@ -83,7 +78,7 @@ impl Gateway {
                 Listener::Tcp(listener)
             }
             Listen::Unix(path) => {
-                let (listener, file) = unix_socket::bind(path.clone()).await.map_err(failed)?;
+                let (listener, file) = bind_unix(path.clone()).await.map_err(failed)?;
                 Listener::Unix(listener, file)
             }
         };

@@ -1,7 +1,7 @@
 //! The edge: who may talk, where a request goes, and every error as an answer.
 //!
 //! ```text
-//! socket ─► connection ─► catch panics ─► request id ─► observe ─► rescue ─► guard ─► routes ─► pipeline
+//! socket ─► wire ─► catch panics ─► request id ─► observe ─► rescue ─► guard ─► routes ─► pipeline
 //! ```
 
 use std::{convert::Infallible, sync::Arc};
@@ -19,12 +19,9 @@ use tower_http::{
 
 mod answer;
 mod bodies;
-mod connection;
-mod crowd;
 mod current;
 mod drain;
 mod final_text;
-mod framing;
 mod guard;
 mod hold;
 mod inbound;
@@ -35,18 +32,13 @@ pub mod record;
 mod rescue;
 mod response_headers;
 mod route;
-mod serve;
-mod stall;
-mod stream;
 mod target;
-mod tls;
-mod transport;
-mod unix_socket;
+mod wire;
 
 pub use self::{
     current::{Prepared, Reloader},
     listen::{BindError, Gateway},
-    tls::ListenTlsError,
+    wire::ListenTlsError,
 };
 
 use self::{
@@ -71,7 +63,7 @@ type EdgeService = BoxCloneSyncService<Request<Incoming>, Response<Outgoing>, In
 
 /// The chain around the pipelines of `config`.
 ///
-/// Extensions: the accept loop adds the [`Connection`](connection::Connection); the request id is
+/// Extensions: the accept loop adds the [`Connection`](wire::Connection); the request id is
 /// added by tower-http; [`observe`] reads both and adds a
 /// [`Progress`](pacegate_layers::progress::Progress) for the pipeline.
 fn edge(

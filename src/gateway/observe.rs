@@ -15,8 +15,8 @@ use tower_http::request_id::RequestId;
 use tracing::{Span, debug, debug_span};
 
 use super::{
-    connection::Connection,
     outgoing::{InFlight, Outgoing},
+    wire::Connection,
 };
 use crate::{body::Body, metrics::EdgeMetrics};
 

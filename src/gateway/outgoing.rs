@@ -13,7 +13,7 @@ use pacegate_layers::error::BoxError;
 use pin_project_lite::pin_project;
 use tracing::{Span, debug, info};
 
-use super::connection::Connection;
+use super::wire::Connection;
 use crate::{body::Body, metrics::EdgeMetrics};
 
 pin_project! {

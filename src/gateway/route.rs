@@ -25,12 +25,11 @@ use tower::Service;
 
 use super::{
     answer::{full, json_response},
-    connection::Connection,
-    crowd::Overcrowded,
     drain::{Draining, unless_begun, unless_queued},
     hold::{self, Hold},
     inbound::{self, InboundError, Intake, Wish},
     response_headers::Passing,
+    wire::{Connection, Overcrowded},
 };
 use crate::{body::Body, config::Model, pipeline::SharedService};
 

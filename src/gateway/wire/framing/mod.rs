@@ -16,8 +16,8 @@ mod tests;
 mod violation;
 
 #[cfg(test)]
-pub(super) use self::violation::all;
-pub(super) use self::{
+pub(in crate::gateway) use self::violation::all;
+pub(in crate::gateway) use self::{
     framed::Framed,
     violation::{REFUSED_AS, Violation},
 };
@@ -27,7 +27,7 @@ use crate::config::Limits;
 
 /// How large a request head may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct HeadLimits {
+pub(in crate::gateway) struct HeadLimits {
     /// Header fields.
     fields: usize,
     /// All of them together with their line ends, in bytes.
@@ -77,7 +77,7 @@ impl HeadLimits {
     }
 
     /// The largest head.
-    pub(super) fn head(&self) -> usize {
+    pub(in crate::gateway) fn head(&self) -> usize {
         self.line().saturating_add(self.bytes).saturating_add(END)
     }
 }

@@ -23,13 +23,13 @@ const MOST_AT_ONCE: usize = 4 * 1024;
 
 /// Where clients come from. Clones are the same socket.
 #[derive(Clone, Debug)]
-pub(super) enum Stream {
+pub(in crate::gateway) enum Stream {
     Tcp(Arc<TcpStream>),
     Unix(Arc<UnixStream>),
 }
 
 impl Stream {
-    pub(super) fn poll_read(
+    pub(in crate::gateway) fn poll_read(
         &self,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
@@ -52,7 +52,7 @@ impl Stream {
         }
     }
 
-    pub(super) fn poll_write(
+    pub(in crate::gateway) fn poll_write(
         &self,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
@@ -75,7 +75,7 @@ impl Stream {
         }
     }
 
-    pub(super) fn shutdown(&self) -> io::Result<()> {
+    pub(in crate::gateway) fn shutdown(&self) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => SockRef::from(&**stream).shutdown(Shutdown::Write),
             Self::Unix(stream) => SockRef::from(&**stream).shutdown(Shutdown::Write),
@@ -83,7 +83,7 @@ impl Stream {
     }
 
     /// Whether the other side has closed, as far as the operating system has said so already.
-    pub(super) async fn is_closed(&self) -> bool {
+    pub(in crate::gateway) async fn is_closed(&self) -> bool {
         // Ready at once while there is something to read, and when it is closed.
         let ready = async {
             match self {
@@ -96,7 +96,7 @@ impl Stream {
     }
 
     /// Makes the other side see a reset, not an end, when the last clone is dropped.
-    pub(super) fn reset_when_dropped(&self) {
+    pub(in crate::gateway) fn reset_when_dropped(&self) {
         if let Self::Tcp(stream) = self {
             // If it fails the client sees a FIN in the middle of a chunked body: an error too.
             let _best_effort = stream.set_zero_linger();

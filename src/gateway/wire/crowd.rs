@@ -19,11 +19,11 @@ const SPARE: usize = 64;
 
 /// All connections that are open.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Crowd(Arc<Mutex<HashMap<u64, Connection>>>);
+pub(in crate::gateway) struct Crowd(Arc<Mutex<HashMap<u64, Connection>>>);
 
 /// One connection's place, free when dropped.
 #[derive(Debug)]
-pub(super) struct Member {
+pub(in crate::gateway) struct Member {
     crowd: Crowd,
     number: u64,
 }
@@ -31,14 +31,14 @@ pub(super) struct Member {
 /// Every connection is at work.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("as many clients as max-connections allows are being served; this one has to ask again")]
-pub(super) struct Overcrowded;
+pub(in crate::gateway) struct Overcrowded;
 
 // === impl Crowd ===
 
 impl Crowd {
     /// Takes `connection` in, which may cost another one its place. `None` if there is no room, not
     /// even to be told so.
-    pub(super) fn enter(&self, connection: &Connection, most: usize) -> Option<Member> {
+    pub(in crate::gateway) fn enter(&self, connection: &Connection, most: usize) -> Option<Member> {
         let mut all = self.lock();
         if all.len() >= most
             && let Some(victim) = dispensable(&all)

@@ -51,7 +51,9 @@ pub enum ListenTlsError {
 }
 
 /// Serves with the certificate in `files`; HTTP/1.1 is all that is offered.
-pub(super) fn server_config(files: &ListenTls) -> Result<Arc<ServerConfig>, ListenTlsError> {
+pub(in crate::gateway) fn server_config(
+    files: &ListenTls,
+) -> Result<Arc<ServerConfig>, ListenTlsError> {
     let pem = read(&files.cert_file)?;
     let chain: Vec<_> = CertificateDer::pem_slice_iter(&pem)
         .collect::<Result<_, _>>()

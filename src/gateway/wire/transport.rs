@@ -13,7 +13,7 @@ use super::connection::ClientIo;
 
 /// One type for both, so that the HTTP server is compiled once.
 #[derive(Debug)]
-pub(super) enum Transport {
+pub(in crate::gateway) enum Transport {
     Plain(ClientIo),
     Tls(Box<TlsStream<ClientIo>>),
 }

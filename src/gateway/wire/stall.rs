@@ -10,23 +10,23 @@ use tokio::time::{Sleep, sleep};
 
 /// Measures how long a write has been waiting. Most never do, so there is a timer only meanwhile.
 #[derive(Debug)]
-pub(super) struct Stall {
+pub(in crate::gateway) struct Stall {
     limit: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl Stall {
-    pub(super) fn new(limit: Duration) -> Self {
+    pub(in crate::gateway) fn new(limit: Duration) -> Self {
         Self { limit, sleep: None }
     }
 
     /// The client has taken something.
-    pub(super) fn is_over(&mut self) {
+    pub(in crate::gateway) fn is_over(&mut self) {
         self.sleep = None;
     }
 
     /// Ready when the wait has been too long.
-    pub(super) fn poll_too_long(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(in crate::gateway) fn poll_too_long(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let limit = self.limit;
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep(limit)));
         sleep.as_mut().poll(cx)

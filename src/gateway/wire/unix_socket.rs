@@ -11,14 +11,14 @@ use tokio::net::{UnixListener, UnixStream};
 
 /// Removes the socket's file when dropped.
 #[derive(Debug)]
-pub(super) struct SocketFile(pub(super) PathBuf);
+pub(in crate::gateway) struct SocketFile(pub(in crate::gateway) PathBuf);
 
 /// As many as tokio and std let wait.
 const BACKLOG: i32 = 1024;
 
 /// Binds to `path`. A file that a crashed process left behind, on which nobody listens, is
 /// replaced.
-pub(super) async fn bind(path: PathBuf) -> io::Result<(UnixListener, SocketFile)> {
+pub(in crate::gateway) async fn bind(path: PathBuf) -> io::Result<(UnixListener, SocketFile)> {
     let listener = match listen(&path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(&path).await => {
             fs::remove_file(&path)?;

@@ -14,19 +14,18 @@ use tracing::debug;
 
 use super::{
     connection::{ClientIo, Connection},
-    current::Current,
     framing::{Framed, HeadLimits},
     stream::Stream,
     transport::Transport,
 };
-use crate::{config::Limits, metrics::EdgeMetrics};
+use crate::{config::Limits, gateway::current::Current, metrics::EdgeMetrics};
 
 /// One connection, counted as such until dropped.
 struct Counted(Arc<EdgeMetrics>);
 
 /// Serves `connection` until it ends by itself, the process winds down and its answer is sent, or
 /// `cut_off` says that no time is left.
-pub(super) async fn serve(
+pub(in crate::gateway) async fn serve(
     stream: Stream,
     connection: Connection,
     current: Current,

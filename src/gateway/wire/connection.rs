@@ -26,7 +26,7 @@ const HANGUP_CHECK: Duration = Duration::from_millis(250);
 
 /// What the edge knows of the connection that a request came on; a request's extension.
 #[derive(Clone, Debug)]
-pub(super) struct Connection(Arc<State>);
+pub(in crate::gateway) struct Connection(Arc<State>);
 
 #[derive(Debug)]
 struct State {
@@ -62,7 +62,7 @@ enum Phase {
 /// cannot be both ten seconds and five minutes. A connection that was silent for too long reads as
 /// closed.
 #[derive(Debug)]
-pub(super) struct ClientIo {
+pub(in crate::gateway) struct ClientIo {
     stream: Stream,
     connection: Connection,
     armed: Phase,
@@ -75,7 +75,7 @@ pub(super) struct ClientIo {
 // === impl Connection ===
 
 impl Connection {
-    pub(super) fn new() -> Self {
+    pub(in crate::gateway) fn new() -> Self {
         static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
 
         let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
@@ -93,48 +93,48 @@ impl Connection {
     }
 
     /// A number that no other connection of this process has.
-    pub(super) fn number(&self) -> u64 {
+    pub(in crate::gateway) fn number(&self) -> u64 {
         self.0.number
     }
 
     /// A name that no other connection of this process has.
-    pub(super) fn name(&self) -> &Arc<str> {
+    pub(in crate::gateway) fn name(&self) -> &Arc<str> {
         &self.0.name
     }
 
     /// A request's head is complete.
-    pub(super) fn begin_answer(&self) {
+    pub(in crate::gateway) fn begin_answer(&self) {
         self.set(Phase::Busy);
         self.0.answering.notify_one();
     }
 
     /// An answer has been sent, or given up.
-    pub(super) fn end_answer(&self) {
+    pub(in crate::gateway) fn end_answer(&self) {
         self.set(Phase::Idle);
     }
 
     /// Makes the connection end with a reset: an answer broke off, and a clean end would look like
     /// a complete one.
-    pub(super) fn reset_at_the_end(&self) {
+    pub(in crate::gateway) fn reset_at_the_end(&self) {
         self.0.broken.store(true, Ordering::Relaxed);
     }
 
     /// From now on nothing more is read: what is no whole head yet never becomes one.
-    pub(super) fn end(&self) {
+    pub(in crate::gateway) fn end(&self) {
         self.0.ending.store(true, Ordering::Relaxed);
     }
 
     /// There is no room for it, and it is there to be told so.
-    pub(super) fn is_one_too_many(&self) {
+    pub(in crate::gateway) fn is_one_too_many(&self) {
         self.0.overcrowds.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn overcrowds(&self) -> bool {
+    pub(in crate::gateway) fn overcrowds(&self) -> bool {
         self.0.overcrowds.load(Ordering::Relaxed)
     }
 
     /// How well others can do without it; the least goes first, and `None` stays.
-    pub(super) fn dispensable(&self) -> Option<(u8, u64)> {
+    pub(in crate::gateway) fn dispensable(&self) -> Option<(u8, u64)> {
         let rank = match self.phase() {
             Phase::Idle => 0,
             Phase::New | Phase::Head => 1,
@@ -144,17 +144,17 @@ impl Connection {
     }
 
     /// Gives its place to another.
-    pub(super) fn evict(&self) {
+    pub(in crate::gateway) fn evict(&self) {
         self.0.evicted.cancel();
     }
 
     /// Resolves when it has to go.
-    pub(super) fn evicted(&self) -> impl Future<Output = ()> + use<> {
+    pub(in crate::gateway) fn evicted(&self) -> impl Future<Output = ()> + use<> {
         self.0.evicted.clone().cancelled_owned()
     }
 
     #[cfg(test)]
-    pub(super) fn is_evicted(&self) -> bool {
+    pub(in crate::gateway) fn is_evicted(&self) -> bool {
         self.0.evicted.is_cancelled()
     }
 
@@ -189,7 +189,7 @@ fn next_change() -> u64 {
 // === impl ClientIo ===
 
 impl ClientIo {
-    pub(super) fn new(stream: Stream, connection: Connection, limits: &Limits) -> Self {
+    pub(in crate::gateway) fn new(stream: Stream, connection: Connection, limits: &Limits) -> Self {
         Self {
             stream,
             connection,
@@ -202,7 +202,7 @@ impl ClientIo {
     }
 
     /// Whether an answer broke off.
-    pub(super) fn is_broken(&self) -> bool {
+    pub(in crate::gateway) fn is_broken(&self) -> bool {
         self.connection.is_broken()
     }
 
@@ -210,7 +210,7 @@ impl ClientIo {
     ///
     /// hyper looks for that itself, but only while nothing lies in its buffer: it does not see a
     /// client that has sent the beginning of another request before it left.
-    pub(super) fn hangup(&self) -> impl Future<Output = ()> + use<> {
+    pub(in crate::gateway) fn hangup(&self) -> impl Future<Output = ()> + use<> {
         let (stream, connection) = (self.stream.clone(), self.connection.clone());
         async move {
             loop {
