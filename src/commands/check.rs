@@ -8,9 +8,12 @@ use std::{
 };
 
 use super::source::ConfigArgs;
-use crate::config::{
-    self, Config, Credentials, JitterThrottle, LayerName, Listen, Order, Upstream,
-    show_duration as duration,
+use crate::{
+    config::{
+        self, Config, Credentials, JitterThrottle, LayerName, Listen, Order, Upstream,
+        show_duration as duration,
+    },
+    gateway::Reloader,
 };
 
 /// Options of `pacegate check`.
@@ -24,9 +27,11 @@ pub struct Args {
 ///
 /// # Errors
 ///
-/// A config that cannot be used, or a closed stdout.
+/// A config or a certificate that cannot be used, or a closed stdout.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let loaded = config::load(&args.config.source())?;
+    // As serving would: nobody should find out then.
+    Reloader::prepare(&loaded.config)?;
     let mut out = io::stdout().lock();
     writeln!(out, "config   {}", loaded.source)?;
     server(&mut out, &loaded.config)?;
