@@ -54,12 +54,12 @@ pub enum ApiKeyError {
         reference: String,
     },
     /// The file cannot be read any more.
-    #[error("the API key from {reference} cannot be read: {source}")]
+    #[error("the API key from {reference} cannot be read: {reason}")]
     Unreadable {
         /// The reference as written in the config.
         reference: String,
         /// What the system said.
-        source: io::Error,
+        reason: io::Error,
     },
     /// It holds characters that no header carries, such as a line break.
     #[error(
@@ -124,9 +124,9 @@ impl ApiKeySource {
         let mut key = String::new();
         File::open(file)
             .and_then(|file| file.take(MAX_LEN).read_to_string(&mut key))
-            .map_err(|source| ApiKeyError::Unreadable {
+            .map_err(|reason| ApiKeyError::Unreadable {
                 reference: self.reference.clone(),
-                source,
+                reason,
             })?;
         token(
             SecretString::from(key).expose_secret(),

@@ -35,12 +35,12 @@ pub enum LockError {
     #[error("{} is held by another program", .0.display())]
     Busy(PathBuf),
     /// It cannot be made.
-    #[error("{} cannot be made: {source}", path.display())]
+    #[error("{} cannot be made: {reason}", path.display())]
     Io {
         /// The lock file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        reason: io::Error,
     },
 }
 
@@ -72,7 +72,7 @@ impl Lock {
                     tokio::time::sleep(delay).await;
                     delay = delay.mul_f64(DELAY_GROWTH).min(LONGEST_DELAY);
                 }
-                Err(source) => return Err(LockError::Io { path, source }),
+                Err(reason) => return Err(LockError::Io { path, reason }),
             }
         }
         Err(LockError::Busy(path))

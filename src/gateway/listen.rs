@@ -43,12 +43,12 @@ enum Listener {
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Not on that address.
-    #[error("cannot listen on {address}: {source}\n  hint: {}", hint(source))]
+    #[error("cannot listen on {address}: {reason}\n  hint: {}", hint(reason))]
     Address {
         /// As configured.
         address: String,
         /// Why not.
-        source: io::Error,
+        reason: io::Error,
     },
     /// See [`ListenTlsError`].
     #[error(transparent)]
@@ -65,9 +65,9 @@ impl Gateway {
     /// [`BindError`] if the address is taken or not ours, or a certificate cannot be used.
     pub async fn bind(config: &Config, pipelines: Vec<Pipeline>) -> Result<Self, BindError> {
         let current = Current::new(config, pipelines)?;
-        let failed = |source| BindError::Address {
+        let failed = |reason| BindError::Address {
             address: config.listen.to_string(),
-            source,
+            reason,
         };
         let listener = match &config.listen {
             Listen::Tcp(address) => {

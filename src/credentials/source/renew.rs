@@ -120,10 +120,10 @@ async fn lock(shared: &Shared) -> Result<Option<Lock>, Arc<Failure>> {
         // The new token is kept in memory and written later. Of other errors, such as a read-only
         // directory, none will pass: a renewed token could never be stored, and the programs that
         // share the file would be left with a spent one.
-        Err(LockError::Io { source, path })
-            if matches!(source.kind(), NotFound | QuotaExceeded | StorageFull) =>
+        Err(LockError::Io { reason, path })
+            if matches!(reason.kind(), NotFound | QuotaExceeded | StorageFull) =>
         {
-            warn!(error = %source, path = %path.display(), "Renewing the token without a lock");
+            warn!(error = %reason, path = %path.display(), "Renewing the token without a lock");
             Ok(None)
         }
         Err(failure) => Err(later(failure)),

@@ -45,12 +45,12 @@ pub struct Stamp {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The system refused.
-    #[error("{} cannot be read: {source}", path.display())]
+    #[error("{} cannot be read: {reason}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        reason: io::Error,
     },
     /// Half-written, or not a credentials file.
     #[error("{} is not a complete credentials file: {problem}", path.display())]
@@ -160,10 +160,10 @@ impl CredentialsFile {
             })
     }
 
-    fn io(&self, source: io::Error) -> ReadError {
+    fn io(&self, reason: io::Error) -> ReadError {
         ReadError::Io {
             path: self.path.clone(),
-            source,
+            reason,
         }
     }
 

@@ -19,12 +19,12 @@ use crate::credentials::leftovers::sweep;
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// The system refused: no space, no permission, read-only.
-    #[error("{} cannot be written: {source}", path.display())]
+    #[error("{} cannot be written: {reason}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        reason: io::Error,
     },
     /// A symbolic link, a directory, a pipe, a device stands in its place.
     #[error("{} is not a regular file and is not replaced", .0.display())]
@@ -33,9 +33,9 @@ pub enum WriteError {
 
 /// Puts `content` in the place of what `path` holds.
 pub(super) fn replace(path: &Path, content: &[u8]) -> Result<Stamp, WriteError> {
-    let failed = |source| WriteError::Io {
+    let failed = |reason| WriteError::Io {
         path: path.to_owned(),
-        source,
+        reason,
     };
     let before = match fs::symlink_metadata(path) {
         Ok(metadata) if !metadata.is_file() => return Err(WriteError::NotRegular(path.to_owned())),

@@ -28,16 +28,16 @@ pub enum ListenTlsError {
     )]
     NoKey(PathBuf),
     /// One of the files cannot be read.
-    #[error("listen-tls: cannot read {}: {source}\n  hint: check the path and its permissions", file.display())]
+    #[error("listen-tls: cannot read {}: {reason}\n  hint: check the path and its permissions", file.display())]
     Unreadable {
         /// The file as configured.
         file: PathBuf,
         /// Why not.
-        source: io::Error,
+        reason: io::Error,
     },
     /// The two do not go together.
     #[error(
-        "listen-tls: {} and {} cannot be used: {source}\n  hint: the first certificate of cert-file \
+        "listen-tls: {} and {} cannot be used: {reason}\n  hint: the first certificate of cert-file \
          must be the one that key-file was made for", cert.display(), key.display()
     )]
     Unusable {
@@ -46,7 +46,7 @@ pub enum ListenTlsError {
         /// The key file as configured.
         key: PathBuf,
         /// Why not.
-        source: rustls::Error,
+        reason: rustls::Error,
     },
 }
 
@@ -68,18 +68,18 @@ pub(in crate::gateway) fn server_config(
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .and_then(|config| config.with_no_client_auth().with_single_cert(chain, key))
-        .map_err(|source| ListenTlsError::Unusable {
+        .map_err(|reason| ListenTlsError::Unusable {
             cert: files.cert_file.clone(),
             key: files.key_file.clone(),
-            source,
+            reason,
         })?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, ListenTlsError> {
-    fs::read(file).map_err(|source| ListenTlsError::Unreadable {
+    fs::read(file).map_err(|reason| ListenTlsError::Unreadable {
         file: file.to_owned(),
-        source,
+        reason,
     })
 }

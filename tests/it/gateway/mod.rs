@@ -30,6 +30,7 @@ mod leaks;
 mod leaving;
 mod lifecycle;
 mod limits;
+mod listen_tls;
 mod oddities;
 mod pacing;
 mod panics;
