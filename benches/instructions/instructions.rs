@@ -2,7 +2,7 @@
 //! busy the machine is. Each scenario is warm and runs a hundred times; more than its limit fails.
 //!
 //! `tests/run instructions`, or, with `gungraun-runner` of gungraun's version in `PATH`:
-//! `cargo bench --bench instructions`
+//! `cargo bench -p pacegate-instructions`
 #![expect(
     missing_docs,
     clippy::disallowed_methods,
