@@ -215,9 +215,14 @@ impl ClientIo {
         async move {
             loop {
                 connection.0.answering.notified().await;
-                while connection.phase() == Phase::Busy {
+                // Also where the answer has ended already: nothing else makes sure that the connection
+                // is polled once more, and its idle time begins with that.
+                loop {
                     sleep(HANGUP_CHECK).await;
-                    if connection.phase() == Phase::Busy && stream.is_closed().await {
+                    if connection.phase() != Phase::Busy {
+                        break;
+                    }
+                    if stream.is_closed().await && connection.phase() == Phase::Busy {
                         return;
                     }
                 }

@@ -46,6 +46,9 @@ pub(in crate::gateway) async fn serve(
         connection.reset_at_the_end();
     };
     tokio::select! {
+        // The connection first, so that what watches it learns of an answer that has begun without
+        // being woken for it.
+        biased;
         () = to_the_end => {}
         () = hangup => debug!("Client hung up"),
         () = connection.evicted() => debug!("Making room for another connection"),
