@@ -194,16 +194,14 @@ fn runtime() -> Runtime {
     runtime.enable_all().build().expect("a runtime")
 }
 
-// A third is the building of the headers, a fifth two copies of the request for retries that might
-// be, an eighth their end, another the six boxes of the futures.
-#[library_benchmark(config = at_most(27_500))]
+#[library_benchmark(config = at_most(19_000))]
 #[bench::one_json_answer(Layers::over(answers_json()))]
 fn five_layers(mut layers: Layers) -> Layers {
     layers.ask();
     layers
 }
 
-#[library_benchmark(config = at_most(54_000))]
+#[library_benchmark(config = at_most(47_500))]
 #[bench::a_hundred_events(Layers::over(answers_stream()))]
 fn five_layers_and_a_stream(mut layers: Layers) -> Layers {
     layers.ask();
@@ -308,7 +306,7 @@ fn json() -> Vec<u8> {
         .into_bytes()
 }
 
-#[library_benchmark(config = at_most(92_000))]
+#[library_benchmark(config = at_most(88_500))]
 #[bench::one_json_answer(Whole::between(&json()))]
 fn gateway(mut whole: Whole) -> Whole {
     for _ in 0..TIMES {

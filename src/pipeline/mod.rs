@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Full};
 use pacegate_layers::{
     BearerAuthLayer, HeaderAlignLayer, JitterThrottleLayer, RetryOn429Layer, TokenRefreshLayer,
     error::BoxError,
-    header_align::{NotPassable, Rule},
+    header_align::{NotPassable, Rule, SetAsideLayer},
     jitter_throttle::{Busy, Gate, Order, Pacing, Quota, ReversedJitter},
     token::TokenSource,
 };
@@ -113,7 +113,14 @@ where
     let token_for = |layer| source.clone().ok_or(PipelineError::NoToken(layer));
 
     let mut service = SharedService::new(client);
-    for name in upstream.pipeline.iter().rev() {
+    for step in steps(&upstream.pipeline).into_iter().rev() {
+        let name = match step {
+            Step::Layer(name) => name,
+            Step::SetAside => {
+                service = SharedService::new(SetAsideLayer.layer(service));
+                continue;
+            }
+        };
         service = match name {
             LayerName::HeaderAlign => SharedService::new(header_align(upstream)?.layer(service)),
             LayerName::RetryOn429 => {
@@ -134,7 +141,7 @@ where
                     .refresh_on
                     .iter()
                     .map(|status| status.as_u16());
-                let layer = TokenRefreshLayer::new(token_for(*name)?).refresh_on(statuses);
+                let layer = TokenRefreshLayer::new(token_for(name)?).refresh_on(statuses);
                 SharedService::new(layer.layer(service))
             }
             LayerName::JitterThrottle => match &gate {
@@ -142,7 +149,7 @@ where
                 None => service,
             },
             LayerName::BearerAuth => {
-                SharedService::new(BearerAuthLayer::new(token_for(*name)?).layer(service))
+                SharedService::new(BearerAuthLayer::new(token_for(name)?).layer(service))
             }
         };
     }
@@ -151,6 +158,35 @@ where
         gate,
         quotas,
     })
+}
+
+/// What a request passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Layer(LayerName),
+    SetAside,
+}
+
+/// The layers as listed, but header-align in two parts: the layers behind it that know no headers and
+/// copy requests for retries see none, and its own are built behind them.
+fn steps(listed: &[LayerName]) -> Vec<Step> {
+    let mut steps: Vec<_> = listed.iter().copied().map(Step::Layer).collect();
+    let Some(at) = listed.iter().position(|it| *it == LayerName::HeaderAlign) else {
+        return steps;
+    };
+    let knows_none = |name: &&LayerName| {
+        use LayerName::{BearerAuth, HeaderAlign, JitterThrottle, RetryOn429, TokenRefresh};
+        match name {
+            JitterThrottle | RetryOn429 | TokenRefresh => true,
+            BearerAuth | HeaderAlign => false,
+        }
+    };
+    let behind = listed[at + 1..].iter().take_while(knows_none).count();
+    if behind > 0 {
+        steps[at..=at + behind].rotate_left(1);
+        steps.insert(at, Step::SetAside);
+    }
+    steps
 }
 
 /// Boxes a service whose layer has changed the body type.
@@ -215,4 +251,57 @@ pub fn pacing(settings: &config::JitterThrottle) -> Result<Pacing, ReversedJitte
             config::Order::Fair => Order::Fair,
             config::Order::Fifo => Order::Fifo,
         }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_built_behind_the_layers_that_copy_requests() {
+        use LayerName::{BearerAuth, HeaderAlign, JitterThrottle, RetryOn429, TokenRefresh};
+        let written = |listed: &[LayerName]| -> Vec<_> {
+            let steps = steps(listed).into_iter();
+            steps
+                .map(|step| match step {
+                    Step::Layer(name) => Some(name),
+                    Step::SetAside => None,
+                })
+                .collect()
+        };
+        let whole = [
+            HeaderAlign,
+            RetryOn429,
+            TokenRefresh,
+            JitterThrottle,
+            BearerAuth,
+        ];
+        assert_eq!(
+            written(&whole),
+            [
+                None,
+                Some(RetryOn429),
+                Some(TokenRefresh),
+                Some(JitterThrottle),
+                Some(HeaderAlign),
+                Some(BearerAuth)
+            ]
+        );
+        let late = [RetryOn429, HeaderAlign, JitterThrottle];
+        assert_eq!(
+            written(&late),
+            [
+                Some(RetryOn429),
+                None,
+                Some(JitterThrottle),
+                Some(HeaderAlign)
+            ]
+        );
+        for alone in [&[HeaderAlign, BearerAuth][..], &[RetryOn429], &[]] {
+            assert_eq!(
+                written(alone),
+                alone.iter().copied().map(Some).collect::<Vec<_>>()
+            );
+        }
+    }
 }

@@ -138,7 +138,7 @@ pub(super) async fn resolve<S, C, B, R>(
     mut outcome: Result<Response<R>, BoxError>,
     mut service: S,
     request: Request<B>,
-    policy: Policy<C>,
+    policy: Arc<Policy<C>>,
     started: Instant,
 ) -> Result<Response<PeekedBody<R>>, BoxError>
 where

@@ -35,7 +35,7 @@ pub struct RetryOn429Layer<C = StandardClassify> {
 #[derive(Clone, Debug)]
 pub struct RetryOn429<S, C> {
     inner: S,
-    policy: Policy<C>,
+    policy: Arc<Policy<C>>,
 }
 
 pin_project! {
@@ -47,7 +47,7 @@ pin_project! {
         R: Body,
     {
         // The service and the request for another attempt, until they are needed.
-        spare: Option<(S, Request<B>, Policy<C>)>,
+        spare: Option<(S, Request<B>, Arc<Policy<C>>)>,
         started: Instant,
         #[pin]
         state: State<S::Future, R>,
@@ -142,7 +142,7 @@ impl<S, C: Clone> Layer<S> for RetryOn429Layer<C> {
     fn layer(&self, inner: S) -> Self::Service {
         RetryOn429 {
             inner,
-            policy: self.policy.clone(),
+            policy: Arc::new(self.policy.clone()),
         }
     }
 }
@@ -181,7 +181,7 @@ where
         let spare = request.clone();
         let response = inner.call(request);
         ResponseFuture {
-            spare: Some((inner, spare, self.policy.clone())),
+            spare: Some((inner, spare, Arc::clone(&self.policy))),
             started: Instant::now(),
             state: State::First { response },
         }
