@@ -4,7 +4,6 @@ use std::{
     convert::Infallible,
     fmt,
     sync::{Arc, PoisonError, RwLock},
-    task::{Context, Poll},
     time::Duration,
 };
 
@@ -12,7 +11,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
-use tower::{Service, ServiceExt, util::Oneshot};
+use tower::Service;
 
 use super::{
     EdgeService,
@@ -24,7 +23,7 @@ use super::{
 use crate::{
     config::{Config, Limits},
     metrics::EdgeMetrics,
-    pipeline::Pipeline,
+    pipeline::{Pipeline, SharedFuture},
 };
 
 /// Changes what a gateway that serves does with the requests that come from now on.
@@ -127,22 +126,17 @@ impl Current {
         self.read(|edge| edge.drain_timeout)
     }
 
+    /// Answers `request` with what is in use now.
+    pub(super) fn answer(
+        &self,
+        request: Request<Incoming>,
+    ) -> SharedFuture<Response<Outgoing>, Infallible> {
+        let mut edge = self.read(|edge| edge.service.clone());
+        edge.call(request)
+    }
+
     fn read<T>(&self, read: impl FnOnce(&Edge) -> T) -> T {
         read(&self.0.edge.read().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl Service<Request<Incoming>> for Current {
-    type Response = Response<Outgoing>;
-    type Error = Infallible;
-    type Future = Oneshot<EdgeService, Request<Incoming>>;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        self.read(|edge| edge.service.clone()).oneshot(request)
     }
 }
 

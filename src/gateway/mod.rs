@@ -1,7 +1,7 @@
 //! The edge: who may talk, where a request goes, and every error as an answer.
 //!
 //! ```text
-//! socket ─► wire ─► catch panics ─► request id ─► observe ─► rescue ─► guard ─► routes ─► pipeline
+//! socket ─► wire ─► observe ─► catch panics ─► rescue ─► guard ─► routes ─► pipeline
 //! ```
 
 use std::{convert::Infallible, sync::Arc};
@@ -11,11 +11,8 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
-use tower::{ServiceBuilder, filter::FilterLayer, util::BoxCloneSyncService};
-use tower_http::{
-    catch_panic::CatchPanicLayer,
-    request_id::{MakeRequestUuid, SetRequestIdLayer},
-};
+use tower::{ServiceBuilder, filter::FilterLayer};
+use tower_http::catch_panic::CatchPanicLayer;
 
 mod answer;
 mod bodies;
@@ -55,17 +52,16 @@ use self::{
 use crate::{
     config::Config,
     metrics::{EdgeMetrics, register_gates, register_quotas},
-    pipeline::Pipeline,
+    pipeline::{Pipeline, Shared},
 };
 
 /// What a connection's requests go to.
-type EdgeService = BoxCloneSyncService<Request<Incoming>, Response<Outgoing>, Infallible>;
+type EdgeService = Shared<Request<Incoming>, Response<Outgoing>, Infallible>;
 
 /// The chain around the pipelines of `config`.
 ///
-/// Extensions: the accept loop adds the [`Connection`](wire::Connection); the request id is
-/// added by tower-http; [`observe`] reads both and adds a
-/// [`Progress`](pacegate_layers::progress::Progress) for the pipeline.
+/// Extensions: the accept loop adds the [`Connection`](wire::Connection); [`observe`] reads it and
+/// adds a [`Progress`](pacegate_layers::progress::Progress) for the pipeline.
 fn edge(
     config: &Config,
     pipelines: Vec<Pipeline>,
@@ -110,9 +106,8 @@ fn edge(
         draining: draining.clone(),
     });
     let service = ServiceBuilder::new()
-        // Names the request before anything is said about it.
-        .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
-        // Counts every answer that leaves, so everything that makes one is inside.
+        // Names the request and counts every answer that leaves, so everything that makes one is
+        // inside.
         .layer(ObserveLayer::new(Arc::clone(metrics)))
         // A panic costs one request, not the process; inside observe, so that it is counted.
         .map_response(|response: Response<_>| response.map(BodyExt::boxed_unsync))
@@ -124,5 +119,5 @@ fn edge(
         // Before anything of the body is read.
         .layer(FilterLayer::new(Guard::new(config)))
         .service(routes);
-    BoxCloneSyncService::new(service)
+    Shared::new(service)
 }

@@ -11,8 +11,8 @@ use http::{HeaderName, HeaderValue, Request, Response};
 use pacegate_layers::progress::Progress;
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
-use tower_http::request_id::RequestId;
 use tracing::{Span, debug, debug_span};
+use uuid::Uuid;
 
 use super::{
     outgoing::{InFlight, Outgoing},
@@ -30,8 +30,8 @@ pub(super) struct ObserveLayer {
     metrics: Arc<EdgeMetrics>,
 }
 
-/// Counts a request from its head to the end of its answer, gives it a span and a [`Progress`], and
-/// writes what that says into the answer's headers.
+/// Names a request that has no id, counts it from its head to the end of its answer, gives it a span
+/// and a [`Progress`], and writes what that says into the answer's headers.
 #[derive(Clone, Debug)]
 pub(super) struct Observe<S> {
     inner: S,
@@ -84,12 +84,11 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        // Nobody further in asks for it, and whatever stays is copied for every retry that might be.
-        let id = request.extensions_mut().remove::<RequestId>();
-        let id = id.map(RequestId::into_header_value);
+        let id = request.headers_mut().entry(X_REQUEST_ID);
+        let id = id.or_insert_with(new_id).clone();
         let span = debug_span!(
             "request",
-            id = id.as_ref().and_then(|id| id.to_str().ok()),
+            id = id.to_str().ok(),
             method = %request.method(),
             path = request.uri().path(),
         );
@@ -103,10 +102,17 @@ where
             in_flight: Some(in_flight),
             span,
             progress,
-            id,
+            id: Some(id),
             metrics: Arc::clone(&self.metrics),
         }
     }
+}
+
+#[expect(clippy::expect_used, reason = "hexadecimal digits and hyphens")]
+fn new_id() -> HeaderValue {
+    let mut text = Uuid::encode_buffer();
+    let text = Uuid::new_v4().as_hyphenated().encode_lower(&mut text);
+    HeaderValue::from_str(text).expect("a value")
 }
 
 // === impl ResponseFuture ===

@@ -28,7 +28,7 @@ mod shared;
 pub use self::{
     assemble::{AssembleError, Endpoint, assemble, endpoint_client},
     fleet::{Changes, Fleet},
-    shared::SharedService,
+    shared::{Shared, SharedFuture, SharedService},
 };
 
 /// A pipeline and what others may want to know of it; clones are the same one.

@@ -1,4 +1,4 @@
-//! The one service type between layers.
+//! The one service type between layers, and around all of them.
 
 use std::{
     fmt,
@@ -22,61 +22,67 @@ use crate::body::Body;
 /// inside it for each request, so a list of layers would be copied once for each of them.
 ///
 /// It is always ready: readiness is waited for in the response future, by the clone that is called.
-#[derive(Clone)]
-pub struct SharedService(Arc<dyn CallShared>);
+pub struct Shared<R, T, E>(Arc<dyn CallShared<R, T, E>>);
 
-/// The response future of a [`SharedService`].
-type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, BoxError>> + Send>>;
+/// What stands between the layers of a pipeline.
+pub type SharedService = Shared<Request<Full<Bytes>>, Response<Body>, BoxError>;
 
-trait CallShared: Send + Sync {
-    fn call(&self, request: Request<Full<Bytes>>) -> ResponseFuture;
+/// The response future of a [`Shared`] service.
+pub type SharedFuture<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
+
+trait CallShared<R, T, E>: Send + Sync {
+    fn call(&self, request: R) -> SharedFuture<T, E>;
 }
 
-impl SharedService {
+impl<R, T, E> Shared<R, T, E> {
     /// Shares `service`.
     pub fn new<S>(service: S) -> Self
     where
-        S: Service<Request<Full<Bytes>>, Response = Response<Body>, Error = BoxError>
-            + Clone
-            + Send
-            + Sync
-            + 'static,
+        S: Service<R, Response = T, Error = E> + Clone + Send + Sync + 'static,
         S::Future: Send,
+        R: Send + 'static,
+        T: Send + 'static,
+        E: Send + 'static,
     {
         Self(Arc::new(service))
     }
 }
 
-impl Service<Request<Full<Bytes>>> for SharedService {
-    type Response = Response<Body>;
-    type Error = BoxError;
-    type Future = ResponseFuture;
+impl<R, T, E> Clone for Shared<R, T, E> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
 
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+impl<R, T, E> Service<R> for Shared<R, T, E> {
+    type Response = T;
+    type Error = E;
+    type Future = SharedFuture<T, E>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), E>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Full<Bytes>>) -> ResponseFuture {
+    fn call(&mut self, request: R) -> Self::Future {
         self.0.call(request)
     }
 }
 
-impl fmt::Debug for SharedService {
+impl<R, T, E> fmt::Debug for Shared<R, T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SharedService")
+        f.write_str("Shared")
     }
 }
 
-impl<S> CallShared for S
+impl<S, R, T, E> CallShared<R, T, E> for S
 where
-    S: Service<Request<Full<Bytes>>, Response = Response<Body>, Error = BoxError>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
+    S: Service<R, Response = T, Error = E> + Clone + Send + Sync + 'static,
     S::Future: Send,
+    R: Send + 'static,
+    T: Send + 'static,
+    E: Send + 'static,
 {
-    fn call(&self, request: Request<Full<Bytes>>) -> ResponseFuture {
+    fn call(&self, request: R) -> SharedFuture<T, E> {
         let mut service = self.clone();
         // Nearly always ready at once, and then nothing but its own future has to be kept.
         match service.poll_ready(&mut Context::from_waker(Waker::noop())) {

@@ -65,7 +65,9 @@ enum Phase {
 pub(in crate::gateway) struct ClientIo {
     stream: Stream,
     connection: Connection,
+    /// What `deadline` is for. The sleep may go off before that, see `poll_too_long`.
     armed: Phase,
+    deadline: Instant,
     sleep: Pin<Box<Sleep>>,
     stall: Stall,
     header_timeout: Duration,
@@ -190,11 +192,13 @@ fn next_change() -> u64 {
 
 impl ClientIo {
     pub(in crate::gateway) fn new(stream: Stream, connection: Connection, limits: &Limits) -> Self {
+        let sleep = Box::pin(sleep(limits.first_byte_timeout));
         Self {
             stream,
             connection,
             armed: Phase::New,
-            sleep: Box::pin(sleep(limits.first_byte_timeout)),
+            deadline: sleep.deadline(),
+            sleep,
             stall: Stall::new(limits.write_timeout),
             header_timeout: limits.header_timeout,
             keep_alive_timeout: limits.keep_alive_timeout,
@@ -230,18 +234,33 @@ impl ClientIo {
         }
     }
 
-    fn arm(&mut self, phase: Phase) {
-        if self.armed == phase {
-            return;
+    /// Nothing has come, and `phase` says how long that may last.
+    fn poll_too_long(&mut self, phase: Phase, cx: &mut Context<'_>) -> Poll<()> {
+        if self.armed != phase {
+            self.armed = phase;
+            let limit = match phase {
+                Phase::Head => self.header_timeout,
+                Phase::Idle => self.keep_alive_timeout,
+                // A new connection's runs already.
+                Phase::New | Phase::Busy => return Poll::Pending,
+            };
+            self.deadline = Instant::now() + limit;
+            // One that goes off too early is moved then: moving it twice for each request would
+            // cost more than that.
+            if self.sleep.deadline() > self.deadline {
+                self.sleep.as_mut().reset(self.deadline);
+            }
         }
-        self.armed = phase;
-        let limit = match phase {
-            Phase::Head => self.header_timeout,
-            Phase::Idle => self.keep_alive_timeout,
-            // A new connection's runs already.
-            Phase::New | Phase::Busy => return,
-        };
-        self.sleep.as_mut().reset(Instant::now() + limit);
+        if phase == Phase::Busy {
+            return Poll::Pending;
+        }
+        loop {
+            ready!(self.sleep.as_mut().poll(cx));
+            if Instant::now() >= self.deadline {
+                return Poll::Ready(());
+            }
+            self.sleep.as_mut().reset(self.deadline);
+        }
     }
 }
 
@@ -260,16 +279,12 @@ impl AsyncRead for ClientIo {
         if read.is_ready() {
             if matches!(phase, Phase::New | Phase::Idle) {
                 this.connection.set(Phase::Head);
-                this.arm(Phase::Head);
+                // The limit of another head than the one that was waited for last, if of any.
+                this.armed = phase;
             }
             return read;
         }
-        this.arm(phase);
-        if phase == Phase::Busy {
-            return Poll::Pending;
-        }
-        ready!(this.sleep.as_mut().poll(cx));
-        Poll::Ready(Ok(()))
+        this.poll_too_long(phase, cx).map(Ok)
     }
 }
 

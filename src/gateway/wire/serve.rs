@@ -2,14 +2,10 @@
 
 use std::{pin::pin, sync::Arc};
 
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
 use tracing::debug;
 
 use super::{
@@ -79,13 +75,10 @@ async fn exchange(
     current: &Current,
     limits: &Limits,
 ) {
-    let named = connection.clone();
-    let service = current
-        .clone()
-        .map_request(move |mut request: http::Request<_>| {
-            request.extensions_mut().insert(named.clone());
-            request
-        });
+    let service = service_fn(|mut request| {
+        request.extensions_mut().insert(connection.clone());
+        current.answer(request)
+    });
     let io = Framed::new(transport, HeadLimits::from(limits));
     // Pinned where it is made: a connection is large, and would be kept twice.
     let mut served = pin!(
@@ -96,7 +89,7 @@ async fn exchange(
             // Whoever is told that there is no room gives it up.
             .keep_alive(!connection.overcrowds())
             .max_buf_size(buffer(limits))
-            .serve_connection(TokioIo::new(io), TowerToHyperService::new(service))
+            .serve_connection(TokioIo::new(io), service)
     );
     let outcome = tokio::select! {
         outcome = served.as_mut() => outcome,
