@@ -87,9 +87,7 @@ async fn bind(args: &Args, config: &Config, tasks: &TaskTracker) -> anyhow::Resu
 }
 
 fn is_taken(error: &BindError) -> bool {
-    std::error::Error::source(error)
-        .and_then(|source| source.downcast_ref::<io::Error>())
-        .is_some_and(|source| source.kind() == io::ErrorKind::AddrInUse)
+    matches!(error, BindError::Address { reason, .. } if reason.kind() == io::ErrorKind::AddrInUse)
 }
 
 /// The burst; after it, unless it is to be the end, how to send more.
