@@ -1,0 +1,147 @@
+use super::*;
+
+fn client(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+    fields
+        .iter()
+        .map(|(name, value)| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )
+        })
+        .collect()
+}
+
+fn text(headers: &HeaderMap) -> Vec<String> {
+    headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+        .collect()
+}
+
+fn set(value: &'static str) -> Rule {
+    Rule::Set(HeaderValue::from_static(value))
+}
+
+#[test]
+fn sends_the_fields_in_their_order_and_nothing_else() {
+    let layer = HeaderAlignLayer::new()
+        .field(header::HOST, Rule::Place)
+        .field(header::CONNECTION, set("keep-alive"))
+        .field(header::ACCEPT, set("application/json"))
+        .field(header::AUTHORIZATION, Rule::Place)
+        .field(header::USER_AGENT, set("a/1"));
+    let aligned = layer.plan().align(&client(&[
+        ("user-agent", "client/9"),
+        ("x-session-id", "s1"),
+        ("authorization", "Bearer client"),
+        ("accept", "*/*"),
+    ]));
+    assert_eq!(
+        text(&aligned),
+        [
+            "host: ",
+            "connection: keep-alive",
+            "accept: application/json",
+            "authorization: ",
+            "user-agent: a/1"
+        ]
+    );
+}
+
+#[test]
+fn a_clients_value_for_what_is_never_passed_counts_as_none() {
+    let own = HeaderValue::from_static("own");
+    let layer = HeaderAlignLayer::new()
+        .field(header::COOKIE, Rule::SetIfAbsent(own.clone()))
+        .field(header::TE, Rule::SetIfAbsent(own.clone()))
+        .field(header::UPGRADE, Rule::Narrow(own));
+    let theirs = [("cookie", "theirs"), ("te", "own"), ("upgrade", "own")];
+    let aligned = layer.plan().align(&client(&theirs));
+    assert_eq!(text(&aligned), ["cookie: own", "te: own"]);
+}
+
+#[test]
+fn a_field_named_in_connection_is_not_passed() {
+    let layer = HeaderAlignLayer::new()
+        .pass(HeaderName::from_static("x-keep"))
+        .unwrap()
+        .pass(HeaderName::from_static("x-drop"))
+        .unwrap();
+    let aligned = layer.plan().align(&client(&[
+        ("x-keep", "1"),
+        ("x-drop", "2"),
+        ("connection", "close, X-Drop"),
+    ]));
+    assert_eq!(text(&aligned), ["x-keep: 1"]);
+}
+
+#[test]
+fn what_connection_names_cannot_remove_a_field_of_our_own() {
+    let layer = HeaderAlignLayer::new().field(header::AUTHORIZATION, Rule::Place);
+    let aligned = layer
+        .plan()
+        .align(&client(&[("connection", "authorization, host")]));
+    assert_eq!(text(&aligned), ["authorization: "]);
+}
+
+#[test]
+fn credentials_and_hop_by_hop_fields_cannot_be_passed() {
+    for name in HOP_BY_HOP.iter().chain(&OWN) {
+        assert!(
+            HeaderAlignLayer::new().pass(name.clone()).is_err(),
+            "{name} must be refused"
+        );
+    }
+}
+
+#[test]
+fn passed_headers_keep_all_their_values() {
+    let aligned = HeaderAlignLayer::default().plan().align(&client(&[
+        ("accept", "a"),
+        ("accept", "b"),
+        ("x-other", "c"),
+    ]));
+    assert_eq!(text(&aligned), ["accept: a", "accept: b"]);
+}
+
+#[test]
+fn set_if_absent_yields_to_the_client() {
+    let layer = HeaderAlignLayer::new().field(
+        header::USER_AGENT,
+        Rule::SetIfAbsent(HeaderValue::from_static("own")),
+    );
+    assert_eq!(
+        text(&layer.plan().align(&client(&[("user-agent", "theirs")]))),
+        ["user-agent: theirs"]
+    );
+    assert_eq!(text(&layer.plan().align(&client(&[]))), ["user-agent: own"]);
+}
+
+#[test]
+fn an_encoding_is_asked_for_only_when_the_client_can_read_it() {
+    let layer = HeaderAlignLayer::new().field(
+        header::ACCEPT_ENCODING,
+        Rule::Narrow(HeaderValue::from_static("br, gzip")),
+    );
+    let ask = |offer| text(&layer.plan().align(&client(&[("accept-encoding", offer)])));
+    assert_eq!(
+        ask("gzip, deflate, BR;q=0.5"),
+        ["accept-encoding: br, gzip"]
+    );
+    assert_eq!(ask("gzip, br;q=0"), ["accept-encoding: gzip, br;q=0"]);
+    assert_eq!(ask("identity"), ["accept-encoding: identity"]);
+    assert!(layer.plan().align(&client(&[])).is_empty());
+}
+
+#[test]
+fn the_last_rule_for_a_field_wins_in_the_first_ones_place() {
+    let layer = HeaderAlignLayer::new()
+        .field(header::ACCEPT, set("a"))
+        .field(header::USER_AGENT, set("b"))
+        .field(header::ACCEPT, set("c"));
+    assert_eq!(
+        text(&layer.plan().align(&client(&[]))),
+        ["accept: c", "user-agent: b"]
+    );
+}
