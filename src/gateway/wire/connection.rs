@@ -24,6 +24,11 @@ use crate::config::Limits;
 /// How often a connection is looked at whose answer takes that long.
 const HANGUP_CHECK: Duration = Duration::from_millis(250);
 
+/// hyper doubles a connection's buffer whenever a read fills it, beginning with 8 KiB, and keeps it
+/// for as long as the answer takes: a thousand streams would keep the size of their requests. Reads
+/// of half of it never fill it.
+const MOST_AT_ONCE: usize = 4 * 1024;
+
 /// What the edge knows of the connection that a request came on; a request's extension.
 #[derive(Clone, Debug)]
 pub(in crate::gateway) struct Connection(Arc<State>);
@@ -226,7 +231,7 @@ impl ClientIo {
                     if connection.phase() != Phase::Busy {
                         break;
                     }
-                    if stream.is_closed().await && connection.phase() == Phase::Busy {
+                    if stream.is_closed() && connection.phase() == Phase::Busy {
                         return;
                     }
                 }
@@ -275,7 +280,7 @@ impl AsyncRead for ClientIo {
         if phase != Phase::Busy && this.connection.0.ending.load(Ordering::Relaxed) {
             return Poll::Ready(Ok(()));
         }
-        let read = this.stream.poll_read(cx, buf);
+        let read = this.stream.poll_read(cx, buf, MOST_AT_ONCE);
         if read.is_ready() {
             if matches!(phase, Phase::New | Phase::Idle) {
                 this.connection.set(Phase::Head);

@@ -3,9 +3,9 @@
 use std::{
     io,
     net::Shutdown,
+    pin::pin,
     sync::Arc,
-    task::{Context, Poll, ready},
-    time::Duration,
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::BufMut;
@@ -13,13 +13,7 @@ use socket2::SockRef;
 use tokio::{
     io::{Interest, ReadBuf},
     net::{TcpStream, UnixStream},
-    time::timeout,
 };
-
-/// hyper doubles a connection's buffer whenever a read fills it, beginning with 8 KiB, and keeps it
-/// for as long as the answer takes: a thousand streams would keep the size of their requests. Reads
-/// of half of it never fill it.
-const MOST_AT_ONCE: usize = 4 * 1024;
 
 /// Where clients come from. Clones are the same socket.
 #[derive(Clone, Debug)]
@@ -29,27 +23,52 @@ pub(in crate::gateway) enum Stream {
 }
 
 impl Stream {
+    /// Reads at most `most` bytes.
     pub(in crate::gateway) fn poll_read(
         &self,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
+        most: usize,
     ) -> Poll<io::Result<()>> {
         loop {
-            let read = match self {
-                Self::Tcp(stream) => {
-                    ready!(stream.poll_read_ready(cx))?;
-                    stream.try_read_buf(&mut (&mut *buf).limit(MOST_AT_ONCE))
-                }
-                Self::Unix(stream) => {
-                    ready!(stream.poll_read_ready(cx))?;
-                    stream.try_read_buf(&mut (&mut *buf).limit(MOST_AT_ONCE))
-                }
-            };
-            match read {
+            ready!(self.poll_readable(cx))?;
+            match self.read(buf, most) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                read => return Poll::Ready(read.map(drop)),
+                read => return Poll::Ready(read),
             }
         }
+    }
+
+    /// Whether a read would find something: bytes, or the end.
+    pub(in crate::gateway) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => stream.poll_read_ready(cx),
+            Self::Unix(stream) => stream.poll_read_ready(cx),
+        }
+    }
+
+    fn read(&self, buf: &mut ReadBuf<'_>, most: usize) -> io::Result<()> {
+        let mut buf = buf.limit(most);
+        let space = buf.remaining_mut();
+        let mut outcome = Err(io::ErrorKind::WouldBlock.into());
+        // A short read has left nothing behind, and saying so spares the one that would find that
+        // out. It is said of what was known before the read: whatever has come since stays known.
+        let mut drained = |read: io::Result<usize>| {
+            outcome = read;
+            match outcome {
+                Ok(read) if 0 < read && read < space => Err(io::ErrorKind::WouldBlock.into()),
+                _ => Ok(()),
+            }
+        };
+        let _said = match self {
+            Self::Tcp(stream) => stream.try_io(Interest::READABLE, || {
+                drained(stream.try_read_buf(&mut buf))
+            }),
+            Self::Unix(stream) => stream.try_io(Interest::READABLE, || {
+                drained(stream.try_read_buf(&mut buf))
+            }),
+        };
+        outcome.map(drop)
     }
 
     pub(in crate::gateway) fn poll_write(
@@ -83,16 +102,13 @@ impl Stream {
     }
 
     /// Whether the other side has closed, as far as the operating system has said so already.
-    pub(in crate::gateway) async fn is_closed(&self) -> bool {
-        // Ready at once while there is something to read, and when it is closed.
-        let ready = async {
-            match self {
-                Self::Tcp(stream) => stream.ready(Interest::READABLE).await,
-                Self::Unix(stream) => stream.ready(Interest::READABLE).await,
-            }
+    pub(in crate::gateway) fn is_closed(&self) -> bool {
+        let cx = &mut Context::from_waker(Waker::noop());
+        let ready = match self {
+            Self::Tcp(stream) => pin!(stream.ready(Interest::READABLE)).poll(cx),
+            Self::Unix(stream) => pin!(stream.ready(Interest::READABLE)).poll(cx),
         };
-        let ready = timeout(Duration::ZERO, ready).await;
-        ready.is_ok_and(|ready| ready.is_ok_and(|ready| ready.is_read_closed()))
+        matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
     }
 
     /// Makes the other side see a reset, not an end, when the last clone is dropped.
@@ -101,5 +117,51 @@ impl Stream {
             // If it fails the client sees a FIN in the middle of a chunked body: an error too.
             let _best_effort = stream.set_zero_linger();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio_test::{assert_pending, assert_ready, task::spawn};
+
+    use super::*;
+
+    /// Reads once; what it got, and whether it would try to read more without being told to.
+    async fn read(stream: &Stream, space: usize, most: usize) -> (usize, bool) {
+        let mut space = vec![0; space];
+        let mut buf = ReadBuf::new(&mut space);
+        let read = poll_fn(|cx| stream.poll_read(cx, &mut buf, most));
+        read.await.unwrap();
+        let mut again = spawn(poll_fn(|cx| stream.poll_readable(cx)));
+        (buf.filled().len(), again.poll().is_ready())
+    }
+
+    #[tokio::test]
+    async fn a_short_read_is_known_to_have_left_nothing_and_a_full_one_is_not() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let stream = Stream::Unix(Arc::new(ours));
+        theirs.write_all(b"0123456789").await.unwrap();
+        assert_eq!(read(&stream, 4, 100).await, (4, true));
+        assert_eq!(read(&stream, 100, 3).await, (3, true));
+        assert_eq!(read(&stream, 100, 100).await, (3, false));
+        theirs.write_all(b"more").await.unwrap();
+        assert_eq!(read(&stream, 100, 100).await, (4, false));
+    }
+
+    #[tokio::test]
+    async fn an_end_behind_a_short_read_is_not_forgotten() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let stream = Stream::Unix(Arc::new(ours));
+        let mut end = spawn(poll_fn(|cx| stream.poll_readable(cx)));
+        assert_pending!(end.poll());
+        theirs.write_all(b"last").await.unwrap();
+        drop(theirs);
+        assert_eq!(read(&stream, 100, 100).await, (4, true));
+        assert!(stream.is_closed());
+        assert_ready!(end.poll()).unwrap();
+        assert_eq!(read(&stream, 100, 100).await, (0, true));
     }
 }
