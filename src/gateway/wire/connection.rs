@@ -13,7 +13,6 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::Notify,
     time::{Instant, Sleep, sleep},
 };
 use tokio_util::sync::CancellationToken;
@@ -21,12 +20,8 @@ use tokio_util::sync::CancellationToken;
 use super::{stall::Stall, stream::Stream};
 use crate::config::Limits;
 
-/// How often a connection is looked at whose answer takes that long.
-const HANGUP_CHECK: Duration = Duration::from_millis(250);
-
-/// hyper doubles a connection's buffer whenever a read fills it, beginning with 8 KiB, and keeps it
-/// for as long as the answer takes: a thousand streams would keep the size of their requests. Reads
-/// of half of it never fill it.
+/// hyper doubles a connection's buffer whenever a read fills it, beginning with 8 KiB, and an idle
+/// connection keeps one of that size. Reads of half of it never fill it.
 const MOST_AT_ONCE: usize = 4 * 1024;
 
 /// What the edge knows of the connection that a request came on; a request's extension.
@@ -44,7 +39,8 @@ struct State {
     overcrowds: AtomicBool,
     /// Counts the changes of phase in the whole process: the smaller, the longer it has lasted.
     since: AtomicU64,
-    answering: Notify,
+    /// What comes next belongs to a body.
+    in_body: AtomicBool,
     evicted: CancellationToken,
 }
 
@@ -94,7 +90,7 @@ impl Connection {
             ending: AtomicBool::new(false),
             overcrowds: AtomicBool::new(false),
             since: AtomicU64::new(next_change()),
-            answering: Notify::new(),
+            in_body: AtomicBool::new(false),
             evicted: CancellationToken::new(),
         }))
     }
@@ -112,12 +108,25 @@ impl Connection {
     /// A request's head is complete.
     pub(in crate::gateway) fn begin_answer(&self) {
         self.set(Phase::Busy);
-        self.0.answering.notify_one();
     }
 
     /// An answer has been sent, or given up.
     pub(in crate::gateway) fn end_answer(&self) {
         self.set(Phase::Idle);
+    }
+
+    /// What comes next belongs to a request's body, or does not.
+    pub(super) fn set_in_body(&self, in_body: bool) {
+        self.0.in_body.store(in_body, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_in_body(&self) -> bool {
+        self.0.in_body.load(Ordering::Relaxed)
+    }
+
+    /// Whether a request has come whole and its answer is not yet: until then nothing is read.
+    pub(super) fn only_answers(&self) -> bool {
+        self.phase() == Phase::Busy && !self.is_in_body()
     }
 
     /// Makes the connection end with a reset: an answer broke off, and a clean end would look like
@@ -213,30 +222,6 @@ impl ClientIo {
     /// Whether an answer broke off.
     pub(in crate::gateway) fn is_broken(&self) -> bool {
         self.connection.is_broken()
-    }
-
-    /// Resolves when the client has hung up during a long answer.
-    ///
-    /// hyper looks for that itself, but only while nothing lies in its buffer: it does not see a
-    /// client that has sent the beginning of another request before it left.
-    pub(in crate::gateway) fn hangup(&self) -> impl Future<Output = ()> + use<> {
-        let (stream, connection) = (self.stream.clone(), self.connection.clone());
-        async move {
-            loop {
-                connection.0.answering.notified().await;
-                // Also where the answer has ended already: nothing else makes sure that the connection
-                // is polled once more, and its idle time begins with that.
-                loop {
-                    sleep(HANGUP_CHECK).await;
-                    if connection.phase() != Phase::Busy {
-                        break;
-                    }
-                    if stream.is_closed() && connection.phase() == Phase::Busy {
-                        return;
-                    }
-                }
-            }
-        }
     }
 
     /// Nothing has come, and `phase` says how long that may last.
@@ -348,7 +333,6 @@ mod tests {
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::UnixStream,
-        time::timeout,
     };
 
     use super::*;
@@ -441,18 +425,5 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(start.elapsed(), 4 * WRITE - Duration::from_secs(3));
         assert!(io.connection.0.broken.load(Ordering::Relaxed));
-    }
-
-    #[tokio::test]
-    async fn a_hangup_is_noticed_behind_unread_bytes_but_not_between_requests() {
-        let (mut io, mut client) = pair();
-        let mut hangup = tokio_test::task::spawn(io.hangup());
-        client.write_all(b"x").await.unwrap();
-        io.read_u8().await.unwrap();
-        io.connection.begin_answer();
-        client.write_all(b"the next request").await.unwrap();
-        tokio_test::assert_pending!(hangup.poll());
-        drop(client);
-        timeout(Duration::from_secs(5), hangup).await.unwrap();
     }
 }

@@ -5,9 +5,11 @@
 //!           TCP, Unix  time-outs            one reading
 //! ```
 
+mod bell;
 mod connection;
 mod crowd;
 mod framing;
+mod hangup;
 mod serve;
 mod stall;
 mod stream;

@@ -1,6 +1,11 @@
 //! One connection, from its handshake to its end.
 
-use std::{pin::pin, sync::Arc};
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -9,8 +14,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{
+    bell::{Bell, WhenRung},
     connection::{ClientIo, Connection},
     framing::{Framed, HeadLimits},
+    hangup::Hangup,
     stream::Stream,
     transport::Transport,
 };
@@ -29,26 +36,24 @@ pub(in crate::gateway) async fn serve(
 ) {
     let _counted = Counted::new(current.metrics());
     let limits = current.limits();
-    let io = ClientIo::new(stream, connection.clone(), &limits);
-    let hangup = io.hangup();
+    let io = ClientIo::new(stream.clone(), connection.clone(), &limits);
     let to_the_end = async {
         if let Some(transport) = accept(io, &current).await {
-            exchange(transport, &connection, &current, &limits).await;
+            let hangup = Hangup::new(stream, connection.clone());
+            exchange(transport, hangup, &connection, &current, &limits).await;
         }
     };
-    let no_time_left = async {
-        cut_off.cancelled().await;
-        // While it is still there to be reset.
-        connection.reset_at_the_end();
+    let interrupted = async {
+        tokio::select! {
+            () = connection.evicted() => debug!("Making room for another connection"),
+            // While it is still there to be reset.
+            () = cut_off.cancelled() => connection.reset_at_the_end(),
+        }
     };
     tokio::select! {
-        // The connection first, so that what watches it learns of an answer that has begun without
-        // being woken for it.
         biased;
         () = to_the_end => {}
-        () = hangup => debug!("Client hung up"),
-        () = connection.evicted() => debug!("Making room for another connection"),
-        () = no_time_left => {}
+        () = WhenRung::new(interrupted, Bell::new()) => {}
     }
 }
 
@@ -71,15 +76,17 @@ async fn accept(io: ClientIo, current: &Current) -> Option<Transport> {
 /// Requests and answers, one after the other.
 async fn exchange(
     transport: Transport,
+    mut hangup: Hangup,
     connection: &Connection,
     current: &Current,
     limits: &Limits,
 ) {
+    let answer = Bell::new();
     let service = service_fn(|mut request| {
         request.extensions_mut().insert(connection.clone());
-        current.answer(request)
+        WhenRung::new(current.answer(request), answer.clone())
     });
-    let io = Framed::new(transport, HeadLimits::from(limits));
+    let io = Framed::new(transport, connection.clone(), HeadLimits::from(limits));
     // Pinned where it is made: a connection is large, and would be kept twice.
     let mut served = pin!(
         http1::Builder::new()
@@ -88,20 +95,42 @@ async fn exchange(
             .header_read_timeout(None)
             // Whoever is told that there is no room gives it up.
             .keep_alive(!connection.overcrowds())
+            // Hangup looks for an end meanwhile.
+            .half_close(true)
             .max_buf_size(buffer(limits))
             .serve_connection(TokioIo::new(io), service)
     );
+    let bell = Bell::new();
+    let draining = WhenRung::new(current.draining().cancelled(), Bell::new());
     let outcome = tokio::select! {
-        outcome = served.as_mut() => outcome,
-        () = current.draining().cancelled() => {
+        biased;
+        outcome = until_hangup(served.as_mut(), &mut hangup, &bell) => outcome,
+        () = draining => {
             connection.end();
             served.as_mut().graceful_shutdown();
-            served.await
+            until_hangup(served, &mut hangup, &bell).await
         }
     };
     if let Err(error) = outcome {
         debug!(%error, "Connection ended early");
     }
+}
+
+/// What `served` comes to, unless the client leaves before.
+async fn until_hangup(
+    mut served: Pin<&mut impl Future<Output = hyper::Result<()>>>,
+    hangup: &mut Hangup,
+    bell: &Bell,
+) -> hyper::Result<()> {
+    let mut poll = |cx: &mut Context<'_>| {
+        if let Poll::Ready(outcome) = served.as_mut().poll(cx) {
+            return Poll::Ready(outcome);
+        }
+        ready!(hangup.poll(cx));
+        debug!("Client hung up");
+        Poll::Ready(Ok(()))
+    };
+    poll_fn(|cx| bell.poll_twice(cx, &mut poll)).await
 }
 
 /// How much of a head, a body or an answer lies in a connection's buffers at most. Whole heads have

@@ -13,7 +13,7 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::{Framing, HeadLimits, Violation};
+use super::{super::connection::Connection, Framing, HeadLimits, Violation};
 
 /// How long, and how much, is read and thrown away after the answer to a request that was not read
 /// to its end: a socket that closes with bytes unread is reset, and the answer lost with it.
@@ -27,6 +27,7 @@ const LINGER_BYTES: usize = 64 * 1024 * 1024;
 #[derive(Debug)]
 pub(in crate::gateway) struct Framed<I> {
     io: I,
+    connection: Connection,
     framing: Framing,
     /// What is not passed on yet, of which `clear` bytes may be.
     held: Vec<u8>,
@@ -53,9 +54,10 @@ struct Linger {
 // === impl Framed ===
 
 impl<I> Framed<I> {
-    pub(in crate::gateway) fn new(io: I, limits: HeadLimits) -> Self {
+    pub(in crate::gateway) fn new(io: I, connection: Connection, limits: HeadLimits) -> Self {
         Self {
             io,
+            connection,
             framing: Framing::new(limits),
             held: Vec::new(),
             clear: 0,
@@ -82,6 +84,7 @@ impl<I> Framed<I> {
             self.clear = scanned.clear;
             scanned
         };
+        self.connection.set_in_body(!self.framing.in_head());
         if let Some(violation) = scanned.violation {
             debug!(%violation, "Refusing a malformed request");
             self.held.truncate(self.clear);

@@ -1,7 +1,7 @@
 use proptest::{collection::vec, prelude::*};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
-use super::*;
+use super::{super::Connection, *};
 
 /// The defaults.
 const LIMITS: HeadLimits = HeadLimits {
@@ -155,7 +155,7 @@ proptest! {
         let bytes = requests.concat();
         let read = runtime.block_on(async {
             let (mut client, server) = duplex(capacity);
-            let mut framed = Framed::new(server, LIMITS);
+            let mut framed = Framed::new(server, Connection::new(), LIMITS);
             let mut read = Vec::new();
             let send = async {
                 client.write_all(&bytes).await.unwrap();
@@ -220,7 +220,7 @@ async fn a_refused_request_is_replaced_in_its_order_and_nothing_follows() {
     let bad = b"GET / HTTP/1.1\r\nhost: h\r\na_b: c\r\n\r\n";
     for cut in 0..good.len() + bad.len() {
         let (mut client, server) = duplex(4096);
-        let mut framed = Framed::new(server, LIMITS);
+        let mut framed = Framed::new(server, Connection::new(), LIMITS);
         let all = [&good[..], bad, good].concat();
         let mut read = Vec::new();
         client.write_all(&all[..cut]).await.unwrap();
@@ -238,7 +238,7 @@ async fn a_refused_request_is_replaced_in_its_order_and_nothing_follows() {
 #[tokio::test]
 async fn a_body_that_breaks_its_framing_fails_with_the_reason() {
     let (mut client, server) = duplex(4096);
-    let mut framed = Framed::new(server, LIMITS);
+    let mut framed = Framed::new(server, Connection::new(), LIMITS);
     let bytes = b"POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n0x2\r\n";
     client.write_all(bytes).await.unwrap();
     let error = framed.read_to_end(&mut Vec::new()).await.unwrap_err();
