@@ -2,7 +2,7 @@
 //! busy the machine is. Each scenario is warm and runs a hundred times; more than its limit fails.
 //!
 //! `tests/run instructions`, or, with `gungraun-runner` of gungraun's version in `PATH`:
-//! `cargo bench -p pacegate-instructions`
+//! `cargo bench -p pacegate-instructions`. What callgrind wrote is in `target/gungraun`.
 #![expect(
     missing_docs,
     clippy::disallowed_methods,
@@ -47,6 +47,8 @@ const TIMES: usize = 100;
 const EVENTS: usize = 100;
 
 const EVENT: &[u8] = b"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"word \"}}]}\n\n";
+
+const LAST_EVENT: &[u8] = b"data: [DONE]\n\n";
 
 const QUESTION: &str = r#"{"model":"coder-model","messages":[{"role":"user","content":"hello"}]}"#;
 
@@ -214,14 +216,14 @@ fn five_layers_and_a_stream(mut layers: Layers) -> Layers {
 struct Whole {
     runtime: Runtime,
     client: TcpStream,
-    /// How an answer ends.
-    end: Vec<u8>,
+    /// How an answer ends that the gateway gives.
+    end: &'static [u8],
     _home: TempDir,
 }
 
 impl Whole {
     #[expect(clippy::expect_used, reason = "without it nothing can be measured")]
-    fn between(answer: &[u8]) -> Self {
+    fn between(answer: Vec<Vec<u8>>, end: &'static [u8]) -> Self {
         let home = tempfile::tempdir().expect("a folder");
         let file = home.path().join("credentials.json");
         let credentials = r#"{"access_token":"a","refresh_token":"r","token_type":"Bearer","expiry_date":99999999999999}"#;
@@ -238,12 +240,15 @@ impl Whole {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let address = listener.local_addr().expect("an address");
             config.upstreams[0].base_url = format!("http://{address}/v1").parse().expect("a URL");
-            let said = answer.to_vec();
             let tasks = TaskTracker::new();
             tasks.spawn(async move {
                 let (mut socket, _) = listener.accept().await.expect("the gateway");
                 while read_to(&mut socket, QUESTION.as_bytes()).await {
-                    socket.write_all(&said).await.expect("written");
+                    for part in &answer {
+                        socket.write_all(part).await.expect("written");
+                        // Whoever waits for it has its turn before the next.
+                        tokio::task::yield_now().await;
+                    }
                 }
             });
             let pipeline = assemble(&config.upstreams[0], None, &tasks);
@@ -256,7 +261,7 @@ impl Whole {
         let mut this = Self {
             runtime,
             client: client.expect("connected"),
-            end: answer[answer.len() - 12..].to_vec(),
+            end,
             _home: home,
         };
         this.ask();
@@ -299,16 +304,53 @@ async fn read_to(socket: &mut TcpStream, end: &[u8]) -> bool {
     true
 }
 
-fn json() -> Vec<u8> {
+/// In one part.
+fn json() -> Vec<Vec<u8>> {
     let body = r#"{"id":"chatcmpl-1","object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":"hello"},"finish_reason":"stop"}]}"#;
     let length = body.len();
-    format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}")
-        .into_bytes()
+    let head =
+        format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}");
+    vec![format!("{head}\r\n\r\n{body}").into_bytes()]
+}
+
+/// Each event is a part, the head with the first and the end with the last.
+fn events() -> Vec<Vec<u8>> {
+    let head =
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+    let chunk =
+        |event: &[u8]| [format!("{:x}\r\n", event.len()).as_bytes(), event, b"\r\n"].concat();
+    let mut parts = vec![chunk(EVENT); EVENTS - 1];
+    parts[0] = [head, &parts[0][..]].concat();
+    parts.push([&chunk(LAST_EVENT)[..], b"0\r\n\r\n"].concat());
+    parts
+}
+
+/// All of them have arrived when the gateway reads the head: it knows the length, and says so.
+fn events_at_once() -> Vec<Vec<u8>> {
+    vec![events().concat()]
 }
 
 #[library_benchmark(config = at_most(88_500))]
-#[bench::one_json_answer(Whole::between(&json()))]
+#[bench::one_json_answer(Whole::between(json(), b"}]}"))]
 fn gateway(mut whole: Whole) -> Whole {
+    for _ in 0..TIMES {
+        whole.ask();
+    }
+    whole
+}
+
+#[library_benchmark(config = at_most(485_000))]
+#[bench::a_hundred_events(Whole::between(events(), b"\r\n0\r\n\r\n"))]
+fn gateway_and_a_stream(mut whole: Whole) -> Whole {
+    for _ in 0..TIMES {
+        whole.ask();
+    }
+    whole
+}
+
+#[library_benchmark(config = at_most(292_000))]
+#[bench::a_hundred_events_at_once(Whole::between(events_at_once(), LAST_EVENT))]
+fn gateway_and_a_burst(mut whole: Whole) -> Whole {
     for _ in 0..TIMES {
         whole.ask();
     }
@@ -317,6 +359,13 @@ fn gateway(mut whole: Whole) -> Whole {
 
 library_benchmark_group!(
     name = instructions,
-    benchmarks = [gate, five_layers, five_layers_and_a_stream, gateway]
+    benchmarks = [
+        gate,
+        five_layers,
+        five_layers_and_a_stream,
+        gateway,
+        gateway_and_a_stream,
+        gateway_and_a_burst
+    ]
 );
 main!(library_benchmark_groups = instructions);
