@@ -2,19 +2,19 @@
 
 use std::io::{self, IsTerminal};
 
-use tracing_subscriber::{EnvFilter, filter::ParseError, fmt};
+use tracing_subscriber::{fmt, layer::SubscriberExt, registry, util::SubscriberInitExt};
 
-use crate::config::{Log, LogFormat};
+use crate::config::{BadFilter, Log, LogFormat};
 
 /// Starts logging as `log` says. A second call in one process changes nothing.
 ///
 /// # Errors
 ///
 /// If the level is not a filter that can be parsed.
-pub fn init(log: &Log) -> Result<(), ParseError> {
-    let filter = EnvFilter::builder().parse(&log.level)?;
+pub fn init(log: &Log) -> Result<(), BadFilter> {
+    let targets = log.targets()?;
     let terminal = io::stderr().is_terminal();
-    let builder = fmt().with_env_filter(filter).with_writer(io::stderr);
+    let lines = fmt::layer().with_writer(io::stderr);
     let pretty = match log.format {
         LogFormat::Auto => terminal,
         LogFormat::Json => false,
@@ -22,9 +22,11 @@ pub fn init(log: &Log) -> Result<(), ParseError> {
     };
     // Only the first subscriber of a process counts; tests start several gateways in one.
     let _already_set = if pretty {
-        builder.with_ansi(terminal).with_target(false).try_init()
+        let lines = lines.with_ansi(terminal).with_target(false);
+        registry().with(lines).with(targets).try_init()
     } else {
-        builder.json().flatten_event(true).try_init()
+        let lines = lines.json().flatten_event(true);
+        registry().with(lines).with(targets).try_init()
     };
     Ok(())
 }

@@ -17,6 +17,7 @@ mod expand;
 mod header_align;
 mod limits;
 mod load;
+mod log;
 mod notice;
 mod order;
 mod origin;
@@ -36,6 +37,7 @@ pub use error::Error;
 pub(crate) use error::suggestion;
 pub use limits::Limits;
 pub use load::{Loaded, Sample, load, origins, sample, without_secrets};
+pub use log::{BadFilter, Log, LogFormat};
 pub use notice::Notice;
 pub use origin::{Origin, Origins};
 pub use platform::Platform;
@@ -97,27 +99,6 @@ impl fmt::Display for Listen {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
-}
-
-/// What to log, and how.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Log {
-    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter in tracing-subscriber's `EnvFilter`
-    /// syntax.
-    pub level: String,
-    /// Pretty, JSON, or chosen by whether stderr is a terminal.
-    pub format: LogFormat,
-}
-
-/// The form of log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Pretty on a terminal, else JSON.
-    Auto,
-    /// One JSON object a line.
-    Json,
-    /// For people.
-    Pretty,
 }
 
 /// One upstream and the pipeline in front of it.

@@ -4,12 +4,11 @@ use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf};
 
 use http::Uri;
 use secrecy::ExposeSecret;
-use tracing_subscriber::EnvFilter;
 
 use super::{
-    Config, Listen, ListenTls, Log, LogFormat,
+    Config, Listen, ListenTls,
     cursor::{Cursor, Secrets},
-    expand, limits,
+    expand, limits, log,
     origin::Origin,
     secret::{self, Secret},
     units, upstream,
@@ -56,7 +55,7 @@ pub(super) fn config(cursor: &Cursor<'_>) -> Option<Config> {
         .required("workers")
         .and_then(|workers| NonZeroUsize::new(workers.integer(1, MOST_WORKERS)?));
     let state_dir = fields.required("state-dir").and_then(|at| state_dir(&at));
-    let log = fields.required("log").and_then(|at| log(&at));
+    let log = fields.required("log").and_then(|at| log::log(&at));
     let upstreams = fields
         .required("upstream")
         .and_then(|at| upstream::read(&at));
@@ -238,43 +237,6 @@ fn state_dir(cursor: &Cursor<'_>) -> Option<Option<PathBuf>> {
         return Some(None);
     }
     cursor.file().map(Some)
-}
-
-fn log(cursor: &Cursor<'_>) -> Option<Log> {
-    let mut fields = cursor.fields()?;
-    let level = fields.required("level").and_then(|at| level(&at));
-    let format = fields.required("format").and_then(|format| {
-        format.choice(&[
-            ("auto", LogFormat::Auto),
-            ("json", LogFormat::Json),
-            ("pretty", LogFormat::Pretty),
-        ])
-    });
-    fields.finish();
-    Some(Log {
-        level: level?,
-        format: format?,
-    })
-}
-
-fn level(cursor: &Cursor<'_>) -> Option<String> {
-    const LEVELS: [(&str, ()); 6] = [
-        ("off", ()),
-        ("error", ()),
-        ("warn", ()),
-        ("info", ()),
-        ("debug", ()),
-        ("trace", ()),
-    ];
-    let level = cursor.str()?;
-    // To EnvFilter a lone misspelt level is the name of a target.
-    if !level.contains(['=', ',', '[']) {
-        cursor.choice(&LEVELS)?;
-    }
-    cursor.parse("a level or a filter", "info,pacegate=debug", |level| {
-        EnvFilter::try_new(level).ok()
-    })?;
-    Some(level.into())
 }
 
 #[cfg(test)]
