@@ -45,6 +45,9 @@ struct Tracked {
     tracker: TaskTracker,
 }
 
+/// A connection with or without TLS: what serves it is large, and is built once.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
 /// Counts an open connection for as long as it lives.
 struct Counted<'a>(&'a AtomicUsize);
 
@@ -89,17 +92,15 @@ impl House {
             let mut start = [0; PREFACE_START.len()];
             let seen = tcp.peek(&mut start).await?;
             let h2 = start.get(..seen) == Some(PREFACE_START);
-            return self.http(Wire::new(tcp, Arc::clone(&line)), h2, line).await;
+            let wire = Wire::new(tcp, Arc::clone(&line));
+            return self.http(Box::new(wire), h2, line).await;
         };
         let stream = tls.accept(Wire::new(tcp, Arc::clone(&line))).await?;
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        self.http(stream, h2, line).await
+        self.http(Box::new(stream), h2, line).await
     }
 
-    async fn http<I>(&self, stream: I, h2: bool, line: Arc<Line>) -> io::Result<()>
-    where
-        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
+    async fn http(&self, stream: Box<dyn Stream>, h2: bool, line: Arc<Line>) -> io::Result<()> {
         let service = service_fn(|request| {
             let shared = Arc::clone(&self.shared);
             let line = Arc::clone(&line);
@@ -122,6 +123,10 @@ impl House {
         .map_err(io::Error::other)
     }
 }
+
+// === impl Stream ===
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 // === impl Tracked ===
 
