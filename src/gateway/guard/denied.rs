@@ -1,0 +1,69 @@
+//! Why a request may not pass, and how it is told.
+
+use http::StatusCode;
+
+use crate::gateway::wire::Violation;
+
+/// Why a request may not pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(in crate::gateway) enum Denied {
+    #[error(
+        "send pacegate's client key as the API key (Authorization: Bearer …); it is one of \
+         client-keys in the config"
+    )]
+    ClientKey,
+    #[error("POST needs content-type: application/json")]
+    ContentType,
+    #[error(
+        "the Host header names a host that pacegate does not answer for; add it to allowed-hosts \
+         if it is yours"
+    )]
+    Host,
+    #[error("the request needs exactly one Host header")]
+    HostMissing,
+    #[error(transparent)]
+    Malformed(Violation),
+    #[error("CONNECT and TRACE are not offered: pacegate is not a forward proxy")]
+    Method,
+    #[error(
+        "the Origin header names a web page that may not use pacegate; add it to allowed-origins \
+         if it is yours"
+    )]
+    Origin,
+    #[error("OPTIONS is not offered: no web page gets a preflight answered")]
+    Preflight,
+    #[error(
+        "the request target must be a plain path: no empty, dot or encoded-slash segment, no \
+         backslash, no other host"
+    )]
+    Target,
+}
+
+// === impl Denied ===
+
+impl Denied {
+    pub(in crate::gateway) fn status(self) -> StatusCode {
+        match self {
+            Self::ClientKey => StatusCode::UNAUTHORIZED,
+            Self::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Host | Self::Origin | Self::Preflight => StatusCode::FORBIDDEN,
+            Self::HostMissing | Self::Target => StatusCode::BAD_REQUEST,
+            Self::Malformed(violation) => violation.status(),
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+        }
+    }
+
+    pub(in crate::gateway) fn code(self) -> &'static str {
+        match self {
+            Self::ClientKey => "invalid_client_key",
+            Self::ContentType => "unsupported_content_type",
+            Self::Host => "host_not_allowed",
+            Self::HostMissing => "host_missing",
+            Self::Malformed(violation) => violation.code(),
+            Self::Method => "method_not_allowed",
+            Self::Origin => "origin_not_allowed",
+            Self::Preflight => "preflight_not_allowed",
+            Self::Target => "invalid_target",
+        }
+    }
+}

@@ -1,0 +1,124 @@
+use super::*;
+
+fn guard() -> Guard {
+    Guard(Arc::new(Rules {
+        hosts: vec!["localhost".into(), "pacegate.internal".into()],
+        origins: vec!["https://ok.example".into()],
+        keys: Vec::new(),
+    }))
+}
+
+fn check(guard: &Guard, method: &str, uri: &str, fields: &[(&str, &str)]) -> Option<Denied> {
+    let mut request = Request::builder().method(method).uri(uri);
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    let (head, ()) = request.body(()).unwrap().into_parts();
+    guard.check(&head).err()
+}
+
+#[test]
+fn passes_exactly_the_hosts_it_answers_for() {
+    for (host, passes) in [
+        ("localhost", true),
+        ("LOCALHOST:7223", true),
+        ("127.0.0.1:7223", true),
+        ("127.8.9.1", true),
+        ("[::1]:7223", true),
+        ("pacegate.internal:80", true),
+        ("evil.example", false),
+        ("localhost.evil.example", false),
+        ("127.0.0.1.nip.io", false),
+        ("evil.example@localhost", false),
+        ("localhost@evil.example", false),
+        ("192.168.1.2", false),
+        ("0.0.0.0", false),
+        ("[::2]", false),
+        ("local host", false),
+        ("", false),
+    ] {
+        let denied = check(&guard(), "GET", "/v1/models", &[("host", host)]);
+        assert_eq!(denied.is_none(), passes, "{host}: {denied:?}");
+    }
+    assert_eq!(check(&guard(), "GET", "/", &[]), Some(Denied::HostMissing));
+    let twice = [("host", "localhost"), ("host", "localhost")];
+    assert_eq!(
+        check(&guard(), "GET", "/", &twice),
+        Some(Denied::HostMissing)
+    );
+}
+
+#[test]
+fn a_web_page_passes_only_if_it_is_listed() {
+    let ask = |fields: &[(&str, &str)]| {
+        let fields = [&[("host", "localhost")], fields].concat();
+        check(&guard(), "GET", "/v1/models", &fields)
+    };
+    assert_eq!(ask(&[]), None);
+    assert_eq!(ask(&[("origin", "https://ok.example")]), None);
+    assert_eq!(
+        ask(&[
+            ("origin", "https://ok.example"),
+            ("sec-fetch-site", "cross-site")
+        ]),
+        None
+    );
+    assert_eq!(
+        ask(&[("sec-fetch-mode", "cors")]),
+        None,
+        "Node's fetch sends it"
+    );
+    for origin in [
+        "null",
+        "http://localhost:3000",
+        "https://ok.example.evil",
+        "",
+    ] {
+        assert_eq!(ask(&[("origin", origin)]), Some(Denied::Origin), "{origin}");
+    }
+    assert_eq!(
+        ask(&[("sec-fetch-site", "cross-site")]),
+        Some(Denied::Origin)
+    );
+}
+
+#[test]
+fn post_needs_json() {
+    let ask = |kind| {
+        let fields = [("host", "localhost"), ("content-type", kind)];
+        check(&guard(), "POST", "/v1/chat/completions", &fields)
+    };
+    assert_eq!(ask("application/json"), None);
+    assert_eq!(ask("Application/JSON; charset=utf-8"), None);
+    assert_eq!(ask("text/plain"), Some(Denied::ContentType));
+    assert_eq!(
+        ask("application/json-patch+json"),
+        Some(Denied::ContentType)
+    );
+}
+
+#[test]
+fn a_client_key_is_asked_for_wherever_one_is_set_but_not_for_a_probe() {
+    let key = "0123456789abcdef0123456789abcdef";
+    let guard = Guard(Arc::new(Rules {
+        hosts: vec!["localhost".into()],
+        origins: Vec::new(),
+        keys: vec![key.to_owned().into()],
+    }));
+    let ask = |path, fields: &[(&str, &str)]| {
+        check(
+            &guard,
+            "GET",
+            path,
+            &[&[("host", "localhost")], fields].concat(),
+        )
+    };
+    let bearer = format!("Bearer {key}");
+    assert_eq!(ask("/v1/models", &[("authorization", &bearer)]), None);
+    assert_eq!(ask("/v1/models", &[("x-api-key", key)]), None);
+    assert_eq!(ask(HEALTHZ, &[]), None);
+    for wrong in ["Bearer ", "Bearer 0123", "Basic x", key] {
+        let denied = ask("/v1/models", &[("authorization", wrong)]);
+        assert_eq!(denied, Some(Denied::ClientKey), "{wrong}");
+    }
+}
