@@ -23,7 +23,7 @@ use super::{
 use crate::{
     config::{Config, Limits},
     metrics::EdgeMetrics,
-    pipeline::{Pipeline, SharedFuture},
+    pipeline::Pipeline,
 };
 
 /// Changes what a gateway that serves does with the requests that come from now on.
@@ -130,9 +130,9 @@ impl Current {
     pub(super) fn answer(
         &self,
         request: Request<Incoming>,
-    ) -> SharedFuture<Response<Outgoing>, Infallible> {
-        let mut edge = self.read(|edge| edge.service.clone());
-        edge.call(request)
+    ) -> impl Future<Output = Result<Response<Outgoing>, Infallible>> + use<> {
+        // Nothing in there has to be waited for before it is called.
+        self.read(|edge| edge.service.clone()).call(request)
     }
 
     fn read<T>(&self, read: impl FnOnce(&Edge) -> T) -> T {

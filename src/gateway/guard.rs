@@ -5,14 +5,20 @@
 //! cannot leave out `Origin`, and cannot send JSON without a preflight that nobody answers.
 
 use std::{
+    future::Future,
     net::{IpAddr, Ipv6Addr},
+    pin::Pin,
+    str::FromStr,
     sync::Arc,
+    task::{Context, Poll},
 };
 
-use http::{HeaderMap, Method, Request, header, request::Parts};
+use http::{HeaderMap, HeaderName, Method, Request, Response, header};
+use pacegate_layers::error::BoxError;
+use pin_project_lite::pin_project;
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
-use tower::{BoxError, filter::Predicate};
+use tower::{Layer, Service};
 
 mod denied;
 
@@ -23,11 +29,38 @@ use super::{
     target,
     wire::{REFUSED_AS, Violation},
 };
-use crate::config::{Config, Listen};
+use crate::{
+    body::Body,
+    config::{Config, Listen},
+};
+
+const JSON: &str = "application/json";
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// Applies [`Guard`].
+#[derive(Clone, Debug)]
+pub(super) struct GuardLayer(Arc<Rules>);
 
 /// Lets a request pass or says why not.
 #[derive(Clone, Debug)]
-pub(super) struct Guard(Arc<Rules>);
+pub(super) struct Guard<S> {
+    inner: S,
+    rules: Arc<Rules>,
+}
+
+pin_project! {
+    #[project = Projected]
+    pub(super) enum ResponseFuture<F> {
+        Denied {
+            denied: Denied,
+        },
+        Passed {
+            #[pin]
+            inner: F,
+        },
+    }
+}
 
 #[derive(Debug)]
 struct Rules {
@@ -36,9 +69,9 @@ struct Rules {
     keys: Vec<SecretString>,
 }
 
-// === impl Guard ===
+// === impl GuardLayer ===
 
-impl Guard {
+impl GuardLayer {
     pub(super) fn new(config: &Config) -> Self {
         let mut hosts = vec!["localhost".to_owned()];
         let unbracketed = |host: &String| host.trim_matches(['[', ']']).to_owned();
@@ -54,30 +87,90 @@ impl Guard {
             keys: config.client_keys.clone(),
         }))
     }
+}
 
-    fn check(&self, head: &Parts) -> Result<(), Denied> {
-        if let Some(which) = head.headers.get(REFUSED_AS) {
+impl<S> Layer<S> for GuardLayer {
+    type Service = Guard<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Guard {
+            inner,
+            rules: Arc::clone(&self.0),
+        }
+    }
+}
+
+// === impl Guard ===
+
+impl<S, B> Service<Request<B>> for Guard<S>
+where
+    S: Service<Request<B>, Response = Response<Body>, Error = BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        if let Err(denied) = self.rules.check(&request) {
+            return ResponseFuture::Denied { denied };
+        }
+        if !self.rules.keys.is_empty() {
+            // Ours, and nobody else's business.
+            request.headers_mut().remove(header::AUTHORIZATION);
+            request.headers_mut().remove(X_API_KEY);
+        }
+        let inner = self.inner.call(request);
+        ResponseFuture::Passed { inner }
+    }
+}
+
+// === impl ResponseFuture ===
+
+impl<F> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<Body>, BoxError>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            Projected::Denied { denied } => Poll::Ready(Err((*denied).into())),
+            Projected::Passed { inner } => inner.poll(cx),
+        }
+    }
+}
+
+// === impl Rules ===
+
+impl Rules {
+    fn check<B>(&self, request: &Request<B>) -> Result<(), Denied> {
+        let headers = request.headers();
+        if let Some(which) = headers.get(REFUSED_AS) {
             let violation = Violation::from_stand_in(which.as_bytes());
             return Err(violation.map_or(Denied::Method, Denied::Malformed));
         }
-        self.check_host(head)?;
-        self.check_origin(&head.headers)?;
-        check_method(&head.method)?;
-        if !target::is_plain(&head.uri) {
+        self.check_host(headers)?;
+        self.check_origin(headers)?;
+        check_method(request.method())?;
+        if !target::is_plain(request.uri()) {
             return Err(Denied::Target);
         }
         // A probe has no key and learns nothing.
-        if !matches!(head.uri.path(), HEALTHZ | READYZ) {
-            self.check_key(&head.headers)?;
+        if !matches!(request.uri().path(), HEALTHZ | READYZ) {
+            self.check_key(headers)?;
         }
-        if head.method == Method::POST && !is_json(&head.headers) {
+        if *request.method() == Method::POST && !is_json(headers) {
             return Err(Denied::ContentType);
         }
         Ok(())
     }
 
-    fn check_host(&self, head: &Parts) -> Result<(), Denied> {
-        let mut hosts = head.headers.get_all(header::HOST).iter();
+    fn check_host(&self, headers: &HeaderMap) -> Result<(), Denied> {
+        let mut hosts = headers.get_all(header::HOST).iter();
         let (Some(host), None) = (hosts.next(), hosts.next()) else {
             return Err(Denied::HostMissing);
         };
@@ -90,29 +183,25 @@ impl Guard {
 
     /// Reads `Host` as what it should be and nothing more: a name or an address, perhaps a port.
     fn answers_for(&self, host: &[u8]) -> bool {
-        let Ok(host) = str::from_utf8(host) else {
-            return false;
-        };
-        let (name, rest) = match host.strip_prefix('[') {
-            None => host.split_at(host.find(':').unwrap_or(host.len())),
-            Some(inner) => match inner.split_once(']') {
-                Some((address, rest)) if address.parse::<Ipv6Addr>().is_ok() => (address, rest),
+        let (name, rest) = match host.strip_prefix(b"[") {
+            None => host.split_at(position(host, b':').unwrap_or(host.len())),
+            Some(inner) => match position(inner, b']') {
+                Some(end) if parsed::<Ipv6Addr>(&inner[..end]).is_some() => {
+                    (&inner[..end], &inner[end + 1..])
+                }
                 _ => return false,
             },
         };
-        if !(rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port)) {
+        if !(rest.is_empty() || rest.strip_prefix(b":").is_some_and(is_port)) {
             return false;
         }
-        if let Ok(address) = name.parse::<IpAddr>() {
-            // An IPv6 address without brackets was cut at its first colon, and is none here.
-            return address.is_loopback() || self.lists(name);
-        }
-        self.lists(name)
+        // An IPv6 address without brackets was cut at its first colon, and is none here.
+        self.lists(name) || parsed::<IpAddr>(name).is_some_and(|address| address.is_loopback())
     }
 
-    fn lists(&self, name: &str) -> bool {
-        let mut hosts = self.0.hosts.iter();
-        hosts.any(|known| known.eq_ignore_ascii_case(name))
+    fn lists(&self, name: &[u8]) -> bool {
+        let mut hosts = self.hosts.iter();
+        hosts.any(|known| known.as_bytes().eq_ignore_ascii_case(name))
     }
 
     fn check_origin(&self, headers: &HeaderMap) -> Result<(), Denied> {
@@ -124,7 +213,7 @@ impl Guard {
         }
         // A browser's word on who asks, in requests that carry no Origin. A page of ours does not
         // exist, but neither does another one that could say it were.
-        let mut sites = headers.get_all("sec-fetch-site").iter();
+        let mut sites = headers.get_all(SEC_FETCH_SITE).iter();
         if sites.all(|site| matches!(site.as_bytes(), b"none" | b"same-origin")) {
             Ok(())
         } else {
@@ -133,12 +222,12 @@ impl Guard {
     }
 
     fn is_listed(&self, origin: &[u8]) -> bool {
-        let mut origins = self.0.origins.iter();
+        let mut origins = self.origins.iter();
         origins.any(|known| known.as_bytes() == origin)
     }
 
     fn check_key(&self, headers: &HeaderMap) -> Result<(), Denied> {
-        if self.0.keys.is_empty() {
+        if self.keys.is_empty() {
             return Ok(());
         }
         let bearer = headers
@@ -146,10 +235,10 @@ impl Guard {
             .and_then(|value| value.as_bytes().split_first_chunk::<7>())
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "))
             .map(|(_, key)| key);
-        let sent = bearer.or_else(|| headers.get("x-api-key").map(|value| value.as_bytes()));
+        let sent = bearer.or_else(|| headers.get(X_API_KEY).map(|value| value.as_bytes()));
         let sent = sent.ok_or(Denied::ClientKey)?;
         // Compares with all of them in constant time, so that the time says nothing.
-        let matches = self.0.keys.iter().fold(0, |found, key| {
+        let matches = self.keys.iter().fold(0, |found, key| {
             found | key.expose_secret().as_bytes().ct_eq(sent).unwrap_u8()
         });
         if matches == 1 {
@@ -160,23 +249,16 @@ impl Guard {
     }
 }
 
-impl<B> Predicate<Request<B>> for Guard {
-    type Request = Request<B>;
-
-    fn check(&mut self, request: Request<B>) -> Result<Request<B>, BoxError> {
-        let (mut head, body) = request.into_parts();
-        Guard::check(self, &head)?;
-        if !self.0.keys.is_empty() {
-            // Ours, and nobody else's business.
-            head.headers.remove(header::AUTHORIZATION);
-            head.headers.remove("x-api-key");
-        }
-        Ok(Request::from_parts(head, body))
-    }
+fn position(text: &[u8], byte: u8) -> Option<usize> {
+    text.iter().position(|it| *it == byte)
 }
 
-fn is_port(digits: &str) -> bool {
-    digits.bytes().all(|byte| byte.is_ascii_digit()) && digits.parse::<u16>().is_ok()
+fn parsed<T: FromStr>(text: &[u8]) -> Option<T> {
+    str::from_utf8(text).ok()?.parse().ok()
+}
+
+fn is_port(digits: &[u8]) -> bool {
+    digits.iter().all(u8::is_ascii_digit) && parsed::<u16>(digits).is_some()
 }
 
 /// Any but those for proxies and, in a browser's hands, for asking what a web page may do.
@@ -193,10 +275,13 @@ fn is_json(headers: &HeaderMap) -> bool {
     let (Some(kind), None) = (kinds.next(), kinds.next()) else {
         return false;
     };
+    if kind == JSON {
+        return true;
+    }
     kind.to_str()
         .ok()
         .and_then(|value| value.split(';').next())
-        .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
+        .is_some_and(|kind| kind.trim().eq_ignore_ascii_case(JSON))
 }
 
 #[cfg(test)]

@@ -1,18 +1,14 @@
 //! The edge: who may talk, where a request goes, and every error as an answer.
 //!
 //! ```text
-//! socket ─► wire ─► observe ─► catch panics ─► rescue ─► guard ─► routes ─► pipeline
+//! socket ─► wire ─► observe ─► rescue ─► guard ─► routes ─► pipeline
 //! ```
 
-use std::{convert::Infallible, sync::Arc};
+use std::sync::Arc;
 
-use http::{Request, Response};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
-use tower::{ServiceBuilder, filter::FilterLayer};
-use tower_http::catch_panic::CatchPanicLayer;
+use tower::ServiceBuilder;
 
 mod answer;
 mod bodies;
@@ -39,24 +35,22 @@ pub use self::{
 };
 
 use self::{
-    answer::Answer,
     bodies::Bodies,
-    guard::Guard,
+    guard::{Guard, GuardLayer},
     inbound::Intake,
-    observe::ObserveLayer,
-    outgoing::Outgoing,
-    rescue::RescueLayer,
+    observe::{Observe, ObserveLayer},
+    rescue::{Rescue, RescueLayer},
     response_headers::Passing,
     route::{Route, Routes, Table},
 };
 use crate::{
     config::Config,
     metrics::{EdgeMetrics, register_gates, register_quotas},
-    pipeline::{Pipeline, Shared},
+    pipeline::Pipeline,
 };
 
 /// What a connection's requests go to.
-type EdgeService = Shared<Request<Incoming>, Response<Outgoing>, Infallible>;
+type EdgeService = Observe<Rescue<Guard<Routes>>>;
 
 /// The chain around the pipelines of `config`.
 ///
@@ -105,19 +99,14 @@ fn edge(
         registry,
         draining: draining.clone(),
     });
-    let service = ServiceBuilder::new()
+    ServiceBuilder::new()
         // Names the request and counts every answer that leaves, so everything that makes one is
         // inside.
         .layer(ObserveLayer::new(Arc::clone(metrics)))
-        // A panic costs one request, not the process; inside observe, so that it is counted.
-        .map_response(|response: Response<_>| response.map(BodyExt::boxed_unsync))
-        .layer(CatchPanicLayer::custom(|_panic| {
-            Answer::internal().into_response()
-        }))
-        // Errors become answers here; everything further in may fail.
+        // Errors and panics become answers here; everything further in may fail. Inside observe, so
+        // that they are counted.
         .layer(RescueLayer)
         // Before anything of the body is read.
-        .layer(FilterLayer::new(Guard::new(config)))
-        .service(routes);
-    Shared::new(service)
+        .layer(GuardLayer::new(config))
+        .service(routes)
 }

@@ -1,8 +1,9 @@
-//! Turns every error into an answer.
+//! Turns every error, and every panic, into an answer.
 
 use std::{
     convert::Infallible,
     future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -19,7 +20,8 @@ use crate::body::Body;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RescueLayer;
 
-/// A service that never fails: what its inner service says as an error, it says as an answer.
+/// A service that never fails: what its inner service says as an error, it says as an answer. A panic
+/// in there costs the one request, not the process.
 #[derive(Clone, Debug)]
 pub(super) struct Rescue<S> {
     inner: S,
@@ -27,8 +29,9 @@ pub(super) struct Rescue<S> {
 
 pin_project! {
     pub(super) struct ResponseFuture<F> {
+        // None where the call itself has panicked.
         #[pin]
-        inner: F,
+        inner: Option<F>,
     }
 }
 
@@ -54,8 +57,9 @@ where
     }
 
     fn call(&mut self, request: R) -> Self::Future {
+        let call = AssertUnwindSafe(|| self.inner.call(request));
         ResponseFuture {
-            inner: self.inner.call(request),
+            inner: catch_unwind(call).ok(),
         }
     }
 }
@@ -67,9 +71,14 @@ where
     type Output = Result<Response<Body>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let outcome = ready!(self.project().inner.poll(cx));
-        Poll::Ready(Ok(outcome.unwrap_or_else(|error| {
-            Answer::from_error(&*error).into_response()
-        })))
+        let inner = self.project().inner.as_pin_mut();
+        let poll = inner.and_then(|inner| catch_unwind(AssertUnwindSafe(|| inner.poll(cx))).ok());
+        let answer = match poll {
+            Some(poll) => {
+                ready!(poll).unwrap_or_else(|error| Answer::from_error(&*error).into_response())
+            }
+            None => Answer::internal().into_response(),
+        };
+        Poll::Ready(Ok(answer))
     }
 }

@@ -5,22 +5,77 @@ use http::Uri;
 /// Whether every upstream will read the same path as we do. Absolute form is for proxies; a client
 /// that sends it takes us for one.
 pub(super) fn is_plain(uri: &Uri) -> bool {
-    let path = uri.path();
-    let lower = path.to_ascii_lowercase();
-    uri.authority().is_none()
-        && path.starts_with('/')
-        && !["%2f", "%5c", "\\"].iter().any(|part| lower.contains(part))
+    let path = uri.path().as_bytes();
+    if uri.authority().is_some() || path.first() != Some(&b'/') || path.contains(&b'\\') {
+        return false;
+    }
+    let mut segments = path[1..].split(|byte| *byte == b'/').peekable();
+    while let Some(segment) = segments.next() {
         // A trailing slash makes an empty last segment, and that one is harmless.
-        && !path.contains("//")
-        && !lower
-            .replace("%2e", ".")
-            .split('/')
-            .any(|segment| matches!(segment, "." | ".."))
+        let is_empty = segment.is_empty() && segments.peek().is_some();
+        if is_empty || hides_a_slash(segment) || is_dots(segment) {
+            return false;
+        }
+    }
+    true
+}
+
+/// Whether it holds an encoded slash or backslash, which some take for a plain one.
+fn hides_a_slash(segment: &[u8]) -> bool {
+    let mut rest = segment;
+    while let Some(at) = rest.iter().position(|byte| *byte == b'%') {
+        rest = &rest[at + 1..];
+        let code = rest.get(..2).unwrap_or_default();
+        if code.eq_ignore_ascii_case(b"2f") || code.eq_ignore_ascii_case(b"5c") {
+            return true;
+        }
+    }
+    false
+}
+
+/// Whether it is `.` or `..`, each dot plain or encoded.
+fn is_dots(mut segment: &[u8]) -> bool {
+    let mut dots = 0;
+    while let Some(first) = segment.first() {
+        segment = match *first {
+            b'.' => &segment[1..],
+            b'%' if segment.len() >= 3 && segment[1..3].eq_ignore_ascii_case(b"2e") => {
+                &segment[3..]
+            }
+            _ => return false,
+        };
+        dots += 1;
+    }
+    matches!(dots, 1 | 2)
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// The same in as few words as may be, at the price of three copies.
+    fn is_plain_by_definition(path: &str) -> bool {
+        let path = path.to_ascii_lowercase();
+        !["%2f", "%5c", "\\", "//"]
+            .iter()
+            .any(|it| path.contains(it))
+            && !path
+                .replace("%2e", ".")
+                .split('/')
+                .any(|segment| matches!(segment, "." | ".."))
+    }
+
+    proptest! {
+        #[test]
+        fn in_one_pass_as_by_definition(rest in "([.a%/]|%2[eEfF]|%5[cC]|%2){0,8}") {
+            let path = format!("/{rest}");
+            let uri = Uri::try_from(&path);
+            prop_assume!(uri.is_ok());
+            prop_assert_eq!(is_plain(&uri.unwrap()), is_plain_by_definition(&path), "{}", path);
+        }
+    }
 
     #[test]
     fn a_target_that_can_be_read_two_ways_is_not_plain() {
