@@ -2,16 +2,21 @@
 
 use std::{
     future::{Future, poll_fn},
-    pin::pin,
-    task::Poll,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
     time::Duration,
 };
 
 use http::Response;
-use pacegate_layers::{error::BoxError, jitter_throttle::Gate, progress::Progress};
-use tokio_util::sync::CancellationToken;
+use pacegate_layers::{
+    error::BoxError,
+    jitter_throttle::{Gate, Outlook},
+    progress::Progress,
+};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::body::Body;
+use crate::{body::Body, pipeline::SharedFuture};
 
 /// The process winds down, and the upstream has not seen the request.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
@@ -21,32 +26,19 @@ pub(super) struct Draining;
 /// A restart takes about this long; who asks too early is refused once more and asks again.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// The outcome of `call`, or [`Draining`] as soon as the request waits in `gate` after `draining`
-/// was said: it may be waiting then, or come back to wait after a refusal of the upstream's.
+/// The outcome of a call, or [`Draining`] as soon as the request waits in `gate` after `draining` was
+/// said: it may be waiting then, or come back to wait after a refusal of the upstream's.
 ///
 /// # Cancel safety
 ///
-/// Dropping the future drops `call`.
-pub(super) async fn unless_queued(
-    call: impl Future<Output = Result<Response<Body>, BoxError>>,
+/// Dropping it drops the call.
+pub(super) struct UnlessQueued {
+    call: SharedFuture<Response<Body>, BoxError>,
     gate: Option<Gate>,
     progress: Progress,
-    draining: CancellationToken,
-) -> Result<Response<Body>, BoxError> {
-    let mut call = pin!(call);
-    let mut said = pin!(draining.cancelled());
-    poll_fn(|cx| {
-        if let outcome @ Poll::Ready(_) = call.as_mut().poll(cx) {
-            return outcome;
-        }
-        let waits = || gate.as_ref()?.outlook(&progress);
-        // A token that was cancelled stays so, and polling it again is allowed.
-        if said.as_mut().poll(cx).is_ready() && waits().is_some() {
-            return Poll::Ready(Err(Draining.into()));
-        }
-        Poll::Pending
-    })
-    .await
+    draining: Arc<CancellationToken>,
+    /// Only for a request that may wait: nearly none does.
+    said: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 /// The outcome of `read`, which takes a body in, or [`Draining`] if it is not whole yet.
@@ -58,11 +50,68 @@ pub(super) async fn unless_begun<T, E: Into<BoxError>>(
     read: impl Future<Output = Result<T, E>>,
     draining: &CancellationToken,
 ) -> Result<T, BoxError> {
+    let mut read = pin!(read);
+    // What is there already is taken, and is nearly always whole.
+    if let Poll::Ready(outcome) = poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx))).await {
+        return outcome.map_err(Into::into);
+    }
     tokio::select! {
-        // What is there already is taken.
         biased;
         outcome = read => outcome.map_err(Into::into),
         () = draining.cancelled() => Err(Draining.into()),
+    }
+}
+
+// === impl UnlessQueued ===
+
+impl UnlessQueued {
+    pub(super) fn new(
+        call: SharedFuture<Response<Body>, BoxError>,
+        gate: Option<Gate>,
+        progress: Progress,
+        draining: Arc<CancellationToken>,
+    ) -> Self {
+        Self {
+            call,
+            gate,
+            progress,
+            draining,
+            said: None,
+        }
+    }
+
+    /// Where the request stands, if it waits.
+    pub(super) fn outlook(&self) -> Option<Outlook> {
+        self.gate.as_ref()?.outlook(&self.progress)
+    }
+
+    /// Whether it may be this request that waits.
+    fn may_wait(&self) -> bool {
+        self.gate.as_ref().is_some_and(|gate| gate.waiting() > 0)
+    }
+}
+
+impl Future for UnlessQueued {
+    type Output = Result<Response<Body>, BoxError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        if let outcome @ Poll::Ready(_) = this.call.as_mut().poll(cx) {
+            return outcome;
+        }
+        // Nothing but a poll of the call brings the request into the queue.
+        if !this.may_wait() {
+            return Poll::Pending;
+        }
+        let draining = &this.draining;
+        let said = this
+            .said
+            .get_or_insert_with(|| Box::pin(CancellationToken::clone(draining).cancelled_owned()));
+        // A token that was cancelled stays so, and polling it again is allowed.
+        if said.as_mut().poll(cx).is_ready() && this.outlook().is_some() {
+            return Poll::Ready(Err(Draining.into()));
+        }
+        Poll::Pending
     }
 }
 
@@ -76,17 +125,21 @@ mod tests {
     use crate::gateway::answer::full;
 
     /// A call that is dispatched, works for a second, and then needs a second turn.
-    fn refused_once(
-        gate: &Gate,
-        progress: &Progress,
-    ) -> impl Future<Output = Result<Response<Body>, BoxError>> + use<> {
-        let (gate, progress) = (gate.clone(), progress.clone());
-        async move {
-            drop(gate.acquire(Some(progress.clone()), None).await?);
+    fn refused_once(gate: &Gate, draining: CancellationToken) -> UnlessQueued {
+        let progress = Progress::new();
+        let (again, place) = (gate.clone(), progress.clone());
+        let call = async move {
+            drop(again.acquire(Some(place.clone()), None).await?);
             sleep(Duration::from_secs(1)).await;
-            let _permit = gate.acquire(Some(progress), None).await?;
+            let _permit = again.acquire(Some(place), None).await?;
             Ok(Response::new(full("answer")))
-        }
+        };
+        UnlessQueued::new(
+            Box::pin(call),
+            Some(gate.clone()),
+            progress,
+            draining.into(),
+        )
     }
 
     fn gate() -> Gate {
@@ -96,13 +149,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_that_comes_back_to_the_queue_is_told_as_those_in_it_are() {
-        let (gate, progress, draining) = (gate(), Progress::new(), CancellationToken::new());
+        let (gate, draining) = (gate(), CancellationToken::new());
         draining.cancel();
-        let call = refused_once(&gate, &progress);
         let start = tokio::time::Instant::now();
-        let error = unless_queued(call, Some(gate.clone()), progress, draining)
-            .await
-            .unwrap_err();
+        let error = refused_once(&gate, draining).await.unwrap_err();
         assert!(error.is::<Draining>(), "{error}");
         assert_eq!(start.elapsed(), Duration::from_secs(1), "it was under way");
         assert_eq!(gate.waiting(), 0);
@@ -110,11 +160,25 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nobody_is_told_before_it_is_said() {
-        let (gate, progress) = (gate(), Progress::new());
-        let call = refused_once(&gate, &progress);
-        unless_queued(call, Some(gate), progress, CancellationToken::new())
+        refused_once(&gate(), CancellationToken::new())
             .await
             .unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_when_it_is_said_is_told_at_once() {
+        let (gate, draining) = (gate(), CancellationToken::new());
+        let call = refused_once(&gate, draining.clone());
+        let start = tokio::time::Instant::now();
+        let say = async {
+            sleep(Duration::from_secs(5)).await;
+            assert_eq!(gate.waiting(), 1);
+            draining.cancel();
+        };
+        let (outcome, ()) = tokio::join!(call, say);
+        assert!(outcome.unwrap_err().is::<Draining>());
+        assert_eq!(start.elapsed(), Duration::from_secs(5));
+        assert_eq!(gate.waiting(), 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,14 +16,10 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, header};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
-use pacegate_layers::{
-    error::BoxError,
-    jitter_throttle::{Gate, Outlook},
-    progress::Progress,
-};
-use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
+use pacegate_layers::{error::BoxError, jitter_throttle::Outlook};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use super::answer::Answer;
+use super::{alarm::Alarms, answer::Answer, drain::UnlessQueued};
 use crate::body::Body;
 
 /// Far below the five minutes of silence in a stream after which OpenCode gives up, and often
@@ -33,17 +29,6 @@ const COMMENT_EVERY: Duration = Duration::from_secs(15);
 /// An upstream's error document, which becomes one event.
 const MAX_ERROR: usize = 64 * 1024;
 
-/// What is known of a request that may be held.
-#[derive(Debug)]
-pub(super) struct Hold {
-    /// How long it is held in silence.
-    pub(super) limit: Duration,
-    /// Whether the client wants an event stream.
-    pub(super) streams: bool,
-    pub(super) gate: Option<Gate>,
-    pub(super) progress: Progress,
-}
-
 /// A request was held for as long as may be and still queued.
 #[derive(Debug, thiserror::Error)]
 #[error("held for max-hold and still waiting")]
@@ -52,18 +37,13 @@ pub(super) struct HeldTooLong {
     pub(super) estimate: Duration,
 }
 
-type Call = Pin<Box<dyn Future<Output = Result<Response<Body>, BoxError>> + Send>>;
-
 /// The body of a stream that began before the upstream's answer.
-struct HeldBody {
-    state: State,
-    hold: Hold,
-}
+struct HeldBody(State);
 
 enum State {
     /// For the answer.
     Waiting {
-        call: Call,
+        call: UnlessQueued,
         tick: Interval,
     },
     /// For an answer that is no stream.
@@ -72,30 +52,35 @@ enum State {
     Ended,
 }
 
-/// The outcome of `call`, or what a client can bear instead.
+/// The outcome of `call`, or what a client can bear instead once it was held for as long as
+/// `alarms` say; `streams` if it wants an event stream.
 ///
 /// # Cancel safety
 ///
 /// Dropping the future, or the body it gives, drops `call`.
-pub(super) async fn hold(mut call: Call, hold: Hold) -> Result<Response<Body>, BoxError> {
-    if let Ok(outcome) = timeout(hold.limit, call.as_mut()).await {
+pub(super) async fn hold(
+    mut call: UnlessQueued,
+    streams: bool,
+    alarms: &Alarms,
+) -> Result<Response<Body>, BoxError> {
+    if let Some(outcome) = alarms.within(&mut call).await {
         return outcome;
     }
-    if hold.streams {
-        return Ok(begin(call, hold));
+    if streams {
+        return Ok(begin(call));
     }
-    match hold.outlook() {
+    match call.outlook() {
         Some(Outlook { eta, .. }) => Err(HeldTooLong { estimate: eta }.into()),
         // It has left, and the upstream is at work; its own time-outs apply.
         None => call.await,
     }
 }
 
-fn begin(call: Call, hold: Hold) -> Response<Body> {
+fn begin(call: UnlessQueued) -> Response<Body> {
     let mut tick = interval(COMMENT_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let state = State::Waiting { call, tick };
-    let mut response = Response::new(HeldBody { state, hold }.boxed_unsync());
+    let waiting = HeldBody(State::Waiting { call, tick });
+    let mut response = Response::new(waiting.boxed_unsync());
     let headers = response.headers_mut();
     let event_stream = HeaderValue::from_static("text/event-stream");
     headers.insert(header::CONTENT_TYPE, event_stream);
@@ -103,20 +88,12 @@ fn begin(call: Call, hold: Hold) -> Response<Body> {
     response
 }
 
-// === impl Hold ===
-
-impl Hold {
-    fn outlook(&self) -> Option<Outlook> {
-        self.gate.as_ref()?.outlook(&self.progress)
-    }
-
-    fn comment(&self) -> Bytes {
-        match self.outlook() {
-            Some(Outlook { place, eta }) => {
-                format!(": queued place={place} eta={}s\n\n", eta.as_secs()).into()
-            }
-            None => Bytes::from_static(b": waiting for the upstream\n\n"),
+fn comment(outlook: Option<Outlook>) -> Bytes {
+    match outlook {
+        Some(Outlook { place, eta }) => {
+            format!(": queued place={place} eta={}s\n\n", eta.as_secs()).into()
         }
+        None => Bytes::from_static(b": waiting for the upstream\n\n"),
     }
 }
 
@@ -130,15 +107,15 @@ impl http_body::Body for HeldBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = &mut *self;
+        let state = &mut self.0;
         loop {
-            match &mut this.state {
+            match state {
                 State::Waiting { call, tick } => {
-                    let Poll::Ready(outcome) = call.as_mut().poll(cx) else {
+                    let Poll::Ready(outcome) = Pin::new(&mut *call).poll(cx) else {
                         ready!(tick.poll_tick(cx));
-                        return Poll::Ready(Some(Ok(Frame::data(this.hold.comment()))));
+                        return Poll::Ready(Some(Ok(Frame::data(comment(call.outlook())))));
                     };
-                    this.state = match outcome {
+                    *state = match outcome {
                         Ok(response) if is_event_stream(&response) => {
                             State::Streaming(response.into_body())
                         }
@@ -151,7 +128,7 @@ impl http_body::Body for HeldBody {
                 }
                 State::Reading(document) => {
                     let document = ready!(document.as_mut().poll(cx));
-                    this.state = State::Ended;
+                    *state = State::Ended;
                     return Poll::Ready(Some(Ok(Frame::data(event(&document)))));
                 }
                 State::Streaming(body) => return Pin::new(body).poll_frame(cx),
@@ -161,7 +138,7 @@ impl http_body::Body for HeldBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.state {
+        match &self.0 {
             State::Waiting { .. } | State::Reading(_) => false,
             State::Streaming(body) => body.is_end_stream(),
             State::Ended => true,
@@ -208,31 +185,42 @@ mod tests {
 
     use super::*;
     use crate::gateway::answer::full;
-    use pacegate_layers::jitter_throttle::Pacing;
+    use pacegate_layers::{
+        jitter_throttle::{Gate, Pacing},
+        progress::Progress,
+    };
+    use tokio_util::sync::CancellationToken;
 
     const LIMIT: Duration = Duration::from_secs(240);
 
-    /// A gate with one request waiting for `wait`, and what is known of it.
-    fn waiting(wait: Duration, streams: bool) -> (Hold, Call, Gate) {
+    async fn held(call: UnlessQueued, streams: bool) -> Result<Response<Body>, BoxError> {
+        hold(call, streams, &Alarms::new(LIMIT)).await
+    }
+
+    fn call(
+        call: impl Future<Output = Result<Response<Body>, BoxError>> + Send + 'static,
+        gate: Option<Gate>,
+        progress: Progress,
+    ) -> UnlessQueued {
+        let never = CancellationToken::new();
+        UnlessQueued::new(Box::pin(call), gate, progress, never.into())
+    }
+
+    /// A request that waits in the gate for `wait`.
+    fn waiting(wait: Duration) -> (UnlessQueued, Gate) {
         let pacing = Pacing::new().min_interval(wait).max_wait(2 * wait);
         let gate = Gate::new(pacing, StdRng::seed_from_u64(1));
         let progress = Progress::new();
-        let hold = Hold {
-            limit: LIMIT,
-            streams,
-            gate: Some(gate.clone()),
-            progress: progress.clone(),
-        };
-        let held = gate.clone();
-        let call = Box::pin(async move {
+        let (held, place) = (gate.clone(), progress.clone());
+        let waits = async move {
             held.acquire(None, None).await?;
-            let _permit = held.acquire(Some(progress), None).await?;
+            let _permit = held.acquire(Some(place), None).await?;
             let mut response = Response::new(full("data: upstream\n\n"));
             let kind = HeaderValue::from_static("text/event-stream; charset=utf-8");
             response.headers_mut().insert(header::CONTENT_TYPE, kind);
             Ok(response)
-        });
-        (hold, call, gate)
+        };
+        (call(waits, Some(gate.clone()), progress), gate)
     }
 
     async fn text(response: Response<Body>) -> String {
@@ -242,16 +230,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_in_time_is_handed_on_as_it_is() {
-        let (hold_, call, _gate) = waiting(LIMIT - Duration::from_secs(1), true);
-        let response = hold(call, hold_).await.unwrap();
+        let (call, _gate) = waiting(LIMIT - Duration::from_secs(1));
+        let response = held(call, true).await.unwrap();
         assert_eq!(text(response).await, "data: upstream\n\n");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_begins_with_comments_and_goes_on_with_the_upstreams_events() {
-        let (hold_, call, _gate) = waiting(LIMIT + Duration::from_secs(20), true);
+        let (call, _gate) = waiting(LIMIT + Duration::from_secs(20));
         let start = Instant::now();
-        let response = hold(call, hold_).await.unwrap();
+        let response = held(call, true).await.unwrap();
         assert_eq!(start.elapsed(), LIMIT);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         assert_eq!(
@@ -262,8 +250,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whoever_wants_no_stream_is_told_when_to_come_back() {
-        let (hold_, call, gate) = waiting(LIMIT + Duration::from_secs(20), false);
-        let error = hold(call, hold_).await.unwrap_err();
+        let (call, gate) = waiting(LIMIT + Duration::from_secs(20));
+        let error = held(call, false).await.unwrap_err();
         let held: &HeldTooLong = error.downcast_ref().unwrap();
         assert_eq!(held.estimate, Duration::from_secs(20));
         assert_eq!(gate.waiting(), 0, "its place is free");
@@ -271,25 +259,25 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_that_has_left_is_not_given_up() {
-        let (mut hold_, _call, _gate) = waiting(LIMIT, false);
-        hold_.progress = Progress::new();
-        let call = Box::pin(async {
+        let (_waiting, gate) = waiting(LIMIT);
+        let late = async {
             sleep(2 * LIMIT).await;
             Ok(Response::new(full("late")))
-        });
-        assert_eq!(text(hold(call, hold_).await.unwrap()).await, "late");
+        };
+        let late = call(late, Some(gate), Progress::new());
+        assert_eq!(text(held(late, false).await.unwrap()).await, "late");
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_fails_after_the_head_is_an_event() {
-        let (hold_, _call, _gate) = waiting(LIMIT, true);
-        let call = Box::pin(async {
+        let refused = async {
             sleep(LIMIT + Duration::from_secs(1)).await;
             let mut response = Response::new(full("{\n\"error\": 1\n}"));
             *response.status_mut() = http::StatusCode::TOO_MANY_REQUESTS;
             Ok(response)
-        });
-        let response = hold(call, hold_).await.unwrap();
+        };
+        let refused = call(refused, None, Progress::new());
+        let response = held(refused, true).await.unwrap();
         assert_eq!(
             text(response).await,
             ": waiting for the upstream\n\ndata: {\ndata: \"error\": 1\ndata: }\n\n"
@@ -298,8 +286,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_leaves_the_comments_frees_its_place() {
-        let (hold_, call, gate) = waiting(2 * LIMIT, true);
-        let mut body = hold(call, hold_).await.unwrap().into_body();
+        let (call, gate) = waiting(2 * LIMIT);
+        let mut body = held(call, true).await.unwrap().into_body();
         body.frame().await.unwrap().unwrap();
         assert_eq!(gate.waiting(), 1);
         drop(body);

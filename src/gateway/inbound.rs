@@ -1,25 +1,24 @@
 //! Takes a request's body in, once and under a cap, and reads from it what routing needs.
 
-use std::{future::poll_fn, pin::Pin, time::Duration};
+use std::{future::poll_fn, pin::Pin};
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use http_body::Body;
 use pacegate_layers::error::BoxError;
 use serde::{Deserialize, Deserializer};
-use tokio::time::timeout;
 
-use super::{bodies::Bodies, wire::Violation};
+use super::{alarm::Alarms, bodies::Bodies, wire::Violation};
 
 /// How bodies are taken in.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Intake {
     /// The largest, and what all together may weigh.
     pub(super) max_body: usize,
     pub(super) max_bodies: usize,
     /// The longest silence in one, and from its first byte to its last.
-    pub(super) idle_timeout: Duration,
-    pub(super) timeout: Duration,
+    pub(super) idle_timeout: Alarms,
+    pub(super) timeout: Alarms,
     /// Those that are held.
     pub(super) bodies: Bodies,
 }
@@ -101,7 +100,8 @@ impl Intake {
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
-        timeout(self.timeout, self.read(body))
+        self.timeout
+            .within(self.read(body))
             .await
             .unwrap_or(Err(InboundError::Slow))
     }
@@ -153,9 +153,10 @@ impl Intake {
         B::Error: Into<BoxError>,
     {
         let frame = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx));
-        timeout(self.idle_timeout, frame)
+        self.idle_timeout
+            .within(frame)
             .await
-            .map_err(|_| InboundError::Idle)?
+            .ok_or(InboundError::Idle)?
             .transpose()
             .map_err(|error| {
                 let error = error.into();
@@ -234,6 +235,8 @@ impl Whole {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures_util::{StreamExt, stream};
     use http_body_util::{BodyExt, Empty, Full, StreamBody};
     use tower::BoxError;
@@ -254,8 +257,8 @@ mod tests {
         Intake {
             max_body,
             max_bodies: 8,
-            idle_timeout: Duration::from_secs(30),
-            timeout: Duration::from_secs(120),
+            idle_timeout: Alarms::new(Duration::from_secs(30)),
+            timeout: Alarms::new(Duration::from_secs(120)),
             bodies: Bodies::default(),
         }
     }

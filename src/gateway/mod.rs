@@ -10,6 +10,7 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceBuilder;
 
+mod alarm;
 mod answer;
 mod bodies;
 mod current;
@@ -35,6 +36,7 @@ pub use self::{
 };
 
 use self::{
+    alarm::Alarms,
     bodies::Bodies,
     guard::{Guard, GuardLayer},
     inbound::Intake,
@@ -86,18 +88,18 @@ fn edge(
                 pipeline: pipeline.service.clone(),
                 gate: pipeline.gate.clone(),
                 passing: Passing::new(&upstream.response_headers),
-                max_hold: upstream.retry_on_429.max_hold,
+                alarms: Alarms::new(upstream.retry_on_429.max_hold),
             })
             .collect(),
         intake: Intake {
             max_body: config.max_body,
             max_bodies: config.limits.max_bodies,
-            idle_timeout: config.limits.body_idle_timeout,
-            timeout: config.limits.body_timeout,
+            idle_timeout: Alarms::new(config.limits.body_idle_timeout),
+            timeout: Alarms::new(config.limits.body_timeout),
             bodies: bodies.clone(),
         },
         registry,
-        draining: draining.clone(),
+        draining: Arc::new(draining.clone()),
     });
     ServiceBuilder::new()
         // Names the request and counts every answer that leaves, so everything that makes one is

@@ -46,7 +46,6 @@ pin_project! {
         span: Span,
         progress: Progress,
         id: Option<HeaderValue>,
-        metrics: Arc<EdgeMetrics>,
     }
 }
 
@@ -103,7 +102,6 @@ where
             span,
             progress,
             id: Some(id),
-            metrics: Arc::clone(&self.metrics),
         }
     }
 }
@@ -131,7 +129,9 @@ where
         let queued = this.progress.queued();
         let attempts = this.progress.attempts();
         debug!(status = status.as_u16(), attempts, ?queued, "Answering");
-        this.metrics.count_answer(status);
+        #[expect(clippy::expect_used, reason = "the contract of Future")]
+        let in_flight = this.in_flight.take().expect("polled after ready");
+        in_flight.count_answer(status);
 
         let headers = response.headers_mut();
         headers.insert(X_PACEGATE_ATTEMPTS, number(attempts.into()));
@@ -141,8 +141,6 @@ where
             // The upstream's own id stays: its support asks for that one.
             headers.entry(X_REQUEST_ID).or_insert(id);
         }
-        #[expect(clippy::expect_used, reason = "the contract of Future")]
-        let in_flight = this.in_flight.take().expect("polled after ready");
         Poll::Ready(Ok(response.map(|body| Outgoing::new(body, in_flight))))
     }
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::StatusCode;
 use http_body::{Body as _, Frame, SizeHint};
 use pacegate_layers::error::BoxError;
 use pin_project_lite::pin_project;
@@ -63,6 +64,11 @@ impl InFlight {
             span,
             sent: 0,
         }
+    }
+
+    /// Its answer begins, with `status`.
+    pub(super) fn count_answer(&self, status: StatusCode) {
+        self.metrics.count_answer(status);
     }
 }
 

@@ -5,7 +5,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -16,7 +15,8 @@ use http::{
 };
 use http_body_util::Full;
 use pacegate_layers::{
-    error::BoxError, header_align::strip_hop_by_hop, jitter_throttle::Gate, session::Session,
+    error::BoxError, header_align::strip_hop_by_hop, jitter_throttle::Gate, progress::Progress,
+    session::Session,
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use serde_json::json;
@@ -24,9 +24,10 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use super::{
+    alarm::Alarms,
     answer::{full, json_response},
-    drain::{Draining, unless_begun, unless_queued},
-    hold::{self, Hold},
+    drain::{Draining, UnlessQueued, unless_begun},
+    hold::hold,
     inbound::{self, InboundError, Intake, Wish},
     response_headers::Passing,
     wire::{Connection, Overcrowded},
@@ -54,7 +55,7 @@ pub(super) struct Table {
     pub(super) intake: Intake,
     pub(super) registry: Registry,
     /// Cancelled once the process winds down.
-    pub(super) draining: CancellationToken,
+    pub(super) draining: Arc<CancellationToken>,
 }
 
 /// One upstream, as routing sees it.
@@ -65,7 +66,8 @@ pub(super) struct Route {
     pub(super) pipeline: SharedService,
     pub(super) gate: Option<Gate>,
     pub(super) passing: Passing,
-    pub(super) max_hold: Duration,
+    /// For requests that are held for too long.
+    pub(super) alarms: Alarms,
 }
 
 /// A path that leads nowhere.
@@ -102,9 +104,31 @@ impl Routes {
             }
             _ => {}
         }
-        let (named, rest) = self.split(path)?;
-        let rest = rest.len();
-        self.forward(request, named, rest).await
+        let (head, body) = request.into_parts();
+        let path = head.uri.path();
+        let (named, api) = self.split(path)?;
+        let rest = api.len();
+        let body = if body.is_end_stream() {
+            Bytes::new()
+        } else {
+            unless_begun(self.0.intake.collect(body), &self.0.draining).await?
+        };
+        // SDKs post nothing at all to paths such as /batches/ID/cancel.
+        let wish = if head.method == Method::POST && !body.is_empty() {
+            inbound::wish(&body)?
+        } else {
+            Wish::default()
+        };
+        if head.method == Method::POST && wish.model.is_none() && NEED_A_MODEL.contains(&api) {
+            return Err(InboundError::NoModel.into());
+        }
+        let route = named.unwrap_or_else(|| self.choose(wish.model.as_deref()));
+        let call = self.call(route, head, rest, body)?;
+        let mut response = hold(call, wish.stream, &route.alarms).await?;
+        // The version was that of the upstream's connection; the client's has its own.
+        *response.version_mut() = Version::HTTP_11;
+        route.passing.sift(response.headers_mut());
+        Ok(response)
     }
 
     /// The upstream that `path` names, if it names one, and what follows `/v1`.
@@ -124,41 +148,15 @@ impl Routes {
         Ok((named, rest.ok_or(NoRoute::Path)?))
     }
 
-    async fn forward<B>(
+    /// Hands a request to the pipeline of `route`, with the last `rest` bytes of its path.
+    fn call(
         &self,
-        request: Request<B>,
-        named: Option<&Route>,
+        route: &Route,
+        mut head: Parts,
         rest: usize,
-    ) -> Result<Response<Body>, BoxError>
-    where
-        B: http_body::Body<Data = Bytes> + Unpin,
-        B::Error: Into<BoxError>,
-    {
-        let (mut head, body) = request.into_parts();
-        let path = head.uri.path();
-        let api = &path[path.len() - rest..];
-        let body = if body.is_end_stream() {
-            Bytes::new()
-        } else {
-            unless_begun(self.0.intake.collect(body), &self.0.draining).await?
-        };
-        // SDKs post nothing at all to paths such as /batches/ID/cancel.
-        let wish = if head.method == Method::POST && !body.is_empty() {
-            inbound::wish(&body)?
-        } else {
-            Wish::default()
-        };
-        if head.method == Method::POST && wish.model.is_none() && NEED_A_MODEL.contains(&api) {
-            return Err(InboundError::NoModel.into());
-        }
-        let route = named.unwrap_or_else(|| self.choose(wish.model.as_deref()));
-        let hold = Hold {
-            limit: route.max_hold,
-            streams: wish.stream,
-            gate: route.gate.clone(),
-            progress: head.extensions.get().cloned().unwrap_or_default(),
-        };
-        let progress = hold.progress.clone();
+        body: Bytes,
+    ) -> Result<UnlessQueued, InvalidUri> {
+        let progress: Progress = head.extensions.get().cloned().unwrap_or_default();
         let session = session(&mut head);
         head.extensions.insert(session);
         head.uri = relative(&head.uri, rest)?;
@@ -167,17 +165,14 @@ impl Routes {
         head.headers.remove(header::HOST);
         head.headers.remove(header::CONTENT_LENGTH);
         let request = Request::from_parts(head, Full::new(body));
-        let call = unless_queued(
-            route.pipeline.clone().call(request),
+        let call = route.pipeline.clone().call(request);
+        let draining = Arc::clone(&self.0.draining);
+        Ok(UnlessQueued::new(
+            call,
             route.gate.clone(),
             progress,
-            self.0.draining.clone(),
-        );
-        let mut response = hold::hold(Box::pin(call), hold).await?;
-        // The version was that of the upstream's connection; the client's has its own.
-        *response.version_mut() = Version::HTTP_11;
-        route.passing.sift(response.headers_mut());
-        Ok(response)
+            draining,
+        ))
     }
 
     /// The upstream that lists `model`, else the first.
