@@ -1,6 +1,6 @@
 //! Takes a request's body in, once and under a cap, and reads from it what routing needs.
 
-use std::{future::poll_fn, pin::Pin};
+use std::{borrow::Cow, future::poll_fn, pin::Pin};
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
@@ -53,9 +53,9 @@ pub(super) enum InboundError {
 
 /// What a body asks for, as far as we need to know; the rest is only checked to be JSON.
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
-pub(super) struct Wish {
-    #[serde(default)]
-    pub(super) model: Option<String>,
+pub(super) struct Wish<'a> {
+    #[serde(borrow, default, deserialize_with = "or_borrowed")]
+    pub(super) model: Option<Cow<'a, str>>,
     /// Whether the answer is to be an event stream.
     #[serde(default, deserialize_with = "or_false")]
     pub(super) stream: bool,
@@ -173,7 +173,7 @@ impl Intake {
 /// # Errors
 ///
 /// [`InboundError::NotJson`] with the place of the mistake.
-pub(super) fn wish(body: &[u8]) -> Result<Wish, InboundError> {
+pub(super) fn wish(body: &[u8]) -> Result<Wish<'_>, InboundError> {
     // serde would take an array for the same thing.
     if body
         .trim_ascii_start()
@@ -192,6 +192,17 @@ pub(super) fn wish(body: &[u8]) -> Result<Wish, InboundError> {
         let (line, column) = (error.line(), error.column());
         InboundError::NotJson(format!("{kind} at line {line}, column {column}"))
     })
+}
+
+/// serde borrows what it finds for a `Cow`, but not for an optional one.
+fn or_borrowed<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Cow<'de, str>>, D::Error> {
+    #[derive(Deserialize)]
+    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+    let text = Option::<Text<'de>>::deserialize(deserializer)?;
+    Ok(text.map(|Text(text)| text))
 }
 
 /// Some clients send null for what they leave open.

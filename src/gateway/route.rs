@@ -123,8 +123,9 @@ impl Routes {
             return Err(InboundError::NoModel.into());
         }
         let route = named.unwrap_or_else(|| self.choose(wish.model.as_deref()));
+        let streams = wish.stream;
         let call = self.call(route, head, rest, body)?;
-        let mut response = hold(call, wish.stream, &route.alarms).await?;
+        let mut response = hold(call, streams, &route.alarms).await?;
         // The version was that of the upstream's connection; the client's has its own.
         *response.version_mut() = Version::HTTP_11;
         route.passing.sift(response.headers_mut());
