@@ -6,7 +6,16 @@ use http::Uri;
 /// that sends it takes us for one.
 pub(super) fn is_plain(uri: &Uri) -> bool {
     let path = uri.path().as_bytes();
-    if uri.authority().is_some() || path.first() != Some(&b'/') || path.contains(&b'\\') {
+    if uri.authority().is_some() || path.first() != Some(&b'/') {
+        return false;
+    }
+    // Nearly no path has anything that is worth a closer look.
+    let is_odd = |pair: &[u8]| matches!(pair, [b'/', b'/' | b'.'] | [_, b'%' | b'\\']);
+    !path.windows(2).any(is_odd) || is_plain_though_odd(path)
+}
+
+fn is_plain_though_odd(path: &[u8]) -> bool {
+    if path.contains(&b'\\') {
         return false;
     }
     let mut segments = path[1..].split(|byte| *byte == b'/').peekable();
