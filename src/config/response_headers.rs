@@ -17,10 +17,15 @@ impl ResponseHeaders {
             "content-length" => "it goes through where it is right",
             "set-cookie" => "it is a secret of the upstream's, and the account is pacegate's",
             // https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1
-            "connection" | "keep-alive" | "proxy-authenticate" | "proxy-connection" | "te"
-            | "trailer" | "transfer-encoding" | "upgrade" => {
-                "it is about one connection, and the client's is another one"
-            }
+            "connection"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade" => "it is about one connection, and the client's is another one",
             _ if name.starts_with("access-control-") => {
                 "it would open pacegate to the pages of a browser"
             }

@@ -46,7 +46,7 @@ use self::{
     route::{Route, Routes, Table},
 };
 use crate::{
-    config::Config,
+    config::{Config, LayerName},
     metrics::{EdgeMetrics, register_gates, register_quotas},
     pipeline::Pipeline,
 };
@@ -89,6 +89,7 @@ fn edge(
                 gate: pipeline.gate.clone(),
                 passing: Passing::new(&upstream.response_headers),
                 alarms: Alarms::new(upstream.retry_on_429.max_hold),
+                aligns: upstream.pipeline.contains(&LayerName::HeaderAlign),
             })
             .collect(),
         intake: Intake {

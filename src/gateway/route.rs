@@ -68,6 +68,8 @@ pub(super) struct Route {
     pub(super) passing: Passing,
     /// For requests that are held for too long.
     pub(super) alarms: Alarms,
+    /// Whether the pipeline builds the headers anew.
+    pub(super) aligns: bool,
 }
 
 /// A path that leads nowhere.
@@ -162,9 +164,11 @@ impl Routes {
         head.extensions.insert(session);
         head.uri = relative(&head.uri, rest)?;
         // What concerns the client's connection ends here, also where no header-align is listed.
-        strip_hop_by_hop(&mut head.headers);
-        head.headers.remove(header::HOST);
-        head.headers.remove(header::CONTENT_LENGTH);
+        if !route.aligns {
+            strip_hop_by_hop(&mut head.headers);
+            head.headers.remove(header::HOST);
+            head.headers.remove(header::CONTENT_LENGTH);
+        }
         let request = Request::from_parts(head, Full::new(body));
         let call = route.pipeline.clone().call(request);
         let draining = Arc::clone(&self.0.draining);
