@@ -20,9 +20,10 @@ use tokio_util::sync::CancellationToken;
 use super::{stall::Stall, stream::Stream};
 use crate::config::Limits;
 
-/// hyper doubles a connection's buffer whenever a read fills it, beginning with 8 KiB, and an idle
-/// connection keeps one of that size. Reads of half of it never fill it.
-const MOST_AT_ONCE: usize = 4 * 1024;
+/// How much is read at once. hyper doubles a connection's buffer whenever a read fills it, beginning
+/// with 8 KiB, and keeps it for as long as the answer takes: a thousand streams would keep the size
+/// of their requests. This never fills it.
+const MOST_AT_ONCE: usize = 8 * 1024 - 1;
 
 /// What the edge knows of the connection that a request came on; a request's extension.
 #[derive(Clone, Debug)]
