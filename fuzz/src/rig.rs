@@ -1,0 +1,155 @@
+//! A gateway and its upstream on one thread, which runs while something is said to the gateway.
+//!
+//! The gateway is the real one, on a socket; so is the way to the upstream, which writes down what
+//! it was asked for.
+
+use std::{
+    cell::OnceCell,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response, header};
+use http_body_util::{BodyExt, Empty};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use pacegate::{gateway::Gateway, pipeline::assemble};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, UnixStream},
+    runtime::{Builder, Runtime},
+    time::{sleep, timeout},
+};
+use tokio_util::task::TaskTracker;
+
+use super::input;
+
+/// A request as it arrived at the upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Its `host` field.
+    pub host: String,
+    /// Its method.
+    pub method: String,
+    /// Its target.
+    pub target: String,
+    /// Its body, which has come to its end.
+    pub body: Bytes,
+}
+
+struct Rig {
+    runtime: Runtime,
+    socket: PathBuf,
+    asked: Arc<Mutex<Vec<Asked>>>,
+    _folder: TempDir,
+}
+
+/// Who says nothing for so long has nothing to say, with nobody else on its thread.
+const QUIET: Duration = Duration::from_millis(1);
+
+thread_local! {
+    static RIG: OnceCell<Rig> = const { OnceCell::new() };
+}
+
+/// Sends `request`, which says that it is the connection's last. The whole answer, and what the
+/// upstream was asked for.
+pub fn ask(request: &[u8]) -> (String, Vec<Asked>) {
+    with(async |stream, answer| {
+        stream.write_all(request).await.unwrap();
+        stream.read_to_end(answer).await.unwrap();
+    })
+}
+
+/// Says `pieces`, each when the one before has been read, and leaves. What came until then, and
+/// what the upstream was asked for.
+pub fn say(pieces: &[&[u8]]) -> (String, Vec<Asked>) {
+    with(async |stream, answer| {
+        for piece in pieces {
+            // It may have been closed by what came before.
+            if stream.write_all(piece).await.is_err() {
+                break;
+            }
+            while let Ok(Ok(1..)) = timeout(QUIET, stream.read_buf(answer)).await {}
+        }
+        // Whoever leaves before its answer is left alone with it.
+        let _closed = stream.shutdown().await;
+        let _reset = stream.read_to_end(answer).await;
+        // What was on its way upstream is there by then.
+        sleep(QUIET).await;
+    })
+}
+
+fn with(talk: impl AsyncFnOnce(&mut UnixStream, &mut Vec<u8>)) -> (String, Vec<Asked>) {
+    RIG.with(|rig| {
+        let rig = rig.get_or_init(Rig::start);
+        let mut answer = Vec::new();
+        rig.runtime.block_on(async {
+            let mut stream = UnixStream::connect(&rig.socket).await.unwrap();
+            talk(&mut stream, &mut answer).await;
+        });
+        let asked = std::mem::take(&mut *rig.asked.lock().unwrap());
+        (String::from_utf8(answer).unwrap(), asked)
+    })
+}
+
+// === impl Rig ===
+
+impl Rig {
+    fn start() -> Self {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let folder = input::folder();
+        let socket = folder.path().join("socket");
+        let asked = Arc::default();
+        runtime.block_on(Self::serve(&runtime, &socket, Arc::clone(&asked)));
+        Self {
+            runtime,
+            socket,
+            asked,
+            _folder: folder,
+        }
+    }
+
+    async fn serve(runtime: &Runtime, socket: &Path, asked: Arc<Mutex<Vec<Asked>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        runtime.spawn(upstream(listener, asked));
+        let config = input::configured(&format!(
+            "listen = \"unix:{}\"\n\
+             [[upstream]]\nname = \"one\"\npreset = \"local\"\n\
+             base-url = \"http://{address}/base/v1\"\n",
+            socket.display()
+        ));
+        let pipelines = config.upstreams.iter();
+        let pipelines = pipelines.map(|upstream| assemble(upstream, None, &TaskTracker::new()));
+        let pipelines = pipelines.collect::<Result<_, _>>().unwrap();
+        let gateway = Gateway::bind(&config, pipelines).await.unwrap();
+        runtime.spawn(gateway.serve(std::future::pending()));
+    }
+}
+
+async fn upstream(listener: TcpListener, asked: Arc<Mutex<Vec<Asked>>>) {
+    let connections = TaskTracker::new();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let asked = Arc::clone(&asked);
+        let service = service_fn(move |request: Request<Incoming>| {
+            let asked = Arc::clone(&asked);
+            async move {
+                let (head, body) = request.into_parts();
+                let host = head.headers.get(header::HOST);
+                let seen = Asked {
+                    host: host.map_or("", |host| host.to_str().unwrap()).to_owned(),
+                    method: head.method.to_string(),
+                    target: head.uri.to_string(),
+                    body: body.collect().await?.to_bytes(),
+                };
+                asked.lock().unwrap().push(seen);
+                Ok::<_, hyper::Error>(Response::new(Empty::<Bytes>::new()))
+            }
+        });
+        connections.spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+    }
+}
