@@ -58,27 +58,35 @@ impl Base {
         })
     }
 
-    /// The base's path, followed by `uri`'s path and query. Whatever `uri` says about a scheme or
-    /// a host is ignored: the destination comes from the configuration alone.
-    ///
-    /// # Errors
-    ///
-    /// If the two together are longer than a URI can be (65,534 bytes).
-    pub(super) fn join(&self, uri: &Uri) -> Result<PathAndQuery, http::uri::InvalidUri> {
+    /// Appends the base's path, followed by `uri`'s path and query. Whatever `uri` says about a scheme
+    /// or a host is ignored: the destination comes from the configuration alone.
+    pub(super) fn write_path(&self, uri: &Uri, to: &mut Vec<u8>) {
         let relative = match uri.path_and_query() {
             Some(both) if !uri.path().is_empty() => both.as_str(),
             _ => "",
         };
-        let slash = if relative.is_empty() || relative.starts_with(['/', '?']) {
-            ""
-        } else {
-            "/"
+        let needs_slash = match relative.as_bytes().first() {
+            Some(b'/') => false,
+            // A query follows the base's path as it is, unless that is empty.
+            Some(b'?') | None => self.prefix.is_empty(),
+            Some(_) => true,
         };
-        let joined = [self.prefix.as_str(), slash, relative].concat();
-        if joined.is_empty() || joined.starts_with('?') {
-            return format!("/{joined}").try_into();
+        to.extend_from_slice(self.prefix.as_bytes());
+        if needs_slash {
+            to.push(b'/');
         }
-        joined.try_into()
+        to.extend_from_slice(relative.as_bytes());
+    }
+
+    /// What [`write_path`](Self::write_path) writes.
+    ///
+    /// # Errors
+    ///
+    /// If it is longer than a URI can be (65,534 bytes).
+    pub(super) fn join(&self, uri: &Uri) -> Result<PathAndQuery, http::uri::InvalidUri> {
+        let mut joined = Vec::new();
+        self.write_path(uri, &mut joined);
+        PathAndQuery::from_maybe_shared(joined)
     }
 }
 

@@ -8,27 +8,28 @@ use std::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri};
+use http::{Request, Response, Uri};
 use http_body_util::Full;
 use hyper_util::client::proxy::matcher::Matcher;
 use pacegate_layers::{error::BoxError, progress::Progress};
 use rustls::ClientConfig;
-use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
 use super::{
     base::Base,
-    body::{ResponseBody, Source},
+    body::ResponseBody,
     connect::Connector,
     connections::{Connected, Connections},
     error::{Broken, ClientError, HeadTimeout, HeadTooLarge, Stage, Switched},
-    exchange::{self, Failed, Outgoing},
+    exchange::{Failed, Outgoing},
+    h1::{self, Exchange},
+    h2,
     target::Target,
     tls,
 };
@@ -81,9 +82,24 @@ struct Shared {
 ///
 /// Dropping it closes the HTTP/1.1 connection, or resets the HTTP/2 stream, at once.
 #[must_use = "futures do nothing unless polled"]
-pub struct ResponseFuture(
-    Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, BoxError>> + Send>>,
-);
+pub struct ResponseFuture {
+    client: Client,
+    target: Arc<Target>,
+    state: State,
+}
+
+#[expect(
+    clippy::large_enum_variant,
+    reason = "boxed by the pipeline as a whole, once"
+)]
+enum State {
+    /// On a connection that was idle: nearly all requests.
+    Exchange(Exchange),
+    /// On one that has to be opened, or that is shared. Boxed: rare beside the others, and large.
+    Other(Pin<Box<dyn Future<Output = Outcome> + Send>>),
+}
+
+type Outcome = Result<Response<ResponseBody>, BoxError>;
 
 // === impl ClientOptions ===
 
@@ -177,65 +193,34 @@ impl Client {
         target.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    async fn send(self, mut request: Outgoing) -> Result<Response<ResponseBody>, BoxError> {
-        let target = self.target();
-        *request.uri_mut() = target.base.join(request.uri())?.into();
-        let reused = target.connections.reuse();
-        self.send_on(reused, &target, request).await
-    }
-
-    /// Sends `request` on the connection `reused`, and on a fresh one if that is over already.
-    async fn send_on(
-        &self,
-        reused: Option<Connected>,
-        target: &Target,
-        request: Outgoing,
-    ) -> Result<Response<ResponseBody>, BoxError> {
-        let request = match reused {
-            None => request,
-            Some(connected) => match self.attempt(connected, target, request).await {
-                Err(Failed::Unsent(request)) => *request,
-                outcome => return outcome.map_err(|failed| self.explain(failed, target)),
-            },
+    /// Sends `request` on the shared connection if there is one, or else on a fresh one.
+    async fn send_without_idle(self, target: Arc<Target>, mut request: Outgoing) -> Outcome {
+        if let Some(sender) = target.connections.shared() {
+            match self.over_h2(sender, &target, request).await {
+                Err(Failed::Unsent(unsent)) => request = *unsent,
+                outcome => return outcome.map_err(|failed| self.explain(failed, &target)),
+            }
+        }
+        let outcome = match target.connections.connect().await? {
+            Connected::H1(connection) => {
+                let exchange = Exchange::new(connection, request, Arc::clone(&target));
+                exchange.await.map(|response| response.map(h1::Body::into))
+            }
+            Connected::H2(sender) => self.over_h2(sender, &target, request).await,
         };
-        // Boxed: rare beside the requests that find a connection, and large.
-        let connected = Box::pin(target.connections.connect()).await?;
-        self.attempt(connected, target, request)
-            .await
-            .map_err(|failed| self.explain(failed, target))
+        outcome.map_err(|failed| self.explain(failed, &target))
     }
 
-    async fn attempt(
+    async fn over_h2(
         &self,
-        connected: Connected,
+        sender: h2::Sender,
         target: &Target,
         mut request: Outgoing,
     ) -> Result<Response<ResponseBody>, Failed> {
-        let options = &self.0.options;
-        let mut timer = Box::pin(sleep(options.head_timeout));
-        let (head, source) = match connected {
-            Connected::H1(mut connection) => {
-                target.dress_for_h1(&mut request);
-                let response = connection.send(request);
-                let (head, connection) =
-                    exchange::head(response, Some(connection), timer.as_mut()).await?;
-                let pool = target.connections.idle.clone();
-                (head, Source::H1(connection, pool))
-            }
-            Connected::H2(mut sender) => {
-                target.dress_for_h2(&mut request);
-                let response = sender.try_send_request(request);
-                let (head, _none) = exchange::head(response, None, timer.as_mut()).await?;
-                (head, Source::H2)
-            }
-        };
-        if header_size(head.headers()) > options.max_head {
-            return Err(Failed::HeadTooLarge);
-        }
-        let (head, incoming) = head.into_parts();
-        let mut body = ResponseBody::new(incoming, source, timer, options.idle_timeout);
-        body.settle();
-        Ok(Response::from_parts(head, body))
+        let dressed = target.dress_for_h2(&mut request);
+        dressed.map_err(|error| Failed::Broken(error.into()))?;
+        let response = h2::exchange(sender, request, &self.0.options).await?;
+        Ok(response.map(h2::Body::into))
     }
 
     fn explain(&self, failed: Failed, target: &Target) -> BoxError {
@@ -245,7 +230,6 @@ impl Client {
         };
         match failed {
             Failed::HeadTooLarge => too_large.into(),
-            Failed::Broken(source) if source.is_parse_too_large() => too_large.into(),
             Failed::Broken(source) => Broken { address, source }.into(),
             Failed::Switched => Switched { address }.into(),
             Failed::TimedOut => HeadTimeout {
@@ -261,14 +245,6 @@ impl Client {
     }
 }
 
-/// `name: value` and a line end each, and one more at the end.
-fn header_size(headers: &HeaderMap) -> usize {
-    let field = |(name, value): (&HeaderName, &HeaderValue)| {
-        name.as_str().len() + value.len() + ": \r\n".len()
-    };
-    headers.iter().map(field).sum::<usize>() + "\r\n".len()
-}
-
 impl Service<Request<Full<Bytes>>> for Client {
     type Response = Response<ResponseBody>;
     type Error = BoxError;
@@ -282,7 +258,13 @@ impl Service<Request<Full<Bytes>>> for Client {
         if let Some(progress) = request.extensions().get::<Progress>() {
             progress.count_attempt();
         }
-        ResponseFuture(Box::pin(self.clone().send(request)))
+        let (client, target) = (self.clone(), self.target());
+        let state = State::next(&client, &target, request);
+        ResponseFuture {
+            client,
+            target,
+            state,
+        }
     }
 }
 
@@ -300,7 +282,31 @@ impl Future for ResponseFuture {
     type Output = Result<Response<ResponseBody>, BoxError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.as_mut().poll(cx)
+        let this = &mut *self;
+        loop {
+            let outcome = match &mut this.state {
+                State::Exchange(exchange) => ready!(Pin::new(exchange).poll(cx)),
+                State::Other(sending) => return sending.as_mut().poll(cx),
+            };
+            this.state = match outcome {
+                Ok(response) => return Poll::Ready(Ok(response.map(h1::Body::into))),
+                Err(Failed::Unsent(request)) => State::next(&this.client, &this.target, *request),
+                Err(failed) => return Poll::Ready(Err(this.client.explain(failed, &this.target))),
+            };
+        }
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// The freshest idle connection that is left, or else another one.
+    fn next(client: &Client, target: &Arc<Target>, request: Outgoing) -> Self {
+        let target = Arc::clone(target);
+        match target.connections.idle.take() {
+            Some(connection) => Self::Exchange(Exchange::new(connection, request, target)),
+            None => Self::Other(Box::pin(client.clone().send_without_idle(target, request))),
+        }
     }
 }
 
@@ -335,11 +341,14 @@ mod tests {
         let client = Client::new(base.parse().unwrap(), options).unwrap();
         let target = client.target();
 
-        let stale = target.connections.connect().await.unwrap();
+        let Connected::H1(stale) = target.connections.connect().await.unwrap() else {
+            unreachable!("nobody offered HTTP/2");
+        };
         drop(server.accept().await.unwrap());
         tokio::time::sleep(Duration::from_millis(50)).await;
+        target.connections.idle.put(stale);
 
-        let request = Request::post("/v1/chat").body(Full::from("whole")).unwrap();
+        let request = Request::post("/chat").body(Full::from("whole")).unwrap();
         let serving = async {
             let (mut socket, _) = server.accept().await.unwrap();
             let mut read = Vec::new();
@@ -350,8 +359,7 @@ mod tests {
             socket.write_all(answer).await.unwrap();
             (String::from_utf8(read).unwrap(), socket)
         };
-        let ((read, _socket), response) =
-            tokio::join!(serving, client.send_on(Some(stale), &target, request));
+        let ((read, _socket), response) = tokio::join!(serving, client.clone().call(request));
         assert!(read.starts_with("POST /v1/chat HTTP/1.1\r\n"), "{read}");
         let body = response.unwrap().into_body().collect().await.unwrap();
         assert_eq!(body.to_bytes(), "ok");

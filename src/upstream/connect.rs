@@ -11,7 +11,6 @@ use std::{
     vec,
 };
 
-use hyper_rustls::MaybeHttpsStream;
 use hyper_util::{
     client::legacy::connect::{HttpConnector, dns::Name, proxy::Tunnel},
     rt::TokioIo,
@@ -20,19 +19,18 @@ use pacegate_layers::error::{BoxError, NotSent};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
 use super::{
     base::{Base, Origin},
     client::ClientOptions,
     error::{CertificateError, ClientError, ConnectError, Stage},
+    h1::Limits,
     proxy::{Proxy, Route},
+    stream::Stream,
 };
 use crate::config::HttpVersion;
-
-/// Bytes to and from the upstream, with or without TLS.
-pub(super) type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
 
 /// A silent connection is probed this often: firewalls and NATs forget one after a few minutes, and
 /// a model may think for longer than that.
@@ -43,7 +41,7 @@ pub(super) struct Connector {
     pub(super) origin: Origin,
     pub(super) route: Route,
     pub(super) http: HttpVersion,
-    pub(super) max_head: usize,
+    pub(super) limits: Limits,
     pub(super) timeout: Duration,
     tls: Arc<ClientConfig>,
 }
@@ -70,7 +68,11 @@ impl Connector {
             route: Route::choose(&options.proxy, base, options.http)?,
             origin: base.origin.clone(),
             http: options.http,
-            max_head: options.max_head,
+            limits: Limits {
+                max_head: options.max_head,
+                head_timeout: options.head_timeout,
+                idle_timeout: options.idle_timeout,
+            },
             timeout: options.connect_timeout,
             tls,
         })
@@ -96,17 +98,13 @@ impl Connector {
             }
         };
         if !self.origin.https {
-            return Ok(tcp.into());
+            return Ok(Stream::Plain(tcp));
         }
         *stage = Stage::Tls;
         self.handshake(tcp).await
     }
 
-    async fn tunnel(
-        &self,
-        proxy: &Proxy,
-        addresses: Resolved,
-    ) -> Result<TokioIo<TcpStream>, BoxError> {
+    async fn tunnel(&self, proxy: &Proxy, addresses: Resolved) -> Result<TcpStream, BoxError> {
         let to_proxy = format!("http://{}/", proxy.origin.address()).parse()?;
         let mut tunnel = Tunnel::new(to_proxy, connector(addresses));
         if let Some(authorization) = &proxy.authorization {
@@ -114,25 +112,25 @@ impl Connector {
         }
         poll_fn(|cx| tunnel.poll_ready(cx)).await?;
         let upstream = format!("http://{}/", self.origin.address()).parse()?;
-        Ok(tunnel.call(upstream).await?)
+        let io: TokioIo<TcpStream> = tunnel.call(upstream).await?;
+        Ok(io.into_inner())
     }
 
-    async fn handshake(&self, tcp: TokioIo<TcpStream>) -> Result<Stream, BoxError> {
+    async fn handshake(&self, tcp: TcpStream) -> Result<Stream, BoxError> {
         let name = ServerName::try_from(self.origin.bare_host().to_owned())?;
-        let stream = TlsConnector::from(self.tls.clone())
-            .connect(name, TokioIo::new(tcp))
-            .await?;
-        if self.http == HttpVersion::H2 && !chose_h2(&stream) {
+        let connector = TlsConnector::from(self.tls.clone());
+        let stream = Stream::Tls(Box::new(connector.connect(name, tcp).await?));
+        if self.http == HttpVersion::H2 && !stream.chose_h2() {
             return Err("the server does not offer HTTP/2\nhint: set http = \"auto\"".into());
         }
-        Ok(stream.into())
+        Ok(stream)
     }
 
     /// Whether HTTP/2 was agreed on, or is known beforehand.
     pub(super) fn speaks_h2(&self, stream: &Stream) -> bool {
         match stream {
-            Stream::Http(_) => self.http == HttpVersion::H2,
-            Stream::Https(tls) => chose_h2(tls.inner()),
+            Stream::Plain(_) => self.http == HttpVersion::H2,
+            Stream::Tls(_) => stream.chose_h2(),
         }
     }
 
@@ -163,10 +161,6 @@ impl Connector {
     }
 }
 
-fn chose_h2<T>(stream: &TlsStream<T>) -> bool {
-    stream.get_ref().1.alpn_protocol() == Some(b"h2")
-}
-
 fn refused_certificate<'a>(
     error: &'a (dyn Error + 'static),
 ) -> Option<&'a rustls::CertificateError> {
@@ -190,11 +184,11 @@ fn connector(addresses: Resolved) -> HttpConnector<Resolved> {
     connector
 }
 
-async fn open(origin: &Origin, addresses: Resolved) -> Result<TokioIo<TcpStream>, BoxError> {
+async fn open(origin: &Origin, addresses: Resolved) -> Result<TcpStream, BoxError> {
     let mut connector = connector(addresses);
     poll_fn(|cx| connector.poll_ready(cx)).await?;
     let uri = format!("http://{}/", origin.address()).parse()?;
-    Ok(connector.call(uri).await?)
+    Ok(connector.call(uri).await?.into_inner())
 }
 
 // === impl Resolved ===

@@ -12,8 +12,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     connect::Connector,
     error::{ConnectTimeout, Stage},
-    h1::{self, Open},
-    h2,
+    h1, h2,
     pool::Pool,
 };
 use crate::config::HttpVersion;
@@ -32,6 +31,9 @@ pub(super) struct Connections {
     open: Arc<AtomicUsize>,
     tasks: TaskTracker,
 }
+
+/// Counts a connection as open while it lives.
+pub(super) struct Open(Arc<AtomicUsize>);
 
 /// A connection that a request may be sent on.
 pub(super) enum Connected {
@@ -59,17 +61,9 @@ impl Connections {
         }
     }
 
-    /// A connection that has served a request before and still seems alive.
-    pub(super) fn reuse(&self) -> Option<Connected> {
-        if let Some(sender) = self.shared.current() {
-            return Some(Connected::H2(sender));
-        }
-        while let Some(mut connection) = self.idle.take() {
-            if connection.is_reusable() {
-                return Some(Connected::H1(connection));
-            }
-        }
-        None
+    /// The connection that all requests share, if there is one.
+    pub(super) fn shared(&self) -> Option<h2::Sender> {
+        self.shared.current()
     }
 
     /// A new connection, or the shared one that somebody else has opened meanwhile. The wait for
@@ -102,19 +96,33 @@ impl Connections {
     async fn open(&self, stage: &mut Stage) -> Result<Connected, BoxError> {
         let stream = self.connector.connect(stage).await?;
         let open = Open::new(&self.open);
-        let max_head = self.connector.max_head;
+        let limits = self.connector.limits;
         let h2 = self.connector.speaks_h2(&stream);
         if self.connector.http == HttpVersion::Auto {
             self.speaks_h1.store(!h2, Ordering::Relaxed);
         }
         if !h2 {
-            return Ok(Connected::H1(
-                h1::Connection::new(stream, max_head, open).await?,
-            ));
+            let connection = h1::Connection::new(stream, limits, open);
+            return Ok(Connected::H1(Box::new(connection)));
         }
         *stage = Stage::Http2;
-        let sender = h2::handshake(stream, max_head, open, &self.tasks).await?;
+        let sender = h2::handshake(stream, limits.max_head, open, &self.tasks).await?;
         self.shared.replace(sender.clone());
         Ok(Connected::H2(sender))
+    }
+}
+
+// === impl Open ===
+
+impl Open {
+    pub(super) fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

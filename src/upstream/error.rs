@@ -117,7 +117,7 @@ pub struct Broken {
     /// `host:port` of the upstream.
     pub address: String,
     /// The cause.
-    pub source: hyper::Error,
+    pub source: BoxError,
 }
 
 /// The upstream answered 101 to a request that asked for no other protocol.
@@ -136,7 +136,7 @@ pub struct IdleTimeout(pub Duration);
 /// A response body ended before its framing said so.
 #[derive(Debug, thiserror::Error)]
 #[error("the response body was cut short")]
-pub struct Truncated(#[source] pub Option<hyper::Error>);
+pub struct Truncated(#[source] pub Option<BoxError>);
 
 // === impl Stage ===
 

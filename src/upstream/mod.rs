@@ -1,14 +1,13 @@
-//! The way to the upstream: an HTTP client for one base URL, built on hyper's connections.
+//! The way to the upstream: an HTTP client for one base URL.
 //!
-//! It is not hyper-util's pooled client, because that one drives every connection in a task of its
-//! own and hands over a chunk per task switch. Here the task that waits for an answer polls the
-//! HTTP/1.1 connection itself, so the small chunks of a token stream cost no switch and leave
-//! together. HTTP/2 connections are shared and have their own tasks.
+//! HTTP/1.1 is spoken in `h1`, by whoever waits for the answer: the small chunks of a token stream
+//! cost no task switch and leave together. HTTP/2 is hyper's, its connections are shared and have
+//! their own tasks.
 //!
 //! ```text
-//! Client ─► Target ─► Connections ─► pool (idle HTTP/1.1) ┐
-//!           base URL  one origin  ├► shared HTTP/2        ├► exchange ─► ResponseBody ─► pool
-//!                                 └► Connector            ┘   the head     the rest
+//! Client ─► Target ─► Connections ─► pool (idle HTTP/1.1) ─► h1 ┐
+//!           base URL  one origin  ├► shared ───────────────► h2 ├► ResponseBody ─► pool
+//!                                 └► Connector ────────► either ┘
 //!                                    name, TCP, proxy, TLS
 //! ```
 //!
@@ -25,8 +24,10 @@ pub mod error;
 mod exchange;
 mod h1;
 mod h2;
+mod patience;
 mod pool;
 mod proxy;
+mod stream;
 mod target;
 mod tls;
 

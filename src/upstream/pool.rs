@@ -33,26 +33,29 @@ impl Pool {
     /// The connection that was used last; it may have been closed by the other side since.
     pub(super) fn take(&self) -> Option<Box<Connection>> {
         let mut stack = self.lock();
-        drop_expired(&mut stack);
-        stack.pop_back().map(|idle| idle.connection)
+        let freshest = stack.pop_back()?;
+        if freshest.since.elapsed() > MAX_IDLE_AGE {
+            // And so are all below it.
+            stack.clear();
+            return None;
+        }
+        Some(freshest.connection)
     }
 
     /// Keeps a connection that is ready for another request.
     pub(super) fn put(&self, connection: Box<Connection>) {
+        let since = Instant::now();
         let mut stack = self.lock();
-        drop_expired(&mut stack);
+        drop_expired(&mut stack, since);
         if stack.len() == MAX_IDLE {
             stack.pop_front();
         }
-        stack.push_back(Idle {
-            connection,
-            since: Instant::now(),
-        });
+        stack.push_back(Idle { connection, since });
     }
 
     pub(super) fn len(&self) -> usize {
         let mut stack = self.lock();
-        drop_expired(&mut stack);
+        drop_expired(&mut stack, Instant::now());
         stack.len()
     }
 
@@ -63,11 +66,88 @@ impl Pool {
 }
 
 /// The bottom of the stack is the oldest.
-fn drop_expired(stack: &mut VecDeque<Idle>) {
+fn drop_expired(stack: &mut VecDeque<Idle>, now: Instant) {
     while stack
         .front()
-        .is_some_and(|idle| idle.since.elapsed() > MAX_IDLE_AGE)
+        .is_some_and(|idle| now.duration_since(idle.since) > MAX_IDLE_AGE)
     {
         stack.pop_front();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use tokio::{
+        net::{TcpListener, TcpStream},
+        time::{advance, pause},
+    };
+
+    use super::*;
+    use crate::upstream::{connections::Open, h1::Limits, stream::Stream};
+
+    const LIMITS: Limits = Limits {
+        max_head: 1024,
+        head_timeout: Duration::from_secs(300),
+        idle_timeout: Duration::from_secs(300),
+    };
+
+    /// Nobody is at their other ends; the pool does not look.
+    async fn connections(number: usize, open: &Arc<AtomicUsize>) -> Vec<Box<Connection>> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut connections = Vec::new();
+        for _ in 0..number {
+            let tcp = TcpStream::connect(listener.local_addr().unwrap());
+            let (tcp, peer) = tokio::join!(tcp, listener.accept());
+            peer.unwrap();
+            let stream = Stream::Plain(tcp.unwrap());
+            let connection = Connection::new(stream, LIMITS, Open::new(open));
+            connections.push(Box::new(connection));
+        }
+        connections
+    }
+
+    #[tokio::test]
+    async fn the_freshest_goes_first_and_what_is_too_old_is_closed() {
+        let open = Arc::default();
+        let [oldest, old, fresh] = connections(3, &open).await.try_into().ok().unwrap();
+        let (address, pool) = (&raw const *fresh, Pool::default());
+        pause();
+        pool.put(oldest);
+        pool.put(old);
+        advance(MAX_IDLE_AGE / 2).await;
+        pool.put(fresh);
+        advance(MAX_IDLE_AGE / 2).await;
+        assert_eq!(pool.len(), 3, "as old as may be");
+        advance(Duration::from_millis(1)).await;
+        assert_eq!((pool.len(), open.load(Ordering::Relaxed)), (1, 1));
+
+        let fresh = pool.take().unwrap();
+        assert_eq!(&raw const *fresh, address);
+        assert!(pool.take().is_none());
+        pool.put(fresh);
+        advance(MAX_IDLE_AGE + Duration::from_millis(1)).await;
+        assert!(pool.take().is_none());
+        assert_eq!(open.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn of_more_than_the_limit_the_oldest_is_closed() {
+        crate::descriptors::raise_limit().unwrap();
+        let (open, pool) = (Arc::default(), Pool::default());
+        let mut all = connections(MAX_IDLE + 1, &open).await;
+        let oldest = &raw const *all[0];
+        all.drain(..).for_each(|connection| pool.put(connection));
+        assert_eq!(
+            (pool.len(), open.load(Ordering::Relaxed)),
+            (MAX_IDLE, MAX_IDLE)
+        );
+        while let Some(connection) = pool.take() {
+            assert_ne!(&raw const *connection, oldest);
+        }
     }
 }

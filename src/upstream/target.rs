@@ -1,11 +1,11 @@
-//! Where requests go, and what a request must look like there.
+//! Where requests go, and what one must look like there over HTTP/2.
 
 use std::sync::Arc;
 
 use http::{Uri, Version, header};
 use http_body::Body as _;
 
-use super::{base::Base, connections::Connections, exchange::Outgoing, h2, proxy::Route};
+use super::{base::Base, connections::Connections, exchange::Outgoing, h2};
 
 /// A base URL and the connections to its origin.
 pub(super) struct Target {
@@ -20,38 +20,26 @@ impl Target {
         Self { base, connections }
     }
 
-    /// Origin-form, or the whole URL for a proxy that forwards.
-    pub(super) fn dress_for_h1(&self, request: &mut Outgoing) {
-        *request.version_mut() = Version::HTTP_11;
-        set_length(request);
-        request
-            .headers_mut()
-            .insert(header::HOST, self.base.host.clone());
-        if let Route::Forward(proxy) = &self.connections.connector.route {
-            self.make_absolute(request);
-            if let Some(authorization) = &proxy.authorization {
-                request
-                    .headers_mut()
-                    .insert(header::PROXY_AUTHORIZATION, authorization.clone());
-            }
-        }
-    }
-
     /// The pseudo-header fields come from the URL.
-    pub(super) fn dress_for_h2(&self, request: &mut Outgoing) {
+    ///
+    /// # Errors
+    ///
+    /// If the URL gets longer than one can be.
+    pub(super) fn dress_for_h2(&self, request: &mut Outgoing) -> Result<(), http::Error> {
         *request.version_mut() = Version::HTTP_2;
+        *request.uri_mut() = Uri::builder()
+            .scheme(if self.base.origin.https {
+                "https"
+            } else {
+                "http"
+            })
+            .authority(self.base.authority.clone())
+            .path_and_query(self.base.join(request.uri())?)
+            .build()?;
         set_length(request);
-        self.make_absolute(request);
         let headers = std::mem::take(request.headers_mut());
         *request.headers_mut() = h2::without_connection_fields(headers);
-    }
-
-    fn make_absolute(&self, request: &mut Outgoing) {
-        let mut parts = std::mem::take(request.uri_mut()).into_parts();
-        parts.scheme = self.base.uri.scheme().cloned();
-        parts.authority = Some(self.base.authority.clone());
-        // With a path, which `join` gave it, a scheme and an authority make a URI.
-        *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+        Ok(())
     }
 }
 

@@ -6,9 +6,11 @@
     reason = "clippy takes only #[test] functions for tests, not what they share"
 )]
 
+mod answers;
 mod body;
 mod exchange;
 mod http2;
 mod proxy;
+mod reuse;
 mod support;
 mod tls;

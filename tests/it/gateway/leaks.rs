@@ -342,12 +342,21 @@ async fn of_what_an_upstream_answers_only_what_is_listed_comes_back() {
 }
 
 #[tokio::test]
-async fn a_length_beside_a_coding_does_not_come_back() {
-    let answer = "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\
-                  connection: close\r\n\r\n2\r\nok\r\n0\r\n\r\n";
-    let response = passed_on(answer.to_owned(), "", false).await;
-    assert_eq!(response.headers().get("content-length"), None);
-    assert_eq!(&**response.body(), b"ok");
+async fn an_answer_with_two_ends_does_not_come_back() {
+    for fields in [
+        "content-length: 1\r\ntransfer-encoding: chunked",
+        "content-length: 1\r\ncontent-length: 2",
+        "transfer-encoding: gzip, chunked",
+    ] {
+        let answer =
+            format!("HTTP/1.1 200 OK\r\n{fields}\r\nconnection: close\r\n\r\n2\r\nok\r\n0\r\n\r\n");
+        let response = passed_on(answer, "", false).await;
+        assert_eq!(response.status().as_u16(), 502);
+        assert_eq!(
+            response.headers()["x-pacegate-error"],
+            "upstream_unreachable"
+        );
+    }
 }
 
 #[tokio::test]
