@@ -9,15 +9,16 @@ use tokio::{
 };
 
 use super::{dial, request, simulator};
-use crate::support::gateway::{Gateway, PATIENCE, upstream};
+use crate::support::gateway::{Gateway, PATIENCE, is_debug, upstream};
 
 const STREAMS: usize = 1000;
 
-/// What may be resident, in KiB.
-const MOST_RESIDENT: u64 = 40 * 1024;
+/// What may be resident, in bytes.
+const MOST_RESIDENT: u64 = 40_000_000;
 
-async fn begin(gateway: &Gateway) -> TcpStream {
-    let filling = "x".repeat(1000);
+/// A stream whose request has about `size` bytes.
+async fn begin(gateway: &Gateway, size: usize) -> TcpStream {
+    let filling = "x".repeat(size);
     let body = format!(r#"{{"model":"m","messages":"{filling}","stream":true}}"#);
     let chat = request(
         "POST /v1/chat/completions",
@@ -37,6 +38,15 @@ async fn begin(gateway: &Gateway) -> TcpStream {
 
 #[tokio::test]
 async fn a_thousand_open_streams_take_forty_megabytes_at_most() {
+    assert_light(1_000).await;
+}
+
+#[tokio::test]
+async fn a_thousand_open_streams_take_no_more_if_their_requests_were_long() {
+    assert_light(30_000).await;
+}
+
+async fn assert_light(request_size: usize) {
     // Each is a descriptor on both sides of the simulator and of the clients, all in this process.
     pacegate::descriptors::raise_limit().unwrap();
     let simulator = simulator(Options {
@@ -49,9 +59,9 @@ async fn a_thousand_open_streams_take_forty_megabytes_at_most() {
     let all = format!("jitter-throttle.concurrency = {STREAMS}");
     let gateway = Gateway::start(&(quiet + &upstream(&simulator.base_url(), &all) + limits));
     gateway.metrics().await;
-    let before = gateway.resident_kib();
+    let before = gateway.resident_kib() * 1024;
     let streams: Vec<_> = stream::iter(0..STREAMS)
-        .map(|_| begin(&gateway))
+        .map(|_| begin(&gateway, request_size))
         .buffer_unordered(20)
         .collect()
         .await;
@@ -60,14 +70,13 @@ async fn a_thousand_open_streams_take_forty_megabytes_at_most() {
         metrics.sum("pacegate_requests_in_flight"),
         STREAMS as u64 + 1
     );
-    let after = gateway.resident_kib();
-    println!("{before} KiB before, {after} KiB with {STREAMS} streams");
-    // A debug build weighs 20 MiB before the first of them.
-    let weight = if cfg!(debug_assertions) {
-        after - before
-    } else {
-        after
-    };
-    assert!(weight <= MOST_RESIDENT, "{before} KiB before, {after} KiB");
+    let after = gateway.resident_kib() * 1024;
+    println!("{before} bytes before, {after} with {STREAMS} streams");
+    // A debug build weighs 20 MB before the first of them.
+    let weight = if is_debug() { after - before } else { after };
+    assert!(
+        weight <= MOST_RESIDENT,
+        "{before} bytes before, {after} after"
+    );
     drop(streams);
 }

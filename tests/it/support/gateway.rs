@@ -1,7 +1,7 @@
 //! The real gateway: a process of its own, in front of whatever a test configures.
 
 use std::{
-    fs,
+    env, fs,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -260,7 +260,7 @@ fn write_config(folder: &Path, config: &str) -> PathBuf {
 /// The command, in an environment that holds nothing but a home.
 fn serve(folder: &Path, config: &str) -> Command {
     let path = write_config(folder, config);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pacegate"));
+    let mut command = Command::new(program());
     command
         .args(["serve", "--config"])
         .arg(path)
@@ -268,4 +268,15 @@ fn serve(folder: &Path, config: &str) -> Command {
         .env_clear()
         .env("HOME", folder);
     command
+}
+
+/// `PACEGATE_PROGRAM`, such as a release build, or what was built with the tests.
+fn program() -> PathBuf {
+    let named = env::var_os("PACEGATE_PROGRAM").map(PathBuf::from);
+    named.unwrap_or_else(|| env!("CARGO_BIN_EXE_pacegate").into())
+}
+
+/// Whether the program is a debug build. One that was named is not.
+pub(crate) fn is_debug() -> bool {
+    cfg!(debug_assertions) && env::var_os("PACEGATE_PROGRAM").is_none()
 }
