@@ -32,6 +32,7 @@ use pacegate_layers::{
     BearerAuthLayer, HeaderAlignLayer, JitterThrottleLayer, RetryOn429Layer, TokenRefreshLayer,
     header_align::Rule,
     jitter_throttle::{Acquire, Gate, Pacing, Window},
+    progress::Progress,
     retry_on_429::{Answer, Classify},
     session::Session,
     token::StaticToken,
@@ -149,7 +150,9 @@ fn gate_uncontended(criterion: &mut Criterion) {
     let session = Session::new("s1");
     criterion.bench_function("gate_uncontended_acquire_and_release", |bencher| {
         bencher.iter(|| {
-            let permit = gate.acquire(None, Some(session.clone())).now_or_never();
+            let permit = gate
+                .acquire(Some(Progress::of(session.clone())))
+                .now_or_never();
             assert!(matches!(black_box(permit), Some(Ok(_))), "nobody is ahead");
         });
     });
@@ -163,7 +166,7 @@ fn stopped() -> Gate {
         .max_queue(2 * WAITERS)
         .max_wait(HOUR * 1_000_000);
     let gate = Gate::new(pacing, StdRng::seed_from_u64(1));
-    assert!(gate.acquire(None, None).now_or_never().is_some());
+    assert!(gate.acquire(None).now_or_never().is_some());
     gate
 }
 
@@ -174,7 +177,7 @@ fn waiters(gate: &Gate) -> Vec<Pin<Box<Acquire>>> {
     (0..WAITERS)
         .map(|number| {
             let session = sessions[number % sessions.len()].clone();
-            let mut turn = Box::pin(gate.acquire(None, Some(session)));
+            let mut turn = Box::pin(gate.acquire(Some(Progress::of(session))));
             assert!(turn.as_mut().poll(&mut context).is_pending(), "it waits");
             turn
         })
@@ -210,7 +213,7 @@ fn gate_with_waiters(criterion: &mut Criterion) {
     criterion.bench_function("gate_with_10000_waiters_enter_and_cancel", |bencher| {
         let mut context = Context::from_waker(Waker::noop());
         bencher.iter(|| {
-            let mut turn = Box::pin(gate.acquire(None, Some(session.clone())));
+            let mut turn = Box::pin(gate.acquire(Some(Progress::of(session.clone()))));
             assert!(turn.as_mut().poll(&mut context).is_pending(), "it waits");
         });
     });

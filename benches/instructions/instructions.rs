@@ -71,7 +71,7 @@ fn open_gate() -> Gate {
 
 fn pass(gate: &Gate) {
     let session = Session::new("s1");
-    let permit = gate.acquire(Some(Progress::new()), Some(session));
+    let permit = gate.acquire(Some(Progress::of(session)));
     if let Some(Ok(permit)) = permit.now_or_never() {
         permit.accepted();
     }
@@ -171,8 +171,8 @@ fn request() -> Request<Full<Bytes>> {
     let mut request = Request::new(Full::new(Bytes::from_static(QUESTION.as_bytes())));
     *request.uri_mut() = http::Uri::from_static("/chat/completions");
     *request.headers_mut() = fields();
-    request.extensions_mut().insert(Session::new("s1"));
-    request.extensions_mut().insert(Progress::new());
+    let progress = Progress::of(Session::new("s1"));
+    request.extensions_mut().insert(progress);
     request
 }
 

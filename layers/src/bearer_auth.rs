@@ -2,7 +2,7 @@
 //!
 //! [`BearerAuth`] asks a [`TokenSource`] for a token and sets `Authorization` to it, marked
 //! sensitive. It keeps no token, so a request that waited long before it came here leaves with the
-//! newest one. The token used goes into the response's extensions for
+//! newest one. Where the answer is no success, the token used goes into its extensions for
 //! [`TokenRefresh`](crate::TokenRefreshLayer) to find.
 //!
 //! It does not refresh anything, and it does not look at the answer.
@@ -85,7 +85,7 @@ pin_project! {
         Call {
             #[pin]
             response: F,
-            token: Option<BearerToken>,
+            token: BearerToken,
         },
     }
 }
@@ -127,15 +127,37 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        let mut token = self.source.token();
+        // Nearly always there: then nothing has to be kept until it comes.
+        if let Some(token) = token.take_ready() {
+            let state = State::call(&mut self.inner, request, token);
+            return ResponseFuture { state };
+        }
         // The ready service goes into the future; its fresh clone has not been polled.
         let fresh = self.inner.clone();
         ResponseFuture {
             state: State::Token {
                 inner: std::mem::replace(&mut self.inner, fresh),
                 request: Some(request),
-                token: self.source.token(),
+                token,
             },
         }
+    }
+}
+
+// === impl State ===
+
+impl<S, B> State<S, S::Future, B>
+where
+    S: Service<Request<B>>,
+{
+    fn call(inner: &mut S, mut request: Request<B>, token: BearerToken) -> Self {
+        let authorization = token.header().clone();
+        request
+            .headers_mut()
+            .insert(header::AUTHORIZATION, authorization);
+        let response = inner.call(request);
+        Self::Call { response, token }
     }
 }
 
@@ -159,20 +181,14 @@ where
                 } => {
                     let token = ready!(token.poll(cx))?;
                     #[expect(clippy::expect_used, reason = "taken once, with the state")]
-                    let mut request = request.take().expect("the request is still here");
-                    request
-                        .headers_mut()
-                        .insert(header::AUTHORIZATION, token.header().clone());
-                    let response = inner.call(request);
-                    state.set(State::Call {
-                        response,
-                        token: Some(token),
-                    });
+                    let request = request.take().expect("the request is still here");
+                    let called = State::call(inner, request, token);
+                    state.set(called);
                 }
                 StateProjection::Call { response, token } => {
                     let mut response = ready!(response.poll(cx)).map_err(Into::into)?;
-                    if let Some(token) = token.take() {
-                        response.extensions_mut().insert(token);
+                    if !response.status().is_success() {
+                        response.extensions_mut().insert(token.clone());
                     }
                     return Poll::Ready(Ok(response));
                 }
@@ -187,6 +203,7 @@ mod tests {
 
     use tokio::sync::oneshot;
     use tokio_test::{assert_pending, assert_ready_ok, task};
+    use tower::{ServiceExt, service_fn};
     use tower_test::mock;
 
     use super::*;
@@ -245,15 +262,21 @@ mod tests {
         assert_eq!(values, ["Bearer ours"]);
         assert!(values[0].is_sensitive());
         answer.send_response(Response::new(()));
-        let response = response.await.unwrap();
-        assert_eq!(
-            response
-                .extensions()
-                .get::<BearerToken>()
-                .unwrap()
-                .generation(),
-            1
-        );
+        assert_ready_ok!(response.poll());
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_no_success_says_which_token_it_is_about() {
+        for (status, about) in [(200, None), (401, Some(1)), (503, Some(1))] {
+            let source = Latest(Arc::new(Mutex::new(BearerToken::new("ours", 1).unwrap())));
+            let inner = service_fn(move |_: Request<()>| {
+                std::future::ready(Response::builder().status(status).body(()))
+            });
+            let service = BearerAuthLayer::new(source).layer(inner);
+            let response = service.oneshot(Request::new(())).await.unwrap();
+            let token = response.extensions().get::<BearerToken>();
+            assert_eq!(token.map(BearerToken::generation), about, "{status}");
+        }
     }
 
     #[tokio::test]

@@ -12,8 +12,8 @@
 //! # In two parts
 //!
 //! Layers that keep a copy of each request for a retry copy its headers with it. A [`SetAsideLayer`]
-//! outside them takes the client's headers away, and this layer inside them builds its own from
-//! those: the copies in between have none, and cost next to nothing. It is for layers that neither
+//! outside them leaves the client's headers in the request's [`Progress`], and this layer inside them
+//! builds its own from those: the copies in between have none, and cost next to nothing. It is for layers that neither
 //! read nor write headers, such as [`RetryOn429`](crate::RetryOn429Layer),
 //! [`TokenRefresh`](crate::TokenRefreshLayer) and [`JitterThrottle`](crate::JitterThrottleLayer).
 //!
@@ -75,7 +75,7 @@ mod set_aside;
 
 pub use self::set_aside::{SetAside, SetAsideLayer};
 
-use self::set_aside::Aside;
+use crate::progress::Progress;
 
 /// Applies [`HeaderAlign`]; see the [module documentation](self).
 #[derive(Clone, Debug)]
@@ -322,9 +322,10 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let aligned = match request.extensions_mut().remove() {
-            Some(Aside(client)) => self.plan.align(&client),
-            None => self.plan.align(request.headers()),
+        let progress = request.extensions().get::<Progress>();
+        let aligned = match progress.and_then(Progress::aside) {
+            Some(client) if request.headers().is_empty() => self.plan.align(client),
+            _ => self.plan.align(request.headers()),
         };
         *request.headers_mut() = aligned;
         self.inner.call(request)

@@ -1,10 +1,14 @@
-//! What has happened to one request so far.
+//! What all tries of one request have in common.
 //!
-//! [`Progress`] travels in the request's extensions. [`RetryOn429`](crate::RetryOn429Layer) puts
-//! one there if nobody did before, [`JitterThrottle`](crate::JitterThrottleLayer) notes the time
-//! spent waiting and the place in the order, and the client at the bottom of the pipeline counts
-//! every attempt. All clones of a request share one `Progress`, so whoever made the first one can
-//! read the totals when the answer comes. Without one, layers work the same and note nothing.
+//! [`Progress`] travels in the request's extensions and is the only one there that layers know: a
+//! second one would make every copy of a request dearer. Whoever takes requests in puts it there and
+//! says in it on whose behalf the request is sent; [`RetryOn429`](crate::RetryOn429Layer) does if
+//! nobody did before. [`JitterThrottle`](crate::JitterThrottleLayer) lets sessions take turns by it,
+//! and notes the time spent waiting and the place in the order;
+//! [`SetAside`](crate::header_align::SetAsideLayer) leaves the client's headers in it; the client at
+//! the bottom of the pipeline counts every attempt. All clones of a request share one `Progress`, so
+//! whoever made the first one can read the totals when the answer comes. Without one, layers work
+//! the same and note nothing.
 
 use std::{
     sync::{
@@ -14,12 +18,18 @@ use std::{
     time::Duration,
 };
 
-/// Attempts, time in the queue and place in the order of one request; clones share the counts.
+use http::HeaderMap;
+
+use crate::session::Session;
+
+/// Session, attempts, time in the queue and place in the order of one request; clones are the same.
 #[derive(Clone, Debug, Default)]
-pub struct Progress(Arc<Counts>);
+pub struct Progress(Arc<Common>);
 
 #[derive(Debug, Default)]
-struct Counts {
+struct Common {
+    session: Option<Session>,
+    aside: OnceLock<HeaderMap>,
     attempts: AtomicU32,
     queued_micros: AtomicU64,
     ticket: OnceLock<u64>,
@@ -28,9 +38,22 @@ struct Counts {
 }
 
 impl Progress {
-    /// A request that has just arrived.
+    /// A request of nobody in particular that has just arrived.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A request of `session` that has just arrived.
+    pub fn of(session: Session) -> Self {
+        Self(Arc::new(Common {
+            session: Some(session),
+            ..Common::default()
+        }))
+    }
+
+    /// On whose behalf the request is sent.
+    pub fn session(&self) -> Option<&Session> {
+        self.0.session.as_ref()
     }
 
     /// How often the request was handed to the client, the first time included.
@@ -52,6 +75,16 @@ impl Progress {
     pub fn add_queued(&self, waited: Duration) {
         let micros = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
         self.0.queued_micros.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// The client's headers, if they were set aside.
+    pub(crate) fn aside(&self) -> Option<&HeaderMap> {
+        self.0.aside.get()
+    }
+
+    /// Keeps `headers` as the client's, or gives them back if there are some already.
+    pub(crate) fn set_aside(&self, headers: HeaderMap) -> Result<(), HeaderMap> {
+        self.0.aside.set(headers)
     }
 
     /// The place in the order, once the gate has given one.

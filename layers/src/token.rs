@@ -1,7 +1,7 @@
 //! Bearer tokens and where they come from.
 //!
 //! [`BearerAuth`](crate::BearerAuthLayer) asks a [`TokenSource`] for a token just before a request
-//! leaves and puts the one it used into the *response's* extensions;
+//! leaves and puts the one it used into the *response's* extensions if that is no success;
 //! [`TokenRefresh`](crate::TokenRefreshLayer) finds it there when the upstream says 401 and asks
 //! the source to replace exactly that token. A response without one passes through untouched.
 
@@ -135,6 +135,14 @@ impl TokenFuture {
         future: impl Future<Output = Result<BearerToken, TokenError>> + Send + 'static,
     ) -> Self {
         Self(Inner::Wait(Box::pin(future)))
+    }
+
+    /// The token, if there is one already; then the future must not be polled.
+    pub(crate) fn take_ready(&mut self) -> Option<BearerToken> {
+        match &mut self.0 {
+            Inner::Ready(result @ Some(Ok(_))) => result.take()?.ok(),
+            Inner::Ready(_) | Inner::Wait(_) => None,
+        }
     }
 }
 

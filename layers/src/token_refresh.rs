@@ -43,6 +43,7 @@ use tracing::{debug, warn};
 
 use crate::{
     error::BoxError,
+    spare::Spare,
     token::{BearerToken, TokenError, TokenFuture, TokenSource},
 };
 
@@ -72,7 +73,7 @@ pin_project! {
         source: T,
         statuses: Arc<[u16]>,
         // What a replay would send; gone once it is known that there will be none.
-        spare: Option<Request<B>>,
+        spare: Option<Spare<B>>,
         #[pin]
         state: State<S::Future, S::Response>,
     }
@@ -110,7 +111,8 @@ impl<T> TokenRefreshLayer<T> {
         }
     }
 
-    /// Takes these statuses, instead of 401 alone, to mean that the token was refused.
+    /// Takes these statuses, instead of 401 alone, to mean that the token was refused. A success
+    /// never does.
     #[must_use]
     pub fn refresh_on(mut self, statuses: impl IntoIterator<Item = u16>) -> Self {
         self.statuses = statuses.into_iter().collect();
@@ -151,7 +153,7 @@ where
         // The ready service goes into the future; its fresh clone has not been polled.
         let fresh = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, fresh);
-        let spare = Some(request.clone());
+        let spare = Some(Spare::of(&request));
         let response = inner.call(request);
         ResponseFuture {
             inner,
@@ -217,8 +219,8 @@ where
                 StateProjection::Ready => {
                     ready!(this.inner.poll_ready(cx)).map_err(Into::into)?;
                     #[expect(clippy::expect_used, reason = "taken once, with the state")]
-                    let request = this.spare.take().expect("the spare is still here");
-                    let response = this.inner.call(request);
+                    let spare = this.spare.take().expect("the spare is still here");
+                    let response = this.inner.call(spare.into_request());
                     this.state.set(State::Replay { response });
                 }
                 StateProjection::Replay { response } => {

@@ -5,7 +5,9 @@ use std::{error::Error, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderName, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
-use pacegate_layers::{error::BoxError, jitter_throttle::Refused, session::Session};
+use pacegate_layers::{
+    error::BoxError, jitter_throttle::Refused, progress::Progress, session::Session,
+};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep, sleep_until},
@@ -105,7 +107,7 @@ fn dress(request: &pattern::Request, ticket: usize) -> Result<Request<Full<Bytes
         builder = builder.header("x-parent-session-id", &**parent);
     }
     builder
-        .extension(session)
+        .extension(Progress::of(session))
         .extension(Ticket(ticket))
         .body(Full::new(body(ticket)))
 }

@@ -129,9 +129,9 @@ mod tests {
         let progress = Progress::new();
         let (again, place) = (gate.clone(), progress.clone());
         let call = async move {
-            drop(again.acquire(Some(place.clone()), None).await?);
+            drop(again.acquire(Some(place.clone())).await?);
             sleep(Duration::from_secs(1)).await;
-            let _permit = again.acquire(Some(place), None).await?;
+            let _permit = again.acquire(Some(place)).await?;
             Ok(Response::new(full("answer")))
         };
         UnlessQueued::new(

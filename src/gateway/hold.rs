@@ -213,8 +213,8 @@ mod tests {
         let progress = Progress::new();
         let (held, place) = (gate.clone(), progress.clone());
         let waits = async move {
-            held.acquire(None, None).await?;
-            let _permit = held.acquire(Some(place), None).await?;
+            held.acquire(None).await?;
+            let _permit = held.acquire(Some(place)).await?;
             let mut response = Response::new(full("data: upstream\n\n"));
             let kind = HeaderValue::from_static("text/event-stream; charset=utf-8");
             response.headers_mut().insert(header::CONTENT_TYPE, kind);

@@ -26,6 +26,7 @@ pub mod record;
 mod rescue;
 mod response_headers;
 mod route;
+mod session;
 mod target;
 mod wire;
 
@@ -57,7 +58,7 @@ type EdgeService = Observe<Rescue<Guard<Routes>>>;
 /// The chain around the pipelines of `config`.
 ///
 /// Extensions: the accept loop adds the [`Connection`](wire::Connection); [`observe`] reads it and
-/// adds a [`Progress`](pacegate_layers::progress::Progress) for the pipeline.
+/// adds a [`Progress`](pacegate_layers::progress::Progress) of the client's session for the pipeline.
 fn edge(
     config: &Config,
     pipelines: Vec<Pipeline>,

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::{
     outgoing::{InFlight, Outgoing},
+    session::session,
     wire::Connection,
 };
 use crate::{body::Body, metrics::EdgeMetrics};
@@ -91,8 +92,8 @@ where
             method = %request.method(),
             path = request.uri().path(),
         );
-        let progress = Progress::new();
         let connection = request.extensions().get::<Connection>().cloned();
+        let progress = Progress::of(session(request.headers(), connection.as_ref()));
         request.extensions_mut().insert(progress.clone());
         let in_flight = InFlight::new(Arc::clone(&self.metrics), connection, span.clone());
         let inner = span.in_scope(|| self.inner.call(request));

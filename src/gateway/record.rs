@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
-use pacegate_layers::session::Session;
+use pacegate_layers::{progress::Progress, session::Session};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tower::ServiceExt;
@@ -115,7 +115,8 @@ impl State {
         let parent = request.headers().get("x-parent-session-id");
         let parent = parent.and_then(|parent| parent.to_str().ok());
         let parent = parent.map(|parent| self.number(parent));
-        let session = request.extensions().get();
+        let progress = request.extensions().get::<Progress>();
+        let session = progress.and_then(Progress::session);
         let now = Instant::now();
         let at = now - *self.first.get_or_insert(now);
         let body = request.body().clone().into_inner().unwrap_or_default();

@@ -16,7 +16,6 @@ use http::{
 use http_body_util::Full;
 use pacegate_layers::{
     error::BoxError, header_align::strip_hop_by_hop, jitter_throttle::Gate, progress::Progress,
-    session::Session,
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use serde_json::json;
@@ -160,8 +159,8 @@ impl Routes {
         body: Bytes,
     ) -> Result<UnlessQueued, InvalidUri> {
         let progress: Progress = head.extensions.get().cloned().unwrap_or_default();
-        let session = session(&mut head);
-        head.extensions.insert(session);
+        // Of no use to anybody further in, and what stays is copied for every retry that might be.
+        head.extensions.remove::<Connection>();
         head.uri = relative(&head.uri, rest)?;
         // What concerns the client's connection ends here, also where no header-align is listed.
         if !route.aligns {
@@ -253,25 +252,6 @@ fn text(content: impl Into<Bytes>) -> Response<Body> {
         HeaderValue::from_static("text/plain; charset=utf-8"),
     );
     response
-}
-
-/// Whose turn the request takes: the session that OpenCode names, and the one it works for; without
-/// a name the connection.
-///
-/// The connection is of no use to anybody further in, and what stays is copied for every retry that
-/// might be.
-fn session(head: &mut Parts) -> Session {
-    let connection: Option<Connection> = head.extensions.remove();
-    let named = |name| head.headers.get(name)?.to_str().ok();
-    let session = match (named("x-session-id"), connection) {
-        (Some(id), _) => Session::new(id),
-        (None, Some(connection)) => Session::new(Arc::clone(connection.name())),
-        (None, None) => Session::new(""),
-    };
-    match named("x-parent-session-id") {
-        Some(parent) => session.child_of(parent),
-        None => session,
-    }
 }
 
 /// The last `rest` bytes of the path, and the query: what follows the upstream's base URL.

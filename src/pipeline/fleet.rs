@@ -203,7 +203,7 @@ mod tests {
     async fn share_a_gate(one: &Pipeline, two: &Pipeline) -> bool {
         let [one, two] = [one, two].map(|it| it.gate.as_ref().unwrap());
         let before = two.in_flight();
-        let _permit = one.acquire(None, None).await.unwrap();
+        let _permit = one.acquire(None).await.unwrap();
         two.in_flight() > before
     }
 

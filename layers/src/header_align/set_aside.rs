@@ -1,13 +1,12 @@
 //! Keeps a request's headers out of the copies that are made of it.
 
-use std::{
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::task::{Context, Poll};
 
-use http::{HeaderMap, Request};
+use http::Request;
 use tower_layer::Layer;
 use tower_service::Service;
+
+use crate::progress::Progress;
 
 /// Applies [`SetAside`]; see the [module documentation](super#in-two-parts).
 #[derive(Clone, Copy, Debug, Default)]
@@ -19,10 +18,6 @@ pub struct SetAsideLayer;
 pub struct SetAside<S> {
     inner: S,
 }
-
-/// What the client sent; a request's extension.
-#[derive(Clone, Debug)]
-pub(super) struct Aside(pub(super) Arc<HeaderMap>);
 
 impl<S> Layer<S> for SetAsideLayer {
     type Service = SetAside<S>;
@@ -46,7 +41,11 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let client = std::mem::take(request.headers_mut());
-        request.extensions_mut().insert(Aside(Arc::new(client)));
+        let progress: &mut Progress = request.extensions_mut().get_or_insert_default();
+        // A request that comes a second time, such as through another pipeline, keeps its headers.
+        if let Err(client) = progress.set_aside(client) {
+            *request.headers_mut() = client;
+        }
         self.inner.call(request)
     }
 }

@@ -13,7 +13,7 @@ use super::{
     queue::Spot,
     refused::Refused,
 };
-use crate::{progress::Progress, session::Session};
+use crate::progress::Progress;
 
 /// A turn at a [`Gate`], waited for.
 ///
@@ -34,18 +34,16 @@ use crate::{progress::Progress, session::Session};
 pub struct Acquire {
     gate: Gate,
     progress: Option<Progress>,
-    session: Option<Session>,
     arrived: Option<Instant>,
     spot: Option<Spot>,
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl Acquire {
-    pub(super) fn new(gate: Gate, progress: Option<Progress>, session: Option<Session>) -> Self {
+    pub(super) fn new(gate: Gate, progress: Option<Progress>) -> Self {
         Self {
             gate,
             progress,
-            session,
             arrived: None,
             spot: None,
             sleep: None,
@@ -83,13 +81,10 @@ impl Future for Acquire {
         loop {
             let spot = match &this.spot {
                 Some(spot) => spot,
-                None => {
-                    let (progress, session) = (this.progress.as_ref(), this.session.as_ref());
-                    match this.gate.enter(progress, session)? {
-                        Entered::Dispatched(permit) => return this.dispatched(permit, arrived),
-                        Entered::Waiting(spot) => this.spot.insert(spot),
-                    }
-                }
+                None => match this.gate.enter(this.progress.as_ref())? {
+                    Entered::Dispatched(permit) => return this.dispatched(permit, arrived),
+                    Entered::Waiting(spot) => this.spot.insert(spot),
+                },
             };
             match this.gate.dispatch(spot, cx.waker()) {
                 Ok(permit) => {

@@ -109,10 +109,10 @@ impl Gate {
         }))
     }
 
-    /// A turn for a request of `session`. With a `progress` that has been through this gate before,
-    /// the request goes before everybody and is not refused for the length of the queue.
-    pub fn acquire(&self, progress: Option<Progress>, session: Option<Session>) -> Acquire {
-        Acquire::new(self.clone(), progress, session)
+    /// A turn for a request with `progress`. With one that has been through this gate before, the
+    /// request goes before everybody and is not refused for the length of the queue.
+    pub fn acquire(&self, progress: Option<Progress>) -> Acquire {
+        Acquire::new(self.clone(), progress)
     }
 
     /// Where the request with `progress` stands, if it is waiting here.
@@ -141,12 +141,9 @@ impl Gate {
     }
 
     /// Lets a request in: at once, or to a place in the queue.
-    pub(super) fn enter(
-        &self,
-        progress: Option<&Progress>,
-        session: Option<&Session>,
-    ) -> Result<Entered, Refused> {
+    pub(super) fn enter(&self, progress: Option<&Progress>) -> Result<Entered, Refused> {
         let mut state = self.lock();
+        let session = progress.and_then(Progress::session);
         let kept = progress.and_then(Progress::ticket);
         let at_once = self.goes_at_once(&state);
         if !at_once && kept.is_none() {

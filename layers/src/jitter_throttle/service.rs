@@ -21,7 +21,6 @@ use super::{
 use crate::{
     error::{BoxError, NotSent, chain},
     progress::Progress,
-    session::Session,
     token::TokenError,
 };
 
@@ -108,12 +107,11 @@ where
         // The ready service goes into the future; its fresh clone has not been polled.
         let fresh = self.inner.clone();
         let progress = request.extensions().get::<Progress>().cloned();
-        let session = request.extensions().get::<Session>().cloned();
         ResponseFuture {
             state: State::Wait {
                 inner: std::mem::replace(&mut self.inner, fresh),
                 request: Some(request),
-                turn: self.gate.acquire(progress, session),
+                turn: self.gate.acquire(progress),
             },
         }
     }

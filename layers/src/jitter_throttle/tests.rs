@@ -47,7 +47,7 @@ async fn burst(gate: &Gate, count: usize) -> Vec<(usize, Instant)> {
     for index in 0..count {
         let (gate, left) = (gate.clone(), Arc::clone(&left));
         tasks.spawn(async move {
-            let _permit = gate.acquire(None, None).await.unwrap();
+            let _permit = gate.acquire(None).await.unwrap();
             left.lock().await.push((index, Instant::now()));
         });
     }

@@ -24,6 +24,7 @@ use crate::{
     cooldown::{Cooldown, Pace},
     error::{BoxError, NotSent, chain_text},
     progress::Progress,
+    spare::Spare,
 };
 
 /// What a layer was told.
@@ -137,7 +138,7 @@ pub struct Exhausted {
 pub(super) async fn resolve<S, C, B, R>(
     mut outcome: Result<Response<R>, BoxError>,
     mut service: S,
-    request: Request<B>,
+    spare: Spare<B>,
     policy: Arc<Policy<C>>,
     started: Instant,
 ) -> Result<Response<PeekedBody<R>>, BoxError>
@@ -148,8 +149,7 @@ where
     B: Clone,
     R: Body + Unpin,
 {
-    let progress = request.extensions().get::<Progress>().cloned();
-    let progress = progress.unwrap_or_default();
+    let progress = spare.progress().cloned().unwrap_or_default();
     let mut backoff = Backoff::new();
     let mut retries = 0;
     loop {
@@ -204,7 +204,10 @@ where
         poll_fn(|cx| service.poll_ready(cx))
             .await
             .map_err(Into::into)?;
-        outcome = service.call(request.clone()).await.map_err(Into::into);
+        outcome = service
+            .call(spare.clone().into_request())
+            .await
+            .map_err(Into::into);
     }
 }
 

@@ -23,7 +23,7 @@ use super::{
     classify::{Classify, StandardClassify},
     resolve::{Policy, resolve},
 };
-use crate::{cooldown::Cooldown, error::BoxError, progress::Progress};
+use crate::{cooldown::Cooldown, error::BoxError, progress::Progress, spare::Spare};
 
 /// Applies [`RetryOn429`]; see the [module documentation](super).
 #[derive(Clone, Debug)]
@@ -47,7 +47,7 @@ pin_project! {
         R: Body,
     {
         // The service and the request for another attempt, until they are needed.
-        spare: Option<(S, Request<B>, Arc<Policy<C>>)>,
+        spare: Option<(S, Spare<B>, Arc<Policy<C>>)>,
         started: Instant,
         #[pin]
         state: State<S::Future, R>,
@@ -178,7 +178,7 @@ where
             progress.judge_outside();
         }
         self.policy.budget.count_try();
-        let spare = request.clone();
+        let spare = Spare::of(&request);
         let response = inner.call(request);
         ResponseFuture {
             spare: Some((inner, spare, Arc::clone(&self.policy))),
@@ -210,13 +210,13 @@ where
                 StateProjection::First { response } => {
                     let outcome = ready!(response.poll(cx)).map_err(Into::into);
                     #[expect(clippy::expect_used, reason = "taken once, with the state")]
-                    let (inner, request, policy) =
+                    let (inner, spare, policy) =
                         this.spare.take().expect("the spare is still here");
                     if let Ok(response) = &outcome
                         && !policy.concerns(response)
                     {
                         if (!response.status().is_success() || policy.judges_all())
-                            && let Some(progress) = request.extensions().get()
+                            && let Some(progress) = spare.progress()
                         {
                             policy.tell_accepted(progress);
                         }
@@ -224,8 +224,7 @@ where
                             outcome.map(|response| response.map(PeekedBody::untouched)),
                         );
                     }
-                    let response =
-                        Box::pin(resolve(outcome, inner, request, policy, *this.started));
+                    let response = Box::pin(resolve(outcome, inner, spare, policy, *this.started));
                     this.state.set(State::Resolve { response });
                 }
                 StateProjection::Resolve { response } => return response.as_mut().poll(cx),

@@ -52,11 +52,11 @@ impl Visit {
             .request
             .gives_up
             .map(|patience| Instant::now() + patience);
-        let progress = Progress::new();
+        let progress = Progress::of(self.session());
         for (number, attempt) in self.request.attempts.iter().enumerate() {
             let again = number > 0;
             let progress = if again && self.fault() == Some(Fault::RetryQueuesAnew) {
-                Progress::new()
+                Progress::of(self.session())
             } else {
                 progress.clone()
             };
@@ -111,13 +111,19 @@ impl Visit {
         }
     }
 
-    async fn send(&self, call: Call) -> Outcome {
-        let mut session = Session::new(format!("{}/{}", self.request.session, self.index));
+    fn session(&self) -> Session {
+        let shared = self.request.session.to_string();
         if !self.request.is_child {
-            session = Session::new(self.request.session.to_string());
-        } else if self.fault() != Some(Fault::ChildrenAreStrangers) {
-            session = session.child_of(self.request.session.to_string());
+            return Session::new(shared);
         }
+        let own = Session::new(format!("{shared}/{}", self.index));
+        match self.fault() {
+            Some(Fault::ChildrenAreStrangers) => own,
+            _ => own.child_of(shared),
+        }
+    }
+
+    async fn send(&self, call: Call) -> Outcome {
         let mut gate = self.process.gate.clone();
         if self.fault() == Some(Fault::Race) {
             // Reads the time before it sleeps and writes it after: all see that nobody has left.
@@ -127,7 +133,6 @@ impl Visit {
         let mut request = http::Request::new(call);
         let progress = request.body().progress.clone();
         request.extensions_mut().insert(progress);
-        request.extensions_mut().insert(session);
         JitterThrottleLayer::new(gate)
             .layer(Upstream(Arc::clone(&self.process)))
             .oneshot(request)
@@ -140,7 +145,7 @@ impl Visit {
             Some(Fault::NoWakeOnDrop) => mem::forget(sent),
             Some(Fault::CancelTakesASlot) => {
                 drop(sent);
-                mem::forget(self.process.gate.acquire(None, None).await);
+                mem::forget(self.process.gate.acquire(None).await);
             }
             _ => drop(sent),
         }

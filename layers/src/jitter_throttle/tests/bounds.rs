@@ -8,14 +8,12 @@ use super::*;
 #[tokio::test(start_paused = true)]
 async fn a_full_queue_refuses_at_once_with_the_estimate_and_spends_nothing() {
     let gate = gate(Pacing::new().min_interval(MIN).max_queue(2));
-    gate.acquire(None, None).await.unwrap();
-    let mut waiting: Vec<_> = (0..2)
-        .map(|_| task::spawn(gate.acquire(None, None)))
-        .collect();
+    gate.acquire(None).await.unwrap();
+    let mut waiting: Vec<_> = (0..2).map(|_| task::spawn(gate.acquire(None))).collect();
     for turn in &mut waiting {
         assert_pending!(turn.poll());
     }
-    let refused = gate.acquire(None, None).await.unwrap_err();
+    let refused = gate.acquire(None).await.unwrap_err();
     assert_eq!(
         refused,
         Refused::QueueFull {
@@ -30,13 +28,13 @@ async fn a_full_queue_refuses_at_once_with_the_estimate_and_spends_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_queue_of_nothing_lets_through_only_who_need_not_wait() {
     let gate = gate(Pacing::new().min_interval(MIN).max_queue(0));
-    gate.acquire(None, None).await.unwrap();
+    gate.acquire(None).await.unwrap();
     assert!(matches!(
-        gate.acquire(None, None).await,
+        gate.acquire(None).await,
         Err(Refused::QueueFull { waiting: 0, .. })
     ));
     advance(MIN).await;
-    gate.acquire(None, None).await.unwrap();
+    gate.acquire(None).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -44,7 +42,7 @@ async fn a_wait_that_would_be_too_long_is_not_begun() {
     let gate = gate(Pacing::new().max_wait(Duration::from_secs(5)));
     close(&gate, Instant::now() + Duration::from_secs(6));
     let before = Instant::now();
-    let refused = gate.acquire(None, None).await.unwrap_err();
+    let refused = gate.acquire(None).await.unwrap_err();
     assert_eq!(
         refused,
         Refused::WouldWaitTooLong {
@@ -57,11 +55,11 @@ async fn a_wait_that_would_be_too_long_is_not_begun() {
 #[tokio::test(start_paused = true)]
 async fn says_where_a_waiting_request_stands() {
     let gate = gate(Pacing::new().min_interval(MIN));
-    gate.acquire(None, None).await.unwrap();
+    gate.acquire(None).await.unwrap();
     let mut turns = Vec::new();
     for place in 1..4 {
         let progress = Progress::new();
-        let mut turn = task::spawn(gate.acquire(Some(progress.clone()), None));
+        let mut turn = task::spawn(gate.acquire(Some(progress.clone())));
         assert_pending!(turn.poll());
         turns.push(turn);
         let eta = MIN * u32::try_from(place).unwrap();

@@ -8,10 +8,10 @@ use super::*;
 async fn a_waiter_that_leaves_takes_nothing_with_it() {
     let gate = gate(Pacing::new().min_interval(MIN));
     let start = Instant::now();
-    drop(gate.acquire(None, None).await.unwrap());
-    let mut first = task::spawn(gate.acquire(None, None));
-    let mut second = task::spawn(gate.acquire(None, None));
-    let mut third = task::spawn(gate.acquire(None, None));
+    drop(gate.acquire(None).await.unwrap());
+    let mut first = task::spawn(gate.acquire(None));
+    let mut second = task::spawn(gate.acquire(None));
+    let mut third = task::spawn(gate.acquire(None));
     assert_pending!(first.poll());
     assert_pending!(second.poll());
     assert_pending!(third.poll());

@@ -10,7 +10,7 @@ async fn nobody_leaves_before_the_cooldown_ends_also_when_it_is_extended_meanwhi
     let gate = gate(Pacing::new());
     let start = Instant::now();
     close(&gate, start + Duration::from_secs(3));
-    let mut waiting = task::spawn(gate.acquire(None, None));
+    let mut waiting = task::spawn(gate.acquire(None));
     assert_pending!(waiting.poll());
     close(&gate, start + Duration::from_secs(5));
     waiting.await.unwrap();
@@ -20,10 +20,10 @@ async fn nobody_leaves_before_the_cooldown_ends_also_when_it_is_extended_meanwhi
 #[tokio::test(start_paused = true)]
 async fn a_pause_that_is_too_long_ends_the_wait_of_everybody() {
     let gate = gate(Pacing::new().min_interval(MIN));
-    gate.acquire(None, None).await.unwrap();
+    gate.acquire(None).await.unwrap();
     let waiting: Vec<_> = (0..3)
         .map(|_| {
-            let mut turn = task::spawn(gate.acquire(None, None));
+            let mut turn = task::spawn(gate.acquire(None));
             assert_pending!(turn.poll());
             turn
         })
@@ -43,8 +43,8 @@ async fn after_a_pause_one_goes_as_a_probe_and_the_rest_wait_for_its_answer() {
     let gate = gate(Pacing::new());
     let start = Instant::now();
     close(&gate, start + Duration::from_secs(3));
-    let mut first = task::spawn(gate.acquire(None, None));
-    let mut second = task::spawn(gate.acquire(None, None));
+    let mut first = task::spawn(gate.acquire(None));
+    let mut second = task::spawn(gate.acquire(None));
     assert_pending!(first.poll());
     assert_pending!(second.poll());
     let probe = first.await.unwrap();
@@ -60,13 +60,13 @@ async fn after_a_pause_one_goes_as_a_probe_and_the_rest_wait_for_its_answer() {
 async fn a_probe_that_ends_without_an_answer_makes_way_for_another() {
     let gate = gate(Pacing::new());
     close(&gate, Instant::now() + Duration::from_secs(3));
-    let probe = gate.acquire(None, None).await.unwrap();
-    let mut next = task::spawn(gate.acquire(None, None));
+    let probe = gate.acquire(None).await.unwrap();
+    let mut next = task::spawn(gate.acquire(None));
     assert_pending!(next.poll());
     drop(probe);
     assert!(next.is_woken());
     let _probe = assert_ready!(next.poll()).unwrap();
-    let mut third = task::spawn(gate.acquire(None, None));
+    let mut third = task::spawn(gate.acquire(None));
     assert_pending!(third.poll());
 }
 
@@ -76,25 +76,25 @@ async fn two_refusals_in_a_row_shrink_the_window_for_five_minutes() {
     let gate = Gate::with_quotas(Pacing::new(), vec![window()], StdRng::seed_from_u64(7));
     let progress = Progress::new();
     // Refused, then refused again as the probe.
-    gate.acquire(Some(progress.clone()), None).await.unwrap();
+    gate.acquire(Some(progress.clone())).await.unwrap();
     gate.refused(&progress, Instant::now() + MIN, Pace::Same);
-    let probe = gate.acquire(Some(progress.clone()), None).await.unwrap();
+    let probe = gate.acquire(Some(progress.clone())).await.unwrap();
     gate.refused(&progress, Instant::now() + MIN, Pace::Same);
     drop(probe);
-    let again = gate.acquire(Some(progress), None).await.unwrap();
+    let again = gate.acquire(Some(progress)).await.unwrap();
     again.accepted();
 
     let opened = Instant::now();
     for _ in 0..4 {
-        gate.acquire(None, None).await.unwrap();
+        gate.acquire(None).await.unwrap();
     }
     assert_eq!(opened.elapsed(), Duration::ZERO, "seven of ten are free");
-    gate.acquire(None, None).await.unwrap();
+    gate.acquire(None).await.unwrap();
     assert!(opened.elapsed() >= 57 * MIN, "the eighth waits for a place");
     advance(5 * 60 * MIN).await;
     let later = Instant::now();
     for _ in 0..10 {
-        gate.acquire(None, None).await.unwrap();
+        gate.acquire(None).await.unwrap();
     }
     assert_eq!(later.elapsed(), Duration::ZERO, "then all ten are");
 }
@@ -108,7 +108,7 @@ async fn late_refusals_of_what_was_sent_before_count_once() {
     }
     let opened = Instant::now();
     for _ in 0..10 {
-        gate.acquire(None, None).await.unwrap().accepted();
+        gate.acquire(None).await.unwrap().accepted();
     }
     assert_eq!(opened.elapsed(), MIN, "nothing is shrunk");
 }

@@ -11,9 +11,9 @@ use crate::error::BoxError;
 #[tokio::test(start_paused = true)]
 async fn concurrency_is_held_until_the_permit_is_dropped() {
     let gate = gate(Pacing::new().concurrency(NonZeroUsize::new(2)));
-    let one = gate.acquire(None, None).await.unwrap();
-    let _two = gate.acquire(None, None).await.unwrap();
-    let mut three = task::spawn(gate.acquire(None, None));
+    let one = gate.acquire(None).await.unwrap();
+    let _two = gate.acquire(None).await.unwrap();
+    let mut three = task::spawn(gate.acquire(None));
     assert_pending!(three.poll());
     assert_eq!((gate.waiting(), gate.in_flight()), (1, 2));
     drop(one);

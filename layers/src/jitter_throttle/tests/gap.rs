@@ -9,7 +9,7 @@ async fn a_lone_request_does_not_wait() {
     let gate = gate(reference());
     for _ in 0..3 {
         let before = Instant::now();
-        gate.acquire(None, None).await.unwrap();
+        gate.acquire(None).await.unwrap();
         assert_eq!(before.elapsed(), Duration::ZERO);
         advance(Duration::from_secs(10)).await;
     }
@@ -19,7 +19,7 @@ async fn a_lone_request_does_not_wait() {
 async fn with_idle_jitter_even_a_lone_request_waits() {
     let gate = gate(reference().idle_jitter(true));
     let before = Instant::now();
-    gate.acquire(None, None).await.unwrap();
+    gate.acquire(None).await.unwrap();
     assert!((JITTER.0..=JITTER.1).contains(&before.elapsed()));
 }
 

@@ -59,7 +59,7 @@ proptest! {
                     sleep(visitor.arrives).await;
                     let arrived = Instant::now();
                     let patience = visitor.gives_up_after.unwrap_or(Duration::from_secs(86_400));
-                    if let Ok(permit) = timeout(patience, gate.acquire(None, None)).await {
+                    if let Ok(permit) = timeout(patience, gate.acquire(None)).await {
                         let permit = permit.unwrap();
                         permit.accepted();
                         assert!(gate.in_flight() <= most);

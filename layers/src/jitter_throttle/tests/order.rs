@@ -9,16 +9,14 @@ use crate::session::Session;
 async fn a_retry_goes_first_and_is_not_refused_for_the_length_of_the_queue() {
     let gate = gate(Pacing::new().min_interval(MIN).max_queue(2));
     let progress = Progress::new();
-    gate.acquire(Some(progress.clone()), None).await.unwrap();
-    let mut others: Vec<_> = (0..2)
-        .map(|_| task::spawn(gate.acquire(None, None)))
-        .collect();
+    gate.acquire(Some(progress.clone())).await.unwrap();
+    let mut others: Vec<_> = (0..2).map(|_| task::spawn(gate.acquire(None))).collect();
     for turn in &mut others {
         assert_pending!(turn.poll());
     }
     close(&gate, Instant::now() + Duration::from_secs(60));
 
-    let mut again = task::spawn(gate.acquire(Some(progress.clone()), None));
+    let mut again = task::spawn(gate.acquire(Some(progress.clone())));
     assert_pending!(again.poll());
     let _permit = again.await.unwrap();
     assert_eq!(
@@ -32,7 +30,7 @@ async fn a_retry_goes_first_and_is_not_refused_for_the_length_of_the_queue() {
 #[tokio::test(start_paused = true)]
 async fn a_session_that_waits_leaves_within_as_many_dispatches_as_there_are_sessions() {
     let gate = gate(Pacing::new().min_interval(MIN));
-    gate.acquire(None, None).await.unwrap();
+    gate.acquire(None).await.unwrap();
     let left = Arc::new(Mutex::new(Vec::new()));
     let mut tasks = JoinSet::new();
     for (name, session) in [
@@ -45,7 +43,7 @@ async fn a_session_that_waits_leaves_within_as_many_dispatches_as_there_are_sess
     ] {
         let (gate, left) = (gate.clone(), Arc::clone(&left));
         tasks.spawn(async move {
-            let _permit = gate.acquire(None, Some(session)).await.unwrap();
+            let _permit = gate.acquire(Some(Progress::of(session))).await.unwrap();
             left.lock().await.push(name);
         });
     }

@@ -16,7 +16,7 @@ async fn a_window_is_never_overdrawn_and_a_long_wait_for_it_is_not_begun() {
     assert_eq!(left[3].1, start + Duration::from_secs(60));
     gate.exhausted(Instant::now() + Duration::from_secs(3600));
     assert_eq!(
-        gate.acquire(None, None).await.unwrap_err(),
+        gate.acquire(None).await.unwrap_err(),
         Refused::QuotaExhausted {
             reset: Duration::from_secs(3600)
         }

@@ -1,0 +1,112 @@
+//! What is kept of a request for another try.
+
+use http::{Extensions, Request};
+
+use crate::progress::Progress;
+
+/// A copy of a request.
+///
+/// Nearly every request goes without another try, so this is to be cheap to make: of the extensions
+/// a lone [`Progress`] is kept by itself, because copying the map that it is in costs more than
+/// everything else here.
+#[derive(Clone, Debug)]
+pub(crate) struct Spare<B> {
+    /// Without extensions.
+    request: Request<B>,
+    extensions: Kept,
+}
+
+#[derive(Clone, Debug)]
+enum Kept {
+    Progress(Progress),
+    All(Extensions),
+}
+
+impl<B: Clone> Spare<B> {
+    pub(crate) fn of(request: &Request<B>) -> Self {
+        let mut copy = Request::new(request.body().clone());
+        *copy.method_mut() = request.method().clone();
+        *copy.uri_mut() = request.uri().clone();
+        *copy.version_mut() = request.version();
+        *copy.headers_mut() = request.headers().clone();
+        let extensions = request.extensions();
+        let kept = match extensions.get() {
+            Some(progress) if extensions.len() == 1 => Kept::Progress(Progress::clone(progress)),
+            _ => Kept::All(extensions.clone()),
+        };
+        Self {
+            request: copy,
+            extensions: kept,
+        }
+    }
+}
+
+impl<B> Spare<B> {
+    pub(crate) fn progress(&self) -> Option<&Progress> {
+        match &self.extensions {
+            Kept::Progress(progress) => Some(progress),
+            Kept::All(extensions) => extensions.get(),
+        }
+    }
+
+    pub(crate) fn into_request(self) -> Request<B> {
+        let mut request = self.request;
+        match self.extensions {
+            Kept::Progress(progress) => {
+                request.extensions_mut().insert(progress);
+            }
+            Kept::All(extensions) => *request.extensions_mut() = extensions,
+        }
+        request
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderValue, Method, Uri, Version, header};
+
+    use super::*;
+    use crate::session::Session;
+
+    #[derive(Clone, Debug, PartialEq)]
+    struct Other(u8);
+
+    fn request() -> Request<&'static str> {
+        let mut request = Request::put("/path?query").body("body").unwrap();
+        *request.version_mut() = Version::HTTP_2;
+        let value = HeaderValue::from_static("value");
+        request.headers_mut().insert(header::ACCEPT, value);
+        request
+    }
+
+    #[test]
+    fn it_is_the_whole_request() {
+        let copy = Spare::of(&request()).into_request();
+        assert_eq!(copy.method(), Method::PUT);
+        assert_eq!(copy.uri(), &Uri::from_static("/path?query"));
+        assert_eq!(copy.version(), Version::HTTP_2);
+        assert_eq!(copy.headers(), request().headers());
+        assert_eq!(*copy.body(), "body");
+        assert!(copy.extensions().is_empty());
+    }
+
+    #[test]
+    fn it_keeps_all_extensions_with_a_progress_and_without() {
+        for progress in [None, Some(Progress::of(Session::new("s1")))] {
+            for other in [None, Some(Other(1))] {
+                let mut request = request();
+                if let Some(progress) = progress.clone() {
+                    request.extensions_mut().insert(progress);
+                }
+                if let Some(other) = other.clone() {
+                    request.extensions_mut().insert(other);
+                }
+                let extensions = Spare::of(&request).into_request().extensions().clone();
+                let session = extensions.get::<Progress>().and_then(Progress::session);
+                let wanted = progress.as_ref().and_then(Progress::session);
+                assert_eq!(session, wanted);
+                assert_eq!(extensions.get(), other.as_ref());
+            }
+        }
+    }
+}
