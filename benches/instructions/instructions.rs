@@ -9,7 +9,14 @@
     reason = "the macros of gungraun write items without docs, and end the process"
 )]
 
-use std::{hint::black_box, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    hint::black_box,
+    iter::{Map, RepeatN},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, stream};
@@ -18,9 +25,8 @@ use gungraun::{
 };
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body::Frame;
-use http_body_util::{BodyExt, Full, StreamBody};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::MapErr};
 use pacegate::{
-    body::Body,
     config::{self, Config, Credentials, Sample, Upstream},
     gateway::Gateway,
     pipeline::{SharedService, assemble, build},
@@ -40,7 +46,7 @@ use tokio::{
     runtime::Runtime,
 };
 use tokio_util::task::TaskTracker;
-use tower::{Service, service_fn};
+use tower::{Service, ServiceExt, service_fn};
 
 const TIMES: usize = 100;
 
@@ -104,27 +110,50 @@ fn built_in() -> Config {
     config::sample(&Sample::BuiltIn, &variable).expect("the built-in config")
 }
 
-fn answers_json() -> SharedService {
-    SharedService::new(service_fn(async |_request: Request<Full<Bytes>>| {
-        let body = Full::new(Bytes::from_static(b"{\"choices\":[]}"));
-        let body = body.map_err(|never| match never {});
-        Ok(Response::new(body.boxed_unsync()))
-    }))
+/// A client that answers at once, whatever its body is.
+trait Answers<B>:
+    Service<Request<Full<Bytes>>, Response = Response<B>, Error = BoxError, Future: Send>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
 }
 
-fn answers_stream() -> SharedService {
-    SharedService::new(service_fn(async |_request: Request<Full<Bytes>>| {
-        let events = stream::iter(
-            std::iter::repeat_n(EVENT, EVENTS)
-                .map(|event| Ok(Frame::data(Bytes::from_static(event)))),
-        );
-        let mut response: Response<Body> = Response::new(StreamBody::new(events).boxed_unsync());
+impl<S, B> Answers<B> for S where
+    S: Service<Request<Full<Bytes>>, Response = Response<B>, Error = BoxError, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+type Json = MapErr<Full<Bytes>, fn(Infallible) -> BoxError>;
+
+type Events = StreamBody<stream::Iter<Map<RepeatN<&'static [u8]>, fn(&'static [u8]) -> Event>>>;
+
+type Event = Result<Frame<Bytes>, BoxError>;
+
+fn answers_json() -> impl Answers<Json> {
+    service_fn(async |_request: Request<Full<Bytes>>| {
+        let never: fn(_) -> _ = |never: Infallible| match never {};
+        let body = Full::new(Bytes::from_static(b"{\"choices\":[]}"));
+        Ok(Response::new(body.map_err(never)))
+    })
+}
+
+fn answers_stream() -> impl Answers<Events> {
+    service_fn(async |_request: Request<Full<Bytes>>| {
+        let event: fn(_) -> _ = |event| Ok(Frame::data(Bytes::from_static(event)));
+        let events = stream::iter(std::iter::repeat_n(EVENT, EVENTS).map(event));
+        let mut response = Response::new(StreamBody::new(events));
         let event_stream = HeaderValue::from_static("text/event-stream");
         response
             .headers_mut()
             .insert(header::CONTENT_TYPE, event_stream);
-        Ok::<_, BoxError>(response)
-    }))
+        Ok(response)
+    })
 }
 
 /// A pipeline, a timer for it, and what will be asked.
@@ -136,7 +165,10 @@ struct Layers {
 
 impl Layers {
     #[expect(clippy::expect_used, reason = "without it nothing can be measured")]
-    fn over(client: SharedService) -> Self {
+    fn over<B>(client: impl Answers<B>) -> Self
+    where
+        B: http_body::Body<Data = Bytes, Error = BoxError> + Send + Unpin + 'static,
+    {
         let mut config = built_in();
         let token = StaticToken::new("sk-bench").expect("a token");
         let runtime = runtime();
@@ -144,8 +176,22 @@ impl Layers {
         let pipeline = build(unhurried(&mut config), client, Some(Arc::new(token)), None);
         let service = pipeline.expect("a pipeline").service;
         drop(entered);
+        Self::warm(service)
+    }
+
+    /// What every scenario pays beside its layers: the client, one box, the reading.
+    fn none_over<B>(client: impl Answers<B>) -> Self
+    where
+        B: http_body::Body<Data = Bytes, Error = BoxError> + Send + 'static,
+    {
+        let client =
+            client.map_response(|response: Response<B>| response.map(BodyExt::boxed_unsync));
+        Self::warm(SharedService::new(client))
+    }
+
+    fn warm(service: SharedService) -> Self {
         let mut this = Self {
-            runtime,
+            runtime: runtime(),
             service,
             requests: vec![request()],
         };
@@ -199,6 +245,20 @@ fn runtime() -> Runtime {
 #[library_benchmark(config = at_most(19_000))]
 #[bench::one_json_answer(Layers::over(answers_json()))]
 fn five_layers(mut layers: Layers) -> Layers {
+    layers.ask();
+    layers
+}
+
+#[library_benchmark(config = at_most(19_000))]
+#[bench::one_json_answer(Layers::none_over(answers_json()))]
+fn no_layers(mut layers: Layers) -> Layers {
+    layers.ask();
+    layers
+}
+
+#[library_benchmark(config = at_most(47_500))]
+#[bench::a_hundred_events(Layers::none_over(answers_stream()))]
+fn no_layers_and_a_stream(mut layers: Layers) -> Layers {
     layers.ask();
     layers
 }
@@ -361,7 +421,9 @@ library_benchmark_group!(
     name = instructions,
     benchmarks = [
         gate,
+        no_layers,
         five_layers,
+        no_layers_and_a_stream,
         five_layers_and_a_stream,
         gateway,
         gateway_and_a_stream,

@@ -4,12 +4,12 @@ use std::{path::Path, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use http::{Request, Uri, uri::PathAndQuery};
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use hyper_util::client::proxy::matcher::Matcher;
 use pacegate_layers::{jitter_throttle::Gate, token::TokenSource};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
-use tower::{ServiceExt, util::MapRequest};
+use tower::util::MapRequest;
 use tracing::{info, warn};
 
 use super::{Pipeline, PipelineError, around, gate};
@@ -112,7 +112,6 @@ fn parts(
             Some(Arc::new(source))
         }
     };
-    let client = client.map_response(|response| response.map(BodyExt::boxed_unsync));
     let quotas = book(upstream, kept.book, state_dir)?;
     let gate = match kept.gate {
         Some(gate) => Some(gate),

@@ -21,6 +21,14 @@ pin_project! {
 }
 
 impl<B> PermitBody<B> {
+    /// A body that holds no slot, for a stack that leaves the layer out and keeps its types.
+    pub fn free(inner: B) -> Self {
+        Self {
+            inner,
+            permit: None,
+        }
+    }
+
     pub(super) fn new(inner: B, permit: Permit) -> Self
     where
         B: Body,

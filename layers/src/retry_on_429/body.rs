@@ -26,8 +26,8 @@ pin_project! {
 }
 
 impl<B: Body> PeekedBody<B> {
-    /// Nothing has been read.
-    pub(super) fn untouched(rest: B) -> Self {
+    /// Nothing has been read: also for a stack that leaves the layer out and keeps its types.
+    pub fn untouched(rest: B) -> Self {
         Self {
             read: VecDeque::new(),
             rest,
