@@ -71,10 +71,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
 use tower_layer::Layer;
 use tower_service::Service;
 
+mod offer;
+mod plan;
 mod set_aside;
 
 pub use self::set_aside::{SetAside, SetAsideLayer};
 
+use self::plan::Plan;
 use crate::progress::Progress;
 
 /// Applies [`HeaderAlign`]; see the [module documentation](self).
@@ -89,17 +92,6 @@ pub struct HeaderAlignLayer {
 pub struct HeaderAlign<S> {
     inner: S,
     plan: Arc<Plan>,
-}
-
-/// What to build, with everything decided that no request has a say in.
-#[derive(Debug)]
-struct Plan {
-    /// The fields before the first that depends on the client: a copy of a map costs a third of what
-    /// it costs to build one.
-    fixed: HeaderMap,
-    /// The other fields.
-    fields: Vec<(HeaderName, Rule)>,
-    pass: Vec<HeaderName>,
 }
 
 /// What is sent in one field.
@@ -148,6 +140,10 @@ static OWN: [HeaderName; 6] = [
     header::HOST,
     HeaderName::from_static("x-api-key"),
 ];
+
+fn is_never_passed(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(name) || OWN.contains(name)
+}
 
 /// Removes hop-by-hop fields and every field named in `Connection`.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
@@ -208,46 +204,11 @@ impl HeaderAlignLayer {
     ///
     /// [`NotPassable`] for hop-by-hop fields, credentials, `host` and `content-length`.
     pub fn pass(mut self, name: HeaderName) -> Result<Self, NotPassable> {
-        if HOP_BY_HOP.contains(&name) || OWN.contains(&name) {
+        if is_never_passed(&name) {
             return Err(NotPassable(name));
         }
         self.pass.push(name);
         Ok(self)
-    }
-
-    /// A client's value for what is never passed on counts as none, and what a field decides need not
-    /// be passed.
-    fn plan(&self) -> Plan {
-        let is_own = |name: &HeaderName| HOP_BY_HOP.contains(name) || OWN.contains(name);
-        let mut plan = Plan {
-            fixed: HeaderMap::new(),
-            fields: Vec::new(),
-            pass: Vec::new(),
-        };
-        for (name, rule) in &self.fields {
-            let value = match rule {
-                Rule::Narrow(_) if is_own(name) => continue,
-                Rule::SetIfAbsent(value) if is_own(name) => value,
-                Rule::Place => &HeaderValue::from_static(""),
-                Rule::Set(value) => value,
-                Rule::Narrow(_) | Rule::SetIfAbsent(_) => {
-                    plan.fields.push((name.clone(), rule.clone()));
-                    continue;
-                }
-            };
-            if plan.fields.is_empty() {
-                plan.fixed.insert(name, value.clone());
-            } else {
-                plan.fields.push((name.clone(), Rule::Set(value.clone())));
-            }
-        }
-        for name in &self.pass {
-            let is_field = self.fields.iter().any(|(field, _)| field == name);
-            if !is_field && !plan.pass.contains(name) {
-                plan.pass.push(name.clone());
-            }
-        }
-        plan
     }
 }
 
@@ -270,40 +231,8 @@ impl<S> Layer<S> for HeaderAlignLayer {
     fn layer(&self, inner: S) -> Self::Service {
         HeaderAlign {
             inner,
-            plan: Arc::new(self.plan()),
+            plan: Arc::new(Plan::new(self)),
         }
-    }
-}
-
-// === impl Plan ===
-
-impl Plan {
-    fn align(&self, client: &HeaderMap) -> HeaderMap {
-        // Most connections say nothing that the fields below would have to look out for.
-        if client.contains_key(header::CONNECTION) {
-            let mut stripped = client.clone();
-            strip_hop_by_hop(&mut stripped);
-            return self.align(&stripped);
-        }
-        let mut aligned = self.fixed.clone();
-        for (name, rule) in &self.fields {
-            let value = match rule {
-                Rule::Narrow(list) if offers_all(client, name, list) => list.clone(),
-                Rule::Narrow(_) => {
-                    append_all(&mut aligned, client, name);
-                    continue;
-                }
-                Rule::Place => HeaderValue::from_static(""),
-                Rule::Set(value) => value.clone(),
-                Rule::SetIfAbsent(_) if append_all(&mut aligned, client, name) => continue,
-                Rule::SetIfAbsent(value) => value.clone(),
-            };
-            aligned.insert(name, value);
-        }
-        for name in &self.pass {
-            append_all(&mut aligned, client, name);
-        }
-        aligned
     }
 }
 
@@ -330,46 +259,6 @@ where
         *request.headers_mut() = aligned;
         self.inner.call(request)
     }
-}
-
-/// Whether there was anything to append.
-fn append_all(to: &mut HeaderMap, from: &HeaderMap, name: &HeaderName) -> bool {
-    let mut values = from.get_all(name).iter().peekable();
-    let there = values.peek().is_some();
-    for value in values {
-        to.append(name, value.clone());
-    }
-    there
-}
-
-/// Whether the client's lists under `name` hold every member of `list`. A member that the client
-/// refuses with `q=0` is not offered.
-fn offers_all(client: &HeaderMap, name: &HeaderName, list: &HeaderValue) -> bool {
-    let offers = |member: &[u8]| {
-        let values = client.get_all(name).iter();
-        let mut offered = values.flat_map(members).filter_map(offered);
-        offered.any(|offered| offered.eq_ignore_ascii_case(member))
-    };
-    members(list).filter_map(offered).all(offers)
-}
-
-fn members(list: &HeaderValue) -> impl Iterator<Item = &[u8]> {
-    list.as_bytes().split(|byte| *byte == b',')
-}
-
-/// The name of a list member, unless its weight is zero ([RFC 9110 §12.4.2]).
-///
-/// [RFC 9110 §12.4.2]: https://www.rfc-editor.org/rfc/rfc9110#section-12.4.2
-fn offered(member: &[u8]) -> Option<&[u8]> {
-    let mut parts = member.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
-    let name = parts.next().filter(|name| !name.is_empty())?;
-    let refused = parts
-        .filter_map(|part| part.split_at_checked(2))
-        .filter(|(key, _)| key.eq_ignore_ascii_case(b"q="))
-        .any(|(_, weight)| {
-            std::str::from_utf8(weight).is_ok_and(|weight| weight.parse() == Ok(0.0_f32))
-        });
-    (!refused).then_some(name)
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ fn sends_the_fields_in_their_order_and_nothing_else() {
         .field(header::ACCEPT, set("application/json"))
         .field(header::AUTHORIZATION, Rule::Place)
         .field(header::USER_AGENT, set("a/1"));
-    let aligned = layer.plan().align(&client(&[
+    let aligned = Plan::new(&layer).align(&client(&[
         ("user-agent", "client/9"),
         ("x-session-id", "s1"),
         ("authorization", "Bearer client"),
@@ -57,7 +57,7 @@ fn a_clients_value_for_what_is_never_passed_counts_as_none() {
         .field(header::TE, Rule::SetIfAbsent(own.clone()))
         .field(header::UPGRADE, Rule::Narrow(own));
     let theirs = [("cookie", "theirs"), ("te", "own"), ("upgrade", "own")];
-    let aligned = layer.plan().align(&client(&theirs));
+    let aligned = Plan::new(&layer).align(&client(&theirs));
     assert_eq!(text(&aligned), ["cookie: own", "te: own"]);
 }
 
@@ -68,7 +68,7 @@ fn a_field_named_in_connection_is_not_passed() {
         .unwrap()
         .pass(HeaderName::from_static("x-drop"))
         .unwrap();
-    let aligned = layer.plan().align(&client(&[
+    let aligned = Plan::new(&layer).align(&client(&[
         ("x-keep", "1"),
         ("x-drop", "2"),
         ("connection", "close, X-Drop"),
@@ -79,9 +79,7 @@ fn a_field_named_in_connection_is_not_passed() {
 #[test]
 fn what_connection_names_cannot_remove_a_field_of_our_own() {
     let layer = HeaderAlignLayer::new().field(header::AUTHORIZATION, Rule::Place);
-    let aligned = layer
-        .plan()
-        .align(&client(&[("connection", "authorization, host")]));
+    let aligned = Plan::new(&layer).align(&client(&[("connection", "authorization, host")]));
     assert_eq!(text(&aligned), ["authorization: "]);
 }
 
@@ -97,7 +95,7 @@ fn credentials_and_hop_by_hop_fields_cannot_be_passed() {
 
 #[test]
 fn passed_headers_keep_all_their_values() {
-    let aligned = HeaderAlignLayer::default().plan().align(&client(&[
+    let aligned = Plan::new(&HeaderAlignLayer::default()).align(&client(&[
         ("accept", "a"),
         ("accept", "b"),
         ("x-other", "c"),
@@ -112,10 +110,13 @@ fn set_if_absent_yields_to_the_client() {
         Rule::SetIfAbsent(HeaderValue::from_static("own")),
     );
     assert_eq!(
-        text(&layer.plan().align(&client(&[("user-agent", "theirs")]))),
+        text(&Plan::new(&layer).align(&client(&[("user-agent", "theirs")]))),
         ["user-agent: theirs"]
     );
-    assert_eq!(text(&layer.plan().align(&client(&[]))), ["user-agent: own"]);
+    assert_eq!(
+        text(&Plan::new(&layer).align(&client(&[]))),
+        ["user-agent: own"]
+    );
 }
 
 #[test]
@@ -124,14 +125,57 @@ fn an_encoding_is_asked_for_only_when_the_client_can_read_it() {
         header::ACCEPT_ENCODING,
         Rule::Narrow(HeaderValue::from_static("br, gzip")),
     );
-    let ask = |offer| text(&layer.plan().align(&client(&[("accept-encoding", offer)])));
+    let ask = |offer| text(&Plan::new(&layer).align(&client(&[("accept-encoding", offer)])));
     assert_eq!(
         ask("gzip, deflate, BR;q=0.5"),
         ["accept-encoding: br, gzip"]
     );
     assert_eq!(ask("gzip, br;q=0"), ["accept-encoding: gzip, br;q=0"]);
     assert_eq!(ask("identity"), ["accept-encoding: identity"]);
-    assert!(layer.plan().align(&client(&[])).is_empty());
+    assert!(Plan::new(&layer).align(&client(&[])).is_empty());
+}
+
+#[test]
+fn the_clients_own_lists_stand_where_the_field_stands() {
+    let narrow = |list| Rule::Narrow(HeaderValue::from_static(list));
+    let layer = HeaderAlignLayer::new()
+        .field(header::ACCEPT, set("a"))
+        .field(header::ACCEPT_ENCODING, narrow("br, gzip, gzip"))
+        .field(header::ACCEPT_LANGUAGE, narrow("en"))
+        .field(header::USER_AGENT, set("b"))
+        .field(header::RANGE, narrow("c"));
+    let plan = Plan::new(&layer);
+    let offers = [("accept-encoding", "gzip"), ("accept-encoding", "br")];
+    assert_eq!(
+        text(&plan.align(&client(&offers))),
+        [
+            "accept: a",
+            "accept-encoding: br, gzip, gzip",
+            "user-agent: b"
+        ],
+        "two lists are as good as one"
+    );
+    let offers = [
+        ("range", "d"),
+        ("accept-language", "de"),
+        ("accept-encoding", "gzip"),
+        ("accept-encoding", "zstd"),
+    ];
+    assert_eq!(
+        text(&plan.align(&client(&offers))),
+        [
+            "accept: a",
+            "accept-encoding: gzip",
+            "accept-encoding: zstd",
+            "accept-language: de",
+            "user-agent: b",
+            "range: d"
+        ]
+    );
+    assert_eq!(
+        text(&plan.align(&client(&[]))),
+        ["accept: a", "user-agent: b"]
+    );
 }
 
 #[test]
@@ -141,7 +185,7 @@ fn the_last_rule_for_a_field_wins_in_the_first_ones_place() {
         .field(header::USER_AGENT, set("b"))
         .field(header::ACCEPT, set("c"));
     assert_eq!(
-        text(&layer.plan().align(&client(&[]))),
+        text(&Plan::new(&layer).align(&client(&[]))),
         ["accept: c", "user-agent: b"]
     );
 }

@@ -1,0 +1,54 @@
+//! Whether a client takes everything that is in a list.
+
+use http::HeaderValue;
+
+/// The members of a list that is sent if the client offers every one of them.
+#[derive(Debug)]
+pub(super) struct Offer {
+    /// No two are the same.
+    members: Vec<Vec<u8>>,
+}
+
+impl Offer {
+    pub(super) fn new(list: &HeaderValue) -> Self {
+        let mut known: Vec<Vec<u8>> = Vec::new();
+        for member in members(list).filter_map(offered) {
+            if !known.iter().any(|known| known.eq_ignore_ascii_case(member)) {
+                known.push(member.to_vec());
+            }
+        }
+        Self { members: known }
+    }
+
+    /// Whether `client`'s lists hold every member. One that the client refuses with `q=0` is not
+    /// offered; of a list with more than 64, nobody is found to offer all.
+    pub(super) fn is_in<'a>(&self, client: impl IntoIterator<Item = &'a HeaderValue>) -> bool {
+        let mut found = 0_u64;
+        for member in client.into_iter().flat_map(members).filter_map(offered) {
+            let mut known = self.members.iter().take(64);
+            if let Some(at) = known.position(|known| known.eq_ignore_ascii_case(member)) {
+                found |= 1 << at;
+            }
+        }
+        found.count_ones() as usize == self.members.len()
+    }
+}
+
+fn members(list: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    list.as_bytes().split(|byte| *byte == b',')
+}
+
+/// The name of a list member, unless its weight is zero ([RFC 9110 §12.4.2]).
+///
+/// [RFC 9110 §12.4.2]: https://www.rfc-editor.org/rfc/rfc9110#section-12.4.2
+fn offered(member: &[u8]) -> Option<&[u8]> {
+    let mut parts = member.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+    let name = parts.next().filter(|name| !name.is_empty())?;
+    let refused = parts
+        .filter_map(|part| part.split_at_checked(2))
+        .filter(|(key, _)| key.eq_ignore_ascii_case(b"q="))
+        .any(|(_, weight)| {
+            std::str::from_utf8(weight).is_ok_and(|weight| weight.parse() == Ok(0.0_f32))
+        });
+    (!refused).then_some(name)
+}
