@@ -4,6 +4,7 @@ use std::{
     future::Future,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -34,8 +35,8 @@ use crate::progress::Progress;
 pub struct Acquire {
     gate: Gate,
     progress: Option<Progress>,
-    arrived: Option<Instant>,
-    spot: Option<Spot>,
+    /// Where it waits, and since when.
+    spot: Option<(Spot, Instant)>,
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
@@ -44,15 +45,15 @@ impl Acquire {
         Self {
             gate,
             progress,
-            arrived: None,
             spot: None,
             sleep: None,
         }
     }
 
-    fn dispatched(&self, permit: Permit, arrived: Instant) -> Poll<Result<Permit, Refused>> {
+    /// Notes the dispatch of a request that has waited for so long.
+    fn dispatched(&self, permit: Permit, waited: Duration) -> Poll<Result<Permit, Refused>> {
         if let Some(progress) = &self.progress {
-            progress.add_queued(arrived.elapsed());
+            progress.add_queued(waited);
             progress.keep_entry(permit.entry());
         }
         Poll::Ready(Ok(permit))
@@ -77,19 +78,19 @@ impl Future for Acquire {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let arrived = *this.arrived.get_or_insert_with(Instant::now);
         loop {
-            let spot = match &this.spot {
-                Some(spot) => spot,
+            let (spot, since) = match &this.spot {
+                Some(waiting) => waiting,
                 None => match this.gate.enter(this.progress.as_ref())? {
-                    Entered::Dispatched(permit) => return this.dispatched(permit, arrived),
-                    Entered::Waiting(spot) => this.spot.insert(spot),
+                    Entered::Dispatched(permit) => return this.dispatched(permit, Duration::ZERO),
+                    Entered::Waiting(spot, since) => this.spot.insert((spot, since)),
                 },
             };
             match this.gate.dispatch(spot, cx.waker()) {
                 Ok(permit) => {
+                    let waited = since.elapsed();
                     this.spot = None;
-                    return this.dispatched(permit, arrived);
+                    return this.dispatched(permit, waited);
                 }
                 Err(Held::ByOthers) => return Poll::Pending,
                 Err(Held::Until(instant)) => {
@@ -98,7 +99,7 @@ impl Future for Acquire {
                     }
                 }
                 Err(Held::No(refused)) => {
-                    if let Some(spot) = this.spot.take() {
+                    if let Some((spot, _)) = this.spot.take() {
                         this.gate.leave(&spot);
                     }
                     return Poll::Ready(Err(refused));
@@ -110,7 +111,7 @@ impl Future for Acquire {
 
 impl Drop for Acquire {
     fn drop(&mut self) {
-        if let Some(spot) = self.spot.take() {
+        if let Some((spot, _)) = self.spot.take() {
             self.gate.leave(&spot);
         }
     }

@@ -49,21 +49,21 @@ impl Closing {
             .is_some_and(|closed| closed.probe.is_some())
     }
 
-    pub(super) fn shrunk_until(&self) -> Option<Instant> {
-        self.shrunk_until.filter(|_| is_ahead(self.shrunk_until))
+    pub(super) fn shrunk_until(&self, now: Instant) -> Option<Instant> {
+        self.shrunk_until.filter(|until| *until > now)
     }
 
-    pub(super) fn is_ramping(&self) -> bool {
-        is_ahead(self.ramping_until)
+    pub(super) fn is_ramping(&self, now: Instant) -> bool {
+        self.ramping_until.is_some_and(|until| until > now)
     }
 
-    pub(super) fn exhausted_until(&self) -> Option<Instant> {
-        self.exhausted_until.filter(|until| *until > Instant::now())
+    pub(super) fn exhausted_until(&self, now: Instant) -> Option<Instant> {
+        self.exhausted_until.filter(|until| *until > now)
     }
 
     /// How many of `most` may be in flight.
-    pub(super) fn at_once(&self, most: NonZeroUsize) -> usize {
-        if is_ahead(self.fewer_until) {
+    pub(super) fn at_once(&self, most: NonZeroUsize, now: Instant) -> usize {
+        if self.fewer_until.is_some_and(|until| until > now) {
             (most.get() / 2).max(1)
         } else {
             most.get()
@@ -133,8 +133,4 @@ impl Closing {
         let probe = self.closed.as_ref().and_then(|closed| closed.probe);
         probe.is_some() && probe == entry
     }
-}
-
-fn is_ahead(until: Option<Instant>) -> bool {
-    until.is_some_and(|until| until > Instant::now())
 }

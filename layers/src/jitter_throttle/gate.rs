@@ -62,7 +62,8 @@ pub(super) enum Held {
 pub(super) enum Entered {
     /// Nobody waits and nothing holds it: it need not wait either.
     Dispatched(Permit),
-    Waiting(Spot),
+    /// From now on.
+    Waiting(Spot, Instant),
 }
 
 #[derive(Debug)]
@@ -121,7 +122,7 @@ impl Gate {
         let ahead = state.queue.ahead_of(progress.ticket()?)?;
         Some(Outlook {
             place: ahead + 1,
-            eta: self.estimate_with(&state, ahead),
+            eta: self.estimate_with(&state, ahead, Instant::now()),
         })
     }
 
@@ -143,14 +144,16 @@ impl Gate {
     /// Lets a request in: at once, or to a place in the queue.
     pub(super) fn enter(&self, progress: Option<&Progress>) -> Result<Entered, Refused> {
         let mut state = self.lock();
+        // Read under the lock and once: nobody can have come between this and the dispatch.
+        let now = Instant::now();
         let session = progress.and_then(Progress::session);
         let kept = progress.and_then(Progress::ticket);
-        let at_once = self.goes_at_once(&state);
+        let at_once = self.goes_at_once(&state, now);
         if !at_once && kept.is_none() {
-            self.admit(&state, session)?;
+            self.admit(&state, session, now)?;
         }
         if state.queue.len() == 0 {
-            state.tempo.leave_idle(&self.0.pacing);
+            state.tempo.leave_idle(&self.0.pacing, now);
         }
         let ticket = kept.unwrap_or_else(|| {
             state.tickets += 1;
@@ -162,17 +165,18 @@ impl Gate {
         state.entries += 1;
         let entry = state.entries;
         if at_once && state.tempo.take_interval().is_ok() {
-            return Ok(Entered::Dispatched(self.take_slot(&mut state, entry)));
+            return Ok(Entered::Dispatched(self.take_slot(&mut state, entry, now)));
         }
         let place = Place { ticket, entry };
         let spot = state.queue.enter(place, session, kept.is_some());
-        Ok(Entered::Waiting(spot))
+        Ok(Entered::Waiting(spot, now))
     }
 
     /// Dispatches the waiter at `spot` if it is its turn.
     pub(super) fn dispatch(&self, spot: &Spot, waker: &Waker) -> Result<Permit, Held> {
         let mut state = self.lock();
-        if let Some(held) = self.held(&state, spot) {
+        let now = Instant::now();
+        if let Some(held) = self.held(&state, spot, now) {
             state.queue.remember(spot, waker);
             return Err(held);
         }
@@ -180,7 +184,7 @@ impl Gate {
             state.queue.remember(spot, waker);
             return Err(Held::Until(free));
         }
-        let permit = self.take_slot(&mut state, spot.place.entry);
+        let permit = self.take_slot(&mut state, spot.place.entry, now);
         state.queue.serve(spot);
         state.queue.wake_first();
         Ok(permit)
@@ -196,45 +200,49 @@ impl Gate {
     }
 
     /// Whether a newcomer need not wait. One that imitates a plugin's delay always does.
-    fn goes_at_once(&self, state: &State) -> bool {
-        state.queue.len() == 0 && !self.0.pacing.idle_jitter && self.obstacle(state).is_none()
+    fn goes_at_once(&self, state: &State, now: Instant) -> bool {
+        let is_held = || self.obstacle(state, now).is_some();
+        state.queue.len() == 0 && !self.0.pacing.idle_jitter && !is_held()
     }
 
-    /// Takes the slot of the dispatch `entry`.
-    fn take_slot(&self, state: &mut State, entry: u64) -> Permit {
-        // Taken first: what a quota writes down now is no earlier than this.
-        let dispatched = Instant::now();
+    /// Takes the slot of the dispatch `entry`. What a quota writes down is no earlier than `now`.
+    fn take_slot(&self, state: &mut State, entry: u64, now: Instant) -> Permit {
         for quota in &self.0.quotas {
             quota.spend();
         }
         state.in_flight += 1;
         state.dispatched += 1;
-        let slower = state.closing.is_ramping();
-        state.tempo.dispatched(&self.0.pacing, slower);
+        let slower = state.closing.is_ramping(now);
+        // A quota may have written to a disk meanwhile, and the gap begins when the request leaves.
+        let left = if self.0.quotas.is_empty() {
+            now
+        } else {
+            Instant::now()
+        };
+        state.tempo.dispatched(&self.0.pacing, slower, left);
         state.closing.dispatched(entry);
         Permit {
             gate: self.clone(),
             entry,
-            dispatched,
+            dispatched: now,
         }
     }
 
     /// What keeps the waiter at `spot`, without taking anything.
-    fn held(&self, state: &State, spot: &Spot) -> Option<Held> {
+    fn held(&self, state: &State, spot: &Spot, now: Instant) -> Option<Held> {
         if !state.queue.is_first(spot.place) {
             return Some(Held::ByOthers);
         }
-        self.obstacle(state)
+        self.obstacle(state, now)
     }
 
     /// What keeps whoever is first.
-    fn obstacle(&self, state: &State) -> Option<Held> {
-        if self.is_full(state) {
+    fn obstacle(&self, state: &State, now: Instant) -> Option<Held> {
+        if self.is_full(state, now) {
             return Some(Held::ByOthers);
         }
-        let now = Instant::now();
         let too_late = now + self.0.pacing.max_wait;
-        if let Some(room) = self.room(state, 0).filter(|room| *room > now) {
+        if let Some(room) = self.room(state, 0, now).filter(|room| *room > now) {
             return Some(if room > too_late {
                 let reset = room - now;
                 Held::No(Refused::QuotaExhausted { reset })
@@ -255,18 +263,17 @@ impl Gate {
 
     /// Whether one more may wait. What nobody can know, how long those in flight will take, counts
     /// as nothing.
-    fn admit(&self, state: &State, session: Option<&Session>) -> Result<(), Refused> {
+    fn admit(&self, state: &State, session: Option<&Session>, now: Instant) -> Result<(), Refused> {
         let pacing = &self.0.pacing;
         let waiting = state.queue.len();
         let ahead = state.queue.ahead_of_newcomer(session);
-        let estimate = self.estimate_with(state, ahead);
-        let reset = self
-            .room(state, 0)
-            .map(|room| room.duration_since(Instant::now()));
+        let estimate = self.estimate_with(state, ahead, now);
+        let room = self.room(state, 0, now);
+        let reset = room.map(|room| room.duration_since(now));
         if let Some(reset) = reset.filter(|reset| *reset > pacing.max_wait) {
             return Err(Refused::QuotaExhausted { reset });
         }
-        let at_once = waiting == 0 && estimate.is_zero() && !self.is_full(state);
+        let at_once = waiting == 0 && estimate.is_zero() && !self.is_full(state, now);
         if waiting >= pacing.max_queue && !at_once {
             return Err(Refused::QueueFull { waiting, estimate });
         }
@@ -277,20 +284,19 @@ impl Gate {
     }
 
     /// How long a request waits that has `ahead` others before it.
-    fn estimate_with(&self, state: &State, ahead: usize) -> Duration {
+    fn estimate_with(&self, state: &State, ahead: usize, now: Instant) -> Duration {
         let places = u32::try_from(ahead).unwrap_or(u32::MAX);
         let gaps = self.0.pacing.mean_gap(ahead).saturating_mul(places);
-        let paced = state.not_before().max(Instant::now()) + gaps;
-        let at = self
-            .room(state, ahead)
-            .map_or(paced, |room| room.max(paced));
-        at.duration_since(Instant::now())
+        let paced = state.not_before().max(now) + gaps;
+        let room = self.room(state, ahead, now);
+        let at = room.map_or(paced, |room| room.max(paced));
+        at.duration_since(now)
     }
 
     /// When all quotas have room for a dispatch with `ahead` others before it; `None` is at once.
-    fn room(&self, state: &State, ahead: usize) -> Option<Instant> {
+    fn room(&self, state: &State, ahead: usize, now: Instant) -> Option<Instant> {
         let quotas = self.0.quotas.iter();
-        let rooms = quotas.filter_map(|quota| match state.closing.shrunk_until() {
+        let rooms = quotas.filter_map(|quota| match state.closing.shrunk_until(now) {
             None => quota.room(ahead, Share::WHOLE),
             // Shrunk for as long as that lasts, and no longer.
             Some(end) => {
@@ -299,12 +305,12 @@ impl Gate {
                 Some(shrunk.min(whole.map_or(end, |whole| whole.max(end))))
             }
         });
-        rooms.max().max(state.closing.exhausted_until())
+        rooms.max().max(state.closing.exhausted_until(now))
     }
 
-    fn is_full(&self, state: &State) -> bool {
+    fn is_full(&self, state: &State, now: Instant) -> bool {
         let most = self.0.pacing.concurrency;
-        most.is_some_and(|most| state.in_flight >= state.closing.at_once(most))
+        most.is_some_and(|most| state.in_flight >= state.closing.at_once(most, now))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -336,7 +342,8 @@ impl Cooldown for Gate {
 
     fn estimate(&self) -> Duration {
         let state = self.lock();
-        self.estimate_with(&state, state.queue.ahead_of_newcomer(None))
+        let ahead = state.queue.ahead_of_newcomer(None);
+        self.estimate_with(&state, ahead, Instant::now())
     }
 }
 

@@ -43,16 +43,14 @@ impl Tempo {
     }
 
     /// Somebody comes and nobody waits. Only the imitation of a plugin's delay makes it wait.
-    pub(super) fn leave_idle(&mut self, pacing: &Pacing) {
-        let now = Instant::now();
+    pub(super) fn leave_idle(&mut self, pacing: &Pacing, now: Instant) {
         if pacing.idle_jitter && self.not_before <= now {
             self.not_before = now + self.rng.random_range(pacing.jitter.clone());
         }
     }
 
     /// One is being dispatched: draws the gap to the next.
-    pub(super) fn dispatched(&mut self, pacing: &Pacing, slower: bool) {
-        let now = Instant::now();
+    pub(super) fn dispatched(&mut self, pacing: &Pacing, slower: bool, now: Instant) {
         let jitter = match &pacing.busy {
             Some(busy) if self.is_busy(busy, now) => busy.jitter.clone(),
             _ => pacing.jitter.clone(),
