@@ -18,7 +18,12 @@ pub(super) struct ErrorEvent {
 
 /// The first event in `body`, if it is an error. What comes after content is the client's to see.
 pub(super) fn first_error(body: &[u8]) -> Option<ErrorEvent> {
-    let text = String::from_utf8_lossy(to_the_first_event(body))
+    let event = to_the_first_event(body);
+    // Every form of an error has one of these in it, and nearly every stream begins with neither.
+    if !has(event, b"error") && !has(event, b":HTTP_STATUS/") {
+        return None;
+    }
+    let text = String::from_utf8_lossy(event)
         .replace("\r\n", "\n")
         .replace('\r', "\n");
     let text = text.trim_start_matches('\u{feff}');
@@ -78,6 +83,10 @@ fn to_the_first_event(body: &[u8]) -> &[u8] {
         at += length + if rest.starts_with(b"\r\n") { 2 } else { 1 };
     }
     body
+}
+
+fn has(text: &[u8], wanted: &[u8]) -> bool {
+    text.windows(wanted.len()).any(|window| window == wanted)
 }
 
 /// `data`, if it is a document with an error in it.
