@@ -32,7 +32,7 @@ struct Common {
     aside: OnceLock<HeaderMap>,
     attempts: AtomicU32,
     queued_micros: AtomicU64,
-    ticket: OnceLock<u64>,
+    ticket: AtomicU64,
     entry: AtomicU64,
     judged_outside: AtomicBool,
 }
@@ -89,12 +89,15 @@ impl Progress {
 
     /// The place in the order, once the gate has given one.
     pub(crate) fn ticket(&self) -> Option<u64> {
-        self.0.ticket.get().copied()
+        Some(self.0.ticket.load(Ordering::Relaxed)).filter(|ticket| *ticket > 0)
     }
 
-    /// Keeps `ticket` as the place in the order; the first one stays.
+    /// Keeps `ticket`, which is not zero, as the place in the order; the first one stays.
     pub(crate) fn keep_ticket(&self, ticket: u64) {
-        let _first_wins = self.0.ticket.set(ticket);
+        let _first_wins =
+            self.0
+                .ticket
+                .compare_exchange(0, ticket, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// The latest dispatch of this request, if there was one.

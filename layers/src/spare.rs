@@ -1,61 +1,70 @@
 //! What is kept of a request for another try.
 
-use http::{Extensions, Request};
+use http::{Extensions, HeaderMap, Method, Request, Uri, Version};
 
 use crate::progress::Progress;
 
-/// A copy of a request.
+/// A copy of a request, boxed because it lies beside the request's future and would be moved with it.
 ///
 /// Nearly every request goes without another try, so this is to be cheap to make: of the extensions
 /// a lone [`Progress`] is kept by itself, because copying the map that it is in costs more than
 /// everything else here.
 #[derive(Clone, Debug)]
-pub(crate) struct Spare<B> {
-    /// Without extensions.
-    request: Request<B>,
+pub(crate) struct Spare<B>(Box<Copied<B>>);
+
+#[derive(Clone, Debug)]
+struct Copied<B> {
+    method: Method,
+    uri: Uri,
+    version: Version,
+    headers: HeaderMap,
     extensions: Kept,
+    body: B,
 }
 
 #[derive(Clone, Debug)]
 enum Kept {
-    Progress(Progress),
     All(Extensions),
+    Progress(Progress),
 }
 
 impl<B: Clone> Spare<B> {
     pub(crate) fn of(request: &Request<B>) -> Self {
-        let mut copy = Request::new(request.body().clone());
-        *copy.method_mut() = request.method().clone();
-        *copy.uri_mut() = request.uri().clone();
-        *copy.version_mut() = request.version();
-        *copy.headers_mut() = request.headers().clone();
         let extensions = request.extensions();
-        let kept = match extensions.get() {
-            Some(progress) if extensions.len() == 1 => Kept::Progress(Progress::clone(progress)),
-            _ => Kept::All(extensions.clone()),
-        };
-        Self {
-            request: copy,
-            extensions: kept,
-        }
+        Self(Box::new(Copied {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            version: request.version(),
+            headers: request.headers().clone(),
+            extensions: match extensions.get::<Progress>() {
+                Some(progress) if extensions.len() == 1 => Kept::Progress(progress.clone()),
+                _ => Kept::All(extensions.clone()),
+            },
+            body: request.body().clone(),
+        }))
     }
 }
 
 impl<B> Spare<B> {
     pub(crate) fn progress(&self) -> Option<&Progress> {
-        match &self.extensions {
-            Kept::Progress(progress) => Some(progress),
+        match &self.0.extensions {
             Kept::All(extensions) => extensions.get(),
+            Kept::Progress(progress) => Some(progress),
         }
     }
 
     pub(crate) fn into_request(self) -> Request<B> {
-        let mut request = self.request;
-        match self.extensions {
+        let copy = *self.0;
+        let mut request = Request::new(copy.body);
+        *request.method_mut() = copy.method;
+        *request.uri_mut() = copy.uri;
+        *request.version_mut() = copy.version;
+        *request.headers_mut() = copy.headers;
+        match copy.extensions {
+            Kept::All(extensions) => *request.extensions_mut() = extensions,
             Kept::Progress(progress) => {
                 request.extensions_mut().insert(progress);
             }
-            Kept::All(extensions) => *request.extensions_mut() = extensions,
         }
         request
     }

@@ -24,10 +24,12 @@ impl Offer {
     /// offered; of a list with more than 64, nobody is found to offer all.
     pub(super) fn is_in<'a>(&self, client: impl IntoIterator<Item = &'a HeaderValue>) -> bool {
         let mut found = 0_u64;
-        for member in client.into_iter().flat_map(members).filter_map(offered) {
-            let mut known = self.members.iter().take(64);
-            if let Some(at) = known.position(|known| known.eq_ignore_ascii_case(member)) {
-                found |= 1 << at;
+        for list in client {
+            for member in members(list).filter_map(offered) {
+                let mut known = self.members.iter().take(64);
+                if let Some(at) = known.position(|known| known.eq_ignore_ascii_case(member)) {
+                    found |= 1 << at;
+                }
             }
         }
         found.count_ones() as usize == self.members.len()
@@ -42,6 +44,9 @@ fn members(list: &HeaderValue) -> impl Iterator<Item = &[u8]> {
 ///
 /// [RFC 9110 §12.4.2]: https://www.rfc-editor.org/rfc/rfc9110#section-12.4.2
 fn offered(member: &[u8]) -> Option<&[u8]> {
+    if !member.contains(&b';') {
+        return Some(member.trim_ascii()).filter(|name| !name.is_empty());
+    }
     let mut parts = member.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
     let name = parts.next().filter(|name| !name.is_empty())?;
     let refused = parts

@@ -40,9 +40,9 @@ impl Budget {
         }
     }
 
-    /// A request is tried for the first time.
-    pub(super) fn count_try(&self) {
-        self.with_current(|minutes| {
+    /// A request is tried for the first time, now.
+    pub(super) fn count_try(&self, now: Instant) {
+        self.with_current(now, |minutes| {
             if let Some(minute) = minutes.back_mut() {
                 minute.tries += 1;
             }
@@ -51,7 +51,7 @@ impl Budget {
 
     /// Takes a retry, which is a try as well, if there is one left.
     pub(super) fn take_retry(&self) -> bool {
-        self.with_current(|minutes| {
+        self.with_current(Instant::now(), |minutes| {
             let tries: u32 = minutes.iter().map(|minute| minute.tries).sum();
             let retries: u32 = minutes.iter().map(|minute| minute.retries).sum();
             let wanted = retries + 1;
@@ -65,8 +65,7 @@ impl Budget {
         })
     }
 
-    fn with_current<T>(&self, read: impl FnOnce(&mut VecDeque<Minute>) -> T) -> T {
-        let now = Instant::now();
+    fn with_current<T>(&self, now: Instant, read: impl FnOnce(&mut VecDeque<Minute>) -> T) -> T {
         let mut minutes = self.minutes.lock().unwrap_or_else(PoisonError::into_inner);
         while minutes
             .front()
@@ -97,11 +96,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn three_are_always_allowed_and_then_a_share_of_all_tries() {
         let budget = Budget::new(0.2);
-        budget.count_try();
+        budget.count_try(Instant::now());
         assert!((0..3).all(|_| budget.take_retry()));
         assert!(!budget.take_retry());
         for _ in 0..16 {
-            budget.count_try();
+            budget.count_try(Instant::now());
         }
         assert!(budget.take_retry(), "the fourth of 21 tries");
         assert!(!budget.take_retry());

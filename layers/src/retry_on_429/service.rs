@@ -177,12 +177,13 @@ where
         if self.policy.judges_all() {
             progress.judge_outside();
         }
-        self.policy.budget.count_try();
+        let started = Instant::now();
+        self.policy.budget.count_try(started);
         let spare = Spare::of(&request);
         let response = inner.call(request);
         ResponseFuture {
             spare: Some((inner, spare, Arc::clone(&self.policy))),
-            started: Instant::now(),
+            started,
             state: State::First { response },
         }
     }
