@@ -58,8 +58,9 @@ impl Plan {
     }
 
     pub(super) fn align(&self, client: &HeaderMap) -> HeaderMap {
-        // Most connections say nothing that the fields below would have to look out for.
-        if client.contains_key(header::CONNECTION) {
+        // Nothing that is about one connection is looked at below, unless a client says of a field that
+        // it is.
+        if client.get_all(header::CONNECTION).iter().any(names_fields) {
             let mut stripped = client.clone();
             strip_hop_by_hop(&mut stripped);
             return self.align(&stripped);
@@ -90,6 +91,14 @@ impl Plan {
         }
         aligned
     }
+}
+
+/// Whether a value of `Connection` holds more than what nearly all of them are.
+fn names_fields(connection: &HeaderValue) -> bool {
+    let options: [&[u8]; 2] = [b"keep-alive", b"close"];
+    !options
+        .iter()
+        .any(|option| option.eq_ignore_ascii_case(connection.as_bytes()))
 }
 
 fn append_all<'a>(
