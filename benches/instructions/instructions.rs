@@ -83,7 +83,7 @@ fn pass(gate: &Gate) {
     }
 }
 
-#[library_benchmark(config = at_most(1_500))]
+#[library_benchmark(config = at_most(1_230))]
 #[bench::wide_open(open_gate())]
 fn gate(gate: Gate) -> u64 {
     for _ in 0..TIMES {
@@ -242,28 +242,28 @@ fn runtime() -> Runtime {
     runtime.enable_all().build().expect("a runtime")
 }
 
-#[library_benchmark(config = at_most(19_000))]
+#[library_benchmark(config = at_most(13_500))]
 #[bench::one_json_answer(Layers::over(answers_json()))]
 fn five_layers(mut layers: Layers) -> Layers {
     layers.ask();
     layers
 }
 
-#[library_benchmark(config = at_most(19_000))]
+#[library_benchmark(config = at_most(2_900))]
 #[bench::one_json_answer(Layers::none_over(answers_json()))]
 fn no_layers(mut layers: Layers) -> Layers {
     layers.ask();
     layers
 }
 
-#[library_benchmark(config = at_most(47_500))]
+#[library_benchmark(config = at_most(18_900))]
 #[bench::a_hundred_events(Layers::none_over(answers_stream()))]
 fn no_layers_and_a_stream(mut layers: Layers) -> Layers {
     layers.ask();
     layers
 }
 
-#[library_benchmark(config = at_most(47_500))]
+#[library_benchmark(config = at_most(41_500))]
 #[bench::a_hundred_events(Layers::over(answers_stream()))]
 fn five_layers_and_a_stream(mut layers: Layers) -> Layers {
     layers.ask();
