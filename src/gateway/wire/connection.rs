@@ -121,13 +121,9 @@ impl Connection {
         self.0.in_body.store(in_body, Ordering::Relaxed);
     }
 
-    pub(super) fn is_in_body(&self) -> bool {
-        self.0.in_body.load(Ordering::Relaxed)
-    }
-
     /// Whether a request has come whole and its answer is not yet: until then nothing is read.
     pub(super) fn only_answers(&self) -> bool {
-        self.phase() == Phase::Busy && !self.is_in_body()
+        self.phase() == Phase::Busy && !self.0.in_body.load(Ordering::Relaxed)
     }
 
     /// Makes the connection end with a reset: an answer broke off, and a clean end would look like
