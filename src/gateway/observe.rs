@@ -7,12 +7,13 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response};
 use pacegate_layers::progress::Progress;
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 use tracing::{Span, debug, debug_span};
-use uuid::Uuid;
+use uuid::{Uuid, fmt::Hyphenated};
 
 use super::{
     outgoing::{InFlight, Outgoing},
@@ -109,9 +110,10 @@ where
 
 #[expect(clippy::expect_used, reason = "hexadecimal digits and hyphens")]
 fn new_id() -> HeaderValue {
-    let mut text = Uuid::encode_buffer();
-    let text = Uuid::new_v4().as_hyphenated().encode_lower(&mut text);
-    HeaderValue::from_str(text).expect("a value")
+    let mut text = [0; Hyphenated::LENGTH];
+    Uuid::new_v4().as_hyphenated().encode_lower(&mut text);
+    // Shared from the start: it is sent both ways.
+    HeaderValue::from_maybe_shared(Bytes::from_owner(text)).expect("a value")
 }
 
 // === impl ResponseFuture ===
