@@ -6,13 +6,14 @@
 
 use std::{
     fmt,
-    future::{Future, poll_fn},
-    pin::{Pin, pin},
+    future::Future,
+    pin::Pin,
     sync::{Mutex, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// More timers than that are not kept: each holds on to the task that it would wake.
@@ -22,6 +23,17 @@ const SPARE: usize = 64;
 pub(super) struct Alarms {
     limit: Duration,
     spare: Mutex<Vec<Pin<Box<Sleep>>>>,
+}
+
+pin_project! {
+    /// Resolves to None once the limit has passed. Not an async fn, which would keep room for
+    /// `future` twice.
+    #[must_use = "futures do nothing unless polled"]
+    pub(super) struct Within<'a, F> {
+        #[pin]
+        future: F,
+        alarm: Alarm<'a>,
+    }
 }
 
 /// One deadline: the limit, counted from the first poll.
@@ -41,17 +53,12 @@ impl Alarms {
     }
 
     /// The outcome of `future` if it comes within the limit.
-    pub(super) async fn within<F: Future>(&self, future: F) -> Option<F::Output> {
-        let mut future = pin!(future);
-        let mut alarm = Alarm {
+    pub(super) fn within<F: Future>(&self, future: F) -> Within<'_, F> {
+        let alarm = Alarm {
             alarms: self,
             set: None,
         };
-        poll_fn(|cx| match future.as_mut().poll(cx) {
-            Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending => alarm.poll_passed(cx).map(|()| None),
-        })
-        .await
+        Within { future, alarm }
     }
 
     /// One that goes off at `deadline` or before.
@@ -76,6 +83,20 @@ impl Alarms {
 impl fmt::Debug for Alarms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Alarms").field(&self.limit).finish()
+    }
+}
+
+// === impl Within ===
+
+impl<F: Future> Future for Within<'_, F> {
+    type Output = Option<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        match this.future.poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending => this.alarm.poll_passed(cx).map(|()| None),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     future::{Future, poll_fn},
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -47,10 +47,9 @@ pub(super) struct UnlessQueued {
 ///
 /// [`Draining`], and those of `read`.
 pub(super) async fn unless_begun<T, E: Into<BoxError>>(
-    read: impl Future<Output = Result<T, E>>,
+    mut read: Pin<&mut impl Future<Output = Result<T, E>>>,
     draining: &CancellationToken,
 ) -> Result<T, BoxError> {
-    let mut read = pin!(read);
     // What is there already is taken, and is nearly always whole.
     if let Poll::Ready(outcome) = poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx))).await {
         return outcome.map_err(Into::into);
@@ -117,6 +116,8 @@ impl Future for UnlessQueued {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use pacegate_layers::jitter_throttle::Pacing;
     use rand::{SeedableRng, rngs::StdRng};
     use tokio::time::sleep;
@@ -186,9 +187,9 @@ mod tests {
         let draining = CancellationToken::new();
         draining.cancel();
         let whole = std::future::ready(Ok::<_, BoxError>(1));
-        assert_eq!(unless_begun(whole, &draining).await.unwrap(), 1);
+        assert_eq!(unless_begun(pin!(whole), &draining).await.unwrap(), 1);
         let half = std::future::pending::<Result<(), BoxError>>();
-        let error = unless_begun(half, &draining).await.unwrap_err();
+        let error = unless_begun(pin!(half), &draining).await.unwrap_err();
         assert!(error.is::<Draining>());
     }
 }

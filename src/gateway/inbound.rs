@@ -152,6 +152,10 @@ impl Intake {
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
+        // One that says so itself need not be asked.
+        if body.is_end_stream() {
+            return Ok(None);
+        }
         let frame = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx));
         self.idle_timeout
             .within(frame)
