@@ -83,7 +83,7 @@ fn pass(gate: &Gate) {
     }
 }
 
-#[library_benchmark(config = at_most(1_230))]
+#[library_benchmark(config = at_most(1_070))]
 #[bench::wide_open(open_gate())]
 fn gate(gate: Gate) -> u64 {
     for _ in 0..TIMES {
@@ -242,7 +242,7 @@ fn runtime() -> Runtime {
     runtime.enable_all().build().expect("a runtime")
 }
 
-#[library_benchmark(config = at_most(13_500))]
+#[library_benchmark(config = at_most(12_350))]
 #[bench::one_json_answer(Layers::over(answers_json()))]
 fn five_layers(mut layers: Layers) -> Layers {
     layers.ask();
@@ -263,7 +263,7 @@ fn no_layers_and_a_stream(mut layers: Layers) -> Layers {
     layers
 }
 
-#[library_benchmark(config = at_most(41_500))]
+#[library_benchmark(config = at_most(37_550))]
 #[bench::a_hundred_events(Layers::over(answers_stream()))]
 fn five_layers_and_a_stream(mut layers: Layers) -> Layers {
     layers.ask();
