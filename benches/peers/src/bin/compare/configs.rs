@@ -29,7 +29,7 @@ pub(crate) fn nginx(place: &Place, scheme: Scheme, listen: SocketAddr, bulk: Soc
     let pid = listen.port();
     format!(
         "daemon off; worker_processes 1; pid {folder}/{pid}.pid; error_log stderr error;\n\
-         events {{ worker_connections 20000; }}\n\
+         events {{ worker_connections 4096; }}\n\
          http {{ access_log off; keepalive_requests 100000000; client_max_body_size 0; tcp_nodelay on;\n\
          client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;\n\
          fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;\n\
@@ -63,7 +63,8 @@ pub(crate) const WIDE_OPEN: &str = "concurrency = 100000";
 pub(crate) fn pacegate(urls: &[String], layers: &[&str], settings: &str, folder: &Path) -> String {
     let folder = folder.display();
     let has = |layer: &str| layers.contains(&layer);
-    let mut config = String::from("log = { level = \"warn\" }\n");
+    let mut config =
+        String::from("log = { level = \"warn\" }\nlimits = { max-connections = 20000 }\n");
     for (number, url) in urls.iter().enumerate() {
         let model = if number == 0 {
             "m".to_owned()

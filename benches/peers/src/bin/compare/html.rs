@@ -9,7 +9,7 @@ use super::{
     metric::{METRICS, Metric},
     results::{Circumstances, DIRECT, OURS, Results},
     scale::Curve,
-    table::{cell, number, spelled},
+    table::{cell, known, measured_of_all, number, spelled},
 };
 
 const SIZE: (u32, u32) = (880, 250);
@@ -48,14 +48,14 @@ pub(crate) fn page(
         let _infallible = write!(page, "<h2>Upstream over {}</h2>\n", spelled(scheme));
         table(&mut page, results, scheme, &names);
         for metric in METRICS.iter().filter(|metric| metric.key != "core") {
-            let _infallible = write!(
-                page,
-                "<h3>{}, {} ({} is better)</h3>\n{}\n",
-                metric.label,
-                metric.unit,
-                if metric.more { "more" } else { "less" },
-                bars(results, scheme, &names, metric)?
-            );
+            chart(&mut page, results, scheme, &names, metric)?;
+        }
+        let pipelines = results.pipelines(scheme);
+        if pipelines.len() > 1 {
+            page.push_str("<h2>Without some of its layers</h2>\n");
+            for metric in measured_of_all(results, scheme, &pipelines) {
+                chart(&mut page, results, scheme, &pipelines, metric)?;
+            }
         }
     }
     if !curves.is_empty() {
@@ -79,7 +79,7 @@ fn doubts(page: &mut String, doubts: &[String]) {
         page.push_str("<p>The machine was calm.</p>\n");
         return;
     }
-    page.push_str("<p class=\"doubt\">Not to be trusted, the machine was not calm: ");
+    page.push_str("<p class=\"doubt\">Not to be trusted: ");
     page.push_str(&escaped(&doubts.join("; ")));
     page.push_str(".</p>\n");
 }
@@ -91,7 +91,7 @@ fn table(page: &mut String, results: &Results, scheme: Scheme, names: &[&str]) {
     }
     page.push_str("<th>pacegate / nginx</th><th>budget</th></tr>\n");
     for metric in &METRICS {
-        let _infallible = write!(page, "<tr><th>{}, {}</th>", metric.label, metric.unit);
+        let _infallible = write!(page, "<tr><th>{}</th>", metric.heading());
         for name in names {
             let class = if *name == OURS { " class=\"ours\"" } else { "" };
             let _infallible = write!(
@@ -101,12 +101,12 @@ fn table(page: &mut String, results: &Results, scheme: Scheme, names: &[&str]) {
             );
         }
         let ratio = results.ratio(scheme, OURS, metric);
-        let class = match ratio.and_then(|ratio| metric.holds(ratio, scheme)) {
+        let class = match ratio.and_then(|ratio| metric.holds(ratio.median, scheme)) {
             Some(true) => "ok",
             Some(false) => "over",
             None => "",
         };
-        let ratio = ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"));
+        let ratio = ratio.map_or_else(String::new, known);
         let limit = metric.limit(scheme).unwrap_or_default();
         let _infallible = write!(
             page,
@@ -114,6 +114,20 @@ fn table(page: &mut String, results: &Results, scheme: Scheme, names: &[&str]) {
         );
     }
     page.push_str("</table></div>\n");
+}
+
+fn chart(
+    page: &mut String,
+    results: &Results,
+    scheme: Scheme,
+    names: &[&str],
+    metric: &Metric,
+) -> anyhow::Result<()> {
+    let better = if metric.more { "more" } else { "less" };
+    let bars = bars(results, scheme, names, metric)?;
+    let heading = metric.heading();
+    let _infallible = write!(page, "<h3>{heading} ({better} is better)</h3>\n{bars}\n");
+    Ok(())
 }
 
 /// One bar for each gateway.
@@ -154,7 +168,7 @@ fn bars(
     Ok(svg)
 }
 
-/// Cost over number, both on logarithmic axes: a straight line is a power.
+/// The cost of each over a logarithmic axis: n log n in all is at most a straight line.
 fn line(curve: &Curve) -> anyhow::Result<String> {
     let points: Vec<(f64, f64)> = curve
         .points

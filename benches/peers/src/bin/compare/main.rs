@@ -1,6 +1,21 @@
 //! Measures pacegate beside other gateways, on one core each, and writes down what came out.
 //!
-//! `benches/compare` builds what it needs and calls it.
+//! `benches/compare` builds what it needs and calls it. What is measured, and how:
+//!
+//! - The gateway has one core, the load and the upstream the other. What is *added* to an exchange is
+//!   its median less that of the same exchange without a gateway, of the same turn. The latter never
+//!   leaves its core; with a gateway there are four wake-ups of another core, which are much of what is
+//!   added, by any gateway. So that they cost the same each time, neither core is let idle meanwhile,
+//!   and as root everything that takes part runs at a real-time priority.
+//! - *Time to first byte* is that of a stream's body, its first event, which the upstream writes after
+//!   the head. *Delay of a lone event* is from the upstream's write to the client's read, likewise
+//!   without the way itself: for a budget of 1.0 that changes no verdict.
+//! - *CPU per request* is what the kernel has counted for the gateway's threads and children under a
+//!   crowd of 50 connections; *requests a second* is what wrk saw meanwhile.
+//! - nginx hands on what it gets at once (`proxy_buffering off`), has Nagle's algorithm off and keeps
+//!   connections to the upstream; for bulk streams it has buffers of 64 KiB.
+//! - A ratio to nginx is the median of ratios, each of two figures of one turn, with how far that
+//!   median may be off. More than a tenth, and the run is not to be trusted.
 
 use std::{
     path::{Path, PathBuf},
@@ -26,6 +41,7 @@ mod html;
 mod machine;
 mod measure;
 mod metric;
+mod middle;
 mod results;
 mod scale;
 mod table;
@@ -56,14 +72,16 @@ struct Args {
 }
 
 const QUICK: Effort = Effort {
-    lone: Duration::from_millis(250),
+    turns: 8,
+    lone: Duration::from_millis(30),
     crowd: 1,
     uploads: 5,
     streams: 300,
 };
 
 const WHOLE: Effort = Effort {
-    lone: Duration::from_millis(1000),
+    turns: 20,
+    lone: Duration::from_millis(50),
     crowd: 2,
     uploads: 15,
     streams: 1000,
@@ -108,24 +126,16 @@ fn main() -> anyhow::Result<()> {
             stolen: 0.0,
         },
     };
-    let mut watch = machine::Watch::start();
+    let watch = machine::Watch::start();
     let mut results = Results::default();
     for scheme in [Scheme::Http, Scheme::Https] {
-        measure_all(
-            &place,
-            scheme,
-            rounds,
-            &effort,
-            &args,
-            &mut results,
-            &mut watch,
-        )
-        .with_context(|| format!("over {}", table::spelled(scheme)))?;
+        measure_all(&place, scheme, rounds, &effort, &args, &mut results)
+            .with_context(|| format!("over {}", table::spelled(scheme)))?;
     }
     let curves = if args.quick || args.no_curves {
         Vec::new()
     } else {
-        scale::curves(&place, &mut watch)?
+        scale::curves(&place)?
     };
     circumstances.foreign = watch.stop();
 
@@ -140,6 +150,9 @@ fn main() -> anyhow::Result<()> {
     let page = html::page(&results, &circumstances, &curves)?;
     std::fs::write(args.out.join("compare.html"), page)?;
     println!("{text}");
+    for curve in &curves {
+        println!("{}: {}", curve.title, curve.verdict());
+    }
     println!(
         "{}; {}",
         circumstances.machine,
@@ -161,7 +174,6 @@ fn measure_all(
     effort: &Effort,
     args: &Args,
     results: &mut Results,
-    watch: &mut machine::Watch,
 ) -> anyhow::Result<()> {
     let start = |kinds: Vec<Kind>| -> anyhow::Result<Vec<Gateway>> {
         kinds.iter().map(|kind| place.start(kind, scheme)).collect()
@@ -176,28 +188,37 @@ fn measure_all(
     let pipelines = start(pipelines)?;
     for round in 0..rounds {
         eprintln!("{} round {} of {rounds}", table::spelled(scheme), round + 1);
-        // Whoever was first is last in the next round.
-        let turn = round % main_ones.len();
-        for gateway in main_ones[turn..].iter().chain(&main_ones[..turn]) {
-            let figures = measure::requests(gateway, &place.folder, effort)
-                .and_then(|mut figures| {
-                    figures.extend(measure::bodies(gateway, effort)?);
-                    Ok(figures)
-                })
-                .with_context(|| gateway.name.clone())?;
-            results.add(scheme, &gateway.name, round, figures);
+        let undisturbed = machine::Undisturbed::start()?;
+        for turn in 0..effort.turns {
+            for gateway in rotated(&main_ones, turn) {
+                let figures = measure::lone(gateway, effort)
+                    .and_then(|mut figures| {
+                        figures.extend(measure::lone_events(gateway, effort)?);
+                        Ok(figures)
+                    })
+                    .with_context(|| gateway.name.clone())?;
+                results.add(scheme, &gateway.name, figures);
+            }
+            for gateway in &pipelines {
+                let figures =
+                    measure::lone(gateway, effort).with_context(|| gateway.name.clone())?;
+                results.add(scheme, &gateway.name, figures);
+            }
         }
-        for gateway in &pipelines {
-            let figures = measure::requests(gateway, &place.folder, effort)
+        drop(undisturbed);
+        for gateway in rotated(&main_ones, round).chain(&pipelines) {
+            let figures = measure::crowd(gateway, &place.folder, effort)
                 .with_context(|| gateway.name.clone())?;
-            results.add(scheme, &gateway.name, round, figures);
+            results.add(scheme, &gateway.name, figures);
+        }
+        for gateway in rotated(&main_ones, round) {
+            let figures = measure::bodies(gateway, effort).with_context(|| gateway.name.clone())?;
+            results.add(scheme, &gateway.name, figures);
         }
     }
-    for gateway in main_ones.into_iter().chain(pipelines) {
-        watch.ended(gateway.cpu_time());
-    }
+    drop((main_ones, pipelines));
     // Memory and start belong to a process that has done nothing yet.
-    for round in 0..rounds.min(3) {
+    for _ in 0..rounds.min(3) {
         for kind in Kind::main_ones() {
             if kind == Kind::Direct {
                 continue;
@@ -209,11 +230,16 @@ fn measure_all(
             if let Some(size) = place.size(&kind) {
                 figures.insert("binary", size);
             }
-            results.add(scheme, &gateway.name, round, figures);
-            watch.ended(gateway.cpu_time());
+            results.add(scheme, &gateway.name, figures);
         }
     }
     Ok(())
+}
+
+/// All, another one first in each turn.
+fn rotated(gateways: &[Gateway], turn: usize) -> impl Iterator<Item = &Gateway> {
+    let first = turn % gateways.len();
+    gateways[first..].iter().chain(&gateways[..first])
 }
 
 fn versions(place: &Place) -> Vec<String> {

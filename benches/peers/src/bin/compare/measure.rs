@@ -1,4 +1,8 @@
-//! What is measured of one gateway in one round.
+//! What is measured of one gateway when it has its turn.
+//!
+//! What one request at a time takes is mostly wake-ups across two cores, and what those cost changes
+//! from second to second. It is therefore measured in many short turns, in which all gateways follow
+//! each other within a second: ratios are made of figures of one turn, see `results`.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +15,7 @@ use std::{
 use anyhow::{Context, anyhow};
 
 use super::{
-    client::{Connection, request},
+    client::{Connection, Taken, request},
     clock,
     gateway::Gateway,
     upstream::{BURST, EVENT, PART, PARTS, TICKS},
@@ -20,10 +24,12 @@ use super::{
 /// A figure, by name; see `metric`.
 pub(crate) type Figures = BTreeMap<&'static str, f64>;
 
-/// How long things are done.
+/// How much is done.
 #[derive(Clone, Copy)]
 pub(crate) struct Effort {
-    /// One request after the other.
+    /// Turns of a round.
+    pub(crate) turns: usize,
+    /// Of one request after the other, in each turn.
     pub(crate) lone: Duration,
     /// In whole seconds, because wrk knows no others.
     pub(crate) crowd: u64,
@@ -39,48 +45,31 @@ const CROWD: usize = 50;
 pub(crate) const KIB_64: usize = 64 * 1024;
 pub(crate) const MB_10: usize = 10_000_000;
 
-/// What one request after the other takes, and what a crowd costs.
-pub(crate) fn requests(
-    gateway: &Gateway,
-    folder: &Path,
-    effort: &Effort,
-) -> anyhow::Result<Figures> {
+/// One turn: what one request after the other takes.
+pub(crate) fn lone(gateway: &Gateway, effort: &Effort) -> anyhow::Result<Figures> {
     let mut figures = Figures::new();
-    let lone = lone(
-        gateway.address,
-        &request("json", "m", 400),
-        effort.lone,
-        usize::MAX,
-    )?;
-    figures.insert("p50", micros(percentile(&lone, 0.50)));
-    figures.insert("p99", micros(percentile(&lone, 0.99)));
-    if gateway.process().is_some() {
-        let before = gateway.cpu_time();
-        let start = Instant::now();
-        let crowd = crowd(gateway.address, folder, effort.crowd)?;
-        let ran = gateway.cpu_time() - before;
-        figures.insert("rps", crowd.answers / crowd.lasted.as_secs_f64());
-        figures.insert("cpu", micros(ran) / crowd.answers);
-        figures.insert("core", ran.as_secs_f64() / start.elapsed().as_secs_f64());
-    }
+    let small = request("json", "m", 400);
+    let taken = one_by_one(gateway.address, &small, effort.lone, usize::MAX)?;
+    let whole = sorted(taken.iter().map(|taken| taken.whole));
+    figures.insert("p50", micros(percentile(&whole, 0.50)));
+    figures.insert("p99", micros(percentile(&whole, 0.99)));
     Ok(figures)
 }
 
-/// How streams and uploads come through.
-pub(crate) fn bodies(gateway: &Gateway, effort: &Effort) -> anyhow::Result<Figures> {
+/// One turn: how the first event, a lone event and a small upload come through.
+///
+/// The first byte is that of the body: the head has been on its way before it. The delay of a lone
+/// event is from when the upstream writes it to when the client has read it; the first of a stream
+/// does not count, because it comes with the head.
+pub(crate) fn lone_events(gateway: &Gateway, effort: &Effort) -> anyhow::Result<Figures> {
     let mut figures = Figures::new();
-    let mut connection = Connection::open(gateway.address)?;
-
     let first = request("first", "m", 400);
-    let mut waits = Vec::new();
-    let end = Instant::now() + effort.lone;
-    while Instant::now() < end {
-        waits.push(connection.ask(&first)?.first_byte);
-    }
-    waits.sort_unstable();
+    let taken = one_by_one(gateway.address, &first, effort.lone, usize::MAX)?;
+    let waits = sorted(taken.iter().map(|taken| taken.first_byte));
     figures.insert("ttfb", micros(percentile(&waits, 0.50)));
 
     let mut delays = Vec::with_capacity(TICKS);
+    let mut connection = Connection::open(gateway.address)?;
     connection.ask_and_see(&request("ticks", "m", 400), |data, _at| {
         let sent = std::str::from_utf8(data).ok().and_then(|text| {
             text.lines()
@@ -92,11 +81,36 @@ pub(crate) fn bodies(gateway: &Gateway, effort: &Effort) -> anyhow::Result<Figur
         let delay = clock::nanos().saturating_sub(sent.unwrap_or(0));
         delays.push(Duration::from_nanos(delay));
     })?;
-    // The first comes with the head.
-    delays.remove(0);
-    delays.sort_unstable();
+    let delays = sorted(delays.into_iter().skip(1));
     figures.insert("chunk", micros(percentile(&delays, 0.50)));
 
+    let upload = request("json", "m", KIB_64);
+    let taken = one_by_one(gateway.address, &upload, effort.lone, usize::MAX)?;
+    let whole = sorted(taken.iter().map(|taken| taken.whole));
+    figures.insert("64k", micros(percentile(&whole, 0.50)));
+    Ok(figures)
+}
+
+/// One round: what a crowd costs.
+pub(crate) fn crowd(gateway: &Gateway, folder: &Path, effort: &Effort) -> anyhow::Result<Figures> {
+    let mut figures = Figures::new();
+    if gateway.process().is_none() {
+        return Ok(figures);
+    }
+    let before = gateway.cpu_time();
+    let start = Instant::now();
+    let crowd = wrk(gateway.address, folder, effort.crowd)?;
+    let ran = gateway.cpu_time() - before;
+    figures.insert("rps", crowd.answers / crowd.lasted.as_secs_f64());
+    figures.insert("cpu", micros(ran) / crowd.answers);
+    figures.insert("core", ran.as_secs_f64() / start.elapsed().as_secs_f64());
+    Ok(figures)
+}
+
+/// One round: how long streams and large uploads come through.
+pub(crate) fn bodies(gateway: &Gateway, effort: &Effort) -> anyhow::Result<Figures> {
+    let mut figures = Figures::new();
+    let mut connection = Connection::open(gateway.address)?;
     let before = gateway.cpu_time();
     let burst = connection.ask(&request("burst", "m", 400))?;
     complete(burst.bytes, BURST * EVENT.len())?;
@@ -113,21 +127,11 @@ pub(crate) fn bodies(gateway: &Gateway, effort: &Effort) -> anyhow::Result<Figur
         figures.insert("bulk cpu", micros(ran) / PARTS as f64);
     }
 
-    let small = lone(
-        gateway.address,
-        &request("json", "m", KIB_64),
-        effort.lone,
-        usize::MAX,
-    )?;
-    figures.insert("64k", micros(percentile(&small, 0.50)));
     let large = request("json", "m", MB_10);
-    let large = lone(
-        gateway.address,
-        &large,
-        Duration::from_secs(60),
-        effort.uploads,
-    )?;
-    figures.insert("10m", micros(percentile(&large, 0.50)) / 1000.0);
+    let long = Duration::from_secs(60);
+    let taken = one_by_one(gateway.address, &large, long, effort.uploads)?;
+    let whole = sorted(taken.iter().map(|taken| taken.whole));
+    figures.insert("10m", micros(percentile(&whole, 0.50)) / 1000.0);
     Ok(figures)
 }
 
@@ -156,13 +160,13 @@ pub(crate) fn open_streams(address: SocketAddr, many: usize) -> anyhow::Result<V
         .collect()
 }
 
-/// The sorted times of one request after the other.
-fn lone(
+/// One request after the other.
+fn one_by_one(
     address: SocketAddr,
     request: &[u8],
     long: Duration,
     most: usize,
-) -> anyhow::Result<Vec<Duration>> {
+) -> anyhow::Result<Vec<Taken>> {
     const WARM_UP: usize = 3;
     let mut connection = Connection::open(address)?;
     for _ in 0..WARM_UP.min(most) {
@@ -171,9 +175,8 @@ fn lone(
     let mut taken = Vec::new();
     let end = Instant::now() + long;
     while Instant::now() < end && taken.len() < most {
-        taken.push(connection.ask(request)?.whole);
+        taken.push(connection.ask(request)?);
     }
-    taken.sort_unstable();
     Ok(taken)
 }
 
@@ -183,7 +186,7 @@ struct Crowd {
     lasted: Duration,
 }
 
-fn crowd(address: SocketAddr, folder: &Path, seconds: u64) -> anyhow::Result<Crowd> {
+fn wrk(address: SocketAddr, folder: &Path, seconds: u64) -> anyhow::Result<Crowd> {
     let script = folder.join("crowd.lua");
     let body = super::client::body("m", 400);
     let text = format!(
@@ -224,6 +227,12 @@ fn complete(got: usize, sent: usize) -> anyhow::Result<()> {
     } else {
         Err(anyhow!("{got} bytes of a stream of {sent} came through"))
     }
+}
+
+fn sorted(times: impl Iterator<Item = Duration>) -> Vec<Duration> {
+    let mut times: Vec<_> = times.collect();
+    times.sort_unstable();
+    times
 }
 
 fn percentile(sorted: &[Duration], part: f64) -> Duration {

@@ -72,6 +72,14 @@ pub(crate) const METRICS: [Metric; 17] = [
 ];
 
 impl Metric {
+    /// With the unit, if it has one.
+    pub(crate) fn heading(&self) -> String {
+        match self.unit {
+            "" => self.label.into(),
+            unit => format!("{}, {unit}", self.label),
+        }
+    }
+
     /// Whether a ratio to nginx is within the budget, if there is one.
     pub(crate) fn holds(&self, ratio: f64, scheme: Scheme) -> Option<bool> {
         let (http, https) = self.budget?;

@@ -9,6 +9,8 @@ use super::{
     machine::Foreign,
     measure::Figures,
     metric::{METRICS, Metric},
+    middle::Middle,
+    table::spelled,
 };
 
 /// What the run was like.
@@ -23,103 +25,90 @@ pub(crate) struct Circumstances {
     pub(crate) foreign: Foreign,
 }
 
-/// Figures by round.
+/// The figures of each gateway, turn after turn. All gateways have the same turns, so that what
+/// stands at one place was measured within a second or so.
 #[derive(Default)]
 pub(crate) struct Results {
-    rounds: BTreeMap<(Scheme, String), Vec<Figures>>,
+    series: BTreeMap<(Scheme, String), Series>,
 }
 
-/// The middle of all rounds, and how far they lie apart.
-#[derive(Clone, Copy, Serialize)]
-pub(crate) struct Figure {
-    pub(crate) median: f64,
-    /// From the least to the most, as a share of the median.
-    pub(crate) spread: f64,
-}
+type Series = BTreeMap<&'static str, Vec<f64>>;
 
 pub(crate) const DIRECT: &str = "no gateway";
 pub(crate) const YARDSTICK: &str = "nginx";
 pub(crate) const OURS: &str = "pacegate";
 
-/// More than this, in the figures of nginx or of the way without a gateway, and ratios mean little.
-const CALM_SPREAD: f64 = 0.25;
+/// A ratio that is known no better than this says little.
+const CALM_DOUBT: f64 = 0.1;
 
 /// More of the machine than this in other hands, likewise.
 const CALM_SHARE: f64 = 0.05;
 
 impl Results {
-    pub(crate) fn add(&mut self, scheme: Scheme, gateway: &str, round: usize, figures: Figures) {
-        let rounds = self.rounds.entry((scheme, gateway.to_owned())).or_default();
-        if rounds.len() <= round {
-            rounds.resize_with(round + 1, Figures::new);
+    /// Notes what a turn has brought.
+    pub(crate) fn add(&mut self, scheme: Scheme, gateway: &str, figures: Figures) {
+        let series = self.series.entry((scheme, gateway.to_owned())).or_default();
+        for (key, value) in figures {
+            series.entry(key).or_default().push(value);
         }
-        rounds[round].extend(figures);
     }
 
-    /// What is in the table: for `added` figures without the way itself, in the same round.
-    pub(crate) fn figure(&self, scheme: Scheme, gateway: &str, metric: &Metric) -> Option<Figure> {
-        self.summary(scheme, gateway, metric, metric.added)
+    /// What is in the table: for `added` figures without the way itself, in the same turn.
+    pub(crate) fn figure(&self, scheme: Scheme, gateway: &str, metric: &Metric) -> Option<Middle> {
+        Middle::of(self.values(scheme, gateway, metric)?)
     }
 
     /// What it takes without a gateway.
-    pub(crate) fn way(&self, scheme: Scheme, metric: &Metric) -> Option<Figure> {
-        self.summary(scheme, DIRECT, metric, false)
+    pub(crate) fn way(&self, scheme: Scheme, metric: &Metric) -> Option<Middle> {
+        Middle::of(self.series(scheme, DIRECT, metric)?.to_vec())
     }
 
-    fn summary(
-        &self,
-        scheme: Scheme,
-        gateway: &str,
-        metric: &Metric,
-        added: bool,
-    ) -> Option<Figure> {
-        let rounds = self.rounds.get(&(scheme, gateway.to_owned()))?;
-        let direct = self.rounds.get(&(Scheme::Http, DIRECT.to_owned()));
-        let mut values: Vec<f64> = rounds
-            .iter()
-            .enumerate()
-            .filter_map(|(round, figures)| {
-                let value = *figures.get(metric.key)?;
-                let way = added.then(|| direct?.get(round)?.get(metric.key).copied());
-                Some(value - way.flatten().unwrap_or(0.0))
-            })
-            .collect();
-        values.sort_by(f64::total_cmp);
-        let (least, most) = (values.first()?, values.last()?);
-        let middle = values.len() / 2;
-        let median = if values.len() % 2 == 1 {
-            values[middle]
-        } else {
-            (values[middle - 1] + values[middle]) / 2.0
-        };
-        Some(Figure {
-            median,
-            spread: (most - least) / median.abs().max(f64::EPSILON),
-        })
+    /// What `gateway` is to nginx, turn by turn: medians of figures that lie minutes apart would
+    /// compare the machine with itself.
+    pub(crate) fn ratio(&self, scheme: Scheme, gateway: &str, metric: &Metric) -> Option<Middle> {
+        let theirs = self.values(scheme, YARDSTICK, metric)?;
+        let ours = self.values(scheme, gateway, metric)?;
+        Middle::of(
+            ours.iter()
+                .zip(&theirs)
+                .map(|(our, their)| our / their)
+                .collect(),
+        )
     }
 
-    /// The median of what `gateway` is to nginx, round by round.
-    pub(crate) fn ratio(&self, scheme: Scheme, gateway: &str, metric: &Metric) -> Option<f64> {
-        let ours = self.figure(scheme, gateway, metric)?;
-        let yardstick = self.figure(scheme, YARDSTICK, metric)?;
-        Some(ours.median / yardstick.median)
+    fn values(&self, scheme: Scheme, gateway: &str, metric: &Metric) -> Option<Vec<f64>> {
+        let all = self.series(scheme, gateway, metric)?;
+        if !metric.added {
+            return Some(all.to_vec());
+        }
+        let way = self.series(scheme, DIRECT, metric)?;
+        Some(all.iter().zip(way).map(|(all, way)| all - way).collect())
     }
 
-    pub(crate) fn gateways(&self, scheme: Scheme) -> Vec<&str> {
-        let named = self.rounds.keys().filter(|(its, _)| *its == scheme);
-        let mut names: Vec<&str> = named.map(|(_, name)| name.as_str()).collect();
-        names.sort_by_key(|name| {
-            ORDER
-                .iter()
-                .position(|known| known == name)
-                .unwrap_or(ORDER.len())
-        });
-        names
+    fn series(&self, scheme: Scheme, gateway: &str, metric: &Metric) -> Option<&[f64]> {
+        let series = self.series.get(&(scheme, gateway.to_owned()))?;
+        series.get(metric.key).map(Vec::as_slice)
+    }
+
+    /// Those that stand beside each other.
+    pub(crate) fn gateways(&self, scheme: Scheme) -> Vec<&'static str> {
+        let measured = |name: &&str| self.series.contains_key(&(scheme, (*name).to_owned()));
+        ORDER.into_iter().filter(measured).collect()
+    }
+
+    /// pacegate with its layers, and with fewer.
+    pub(crate) fn pipelines(&self, scheme: Scheme) -> Vec<&str> {
+        let named = self.series.keys().filter(|(its, _)| *its == scheme);
+        let names = named.map(|(_, name)| name.as_str());
+        names.filter(|name| name.starts_with(OURS)).collect()
     }
 
     /// Why the figures should not be trusted, if they should not.
     pub(crate) fn doubts(&self, circumstances: &Circumstances) -> Vec<String> {
         let mut doubts = Vec::new();
+        if circumstances.rounds < 3 {
+            doubts.push("fewer than three rounds do not say how well ratios are known".into());
+        }
         let Foreign { busy, stolen } = circumstances.foreign;
         if busy > CALM_SHARE {
             let busy = busy * 100.0;
@@ -130,13 +119,18 @@ impl Results {
             doubts.push(format!("the host took {stolen:.0} % of the machine away"));
         }
         for scheme in [Scheme::Http, Scheme::Https] {
-            for (name, key) in [(DIRECT, "p50"), (YARDSTICK, "p50"), (YARDSTICK, "cpu")] {
-                let metric = METRICS.iter().find(|metric| metric.key == key);
-                let figure = metric.and_then(|metric| self.summary(scheme, name, metric, false));
-                if let Some(figure) = figure.filter(|figure| figure.spread > CALM_SPREAD) {
-                    let spread = figure.spread * 100.0;
+            for (metric, ratio, _) in self.verdicts(scheme) {
+                let Some(doubt) = ratio.doubt() else {
+                    continue;
+                };
+                let doubt = doubt / ratio.median.abs();
+                if doubt > CALM_DOUBT {
                     doubts.push(format!(
-                        "{key} of {name} over {scheme:?} differs by {spread:.0} % between rounds"
+                        "{} over {}: {:.2} × {YARDSTICK} is known to ± {:.0} % only",
+                        metric.label,
+                        spelled(scheme),
+                        ratio.median,
+                        doubt * 100.0
                     ));
                 }
             }
@@ -145,34 +139,33 @@ impl Results {
     }
 
     /// Lines of the budget that `pacegate` does not keep, and that it does.
-    pub(crate) fn verdicts(&self, scheme: Scheme) -> Vec<(&'static Metric, f64, bool)> {
+    pub(crate) fn verdicts(&self, scheme: Scheme) -> Vec<(&'static Metric, Middle, bool)> {
         METRICS
             .iter()
             .filter_map(|metric| {
                 let ratio = self.ratio(scheme, OURS, metric)?;
-                Some((metric, ratio, metric.holds(ratio, scheme)?))
+                Some((metric, ratio, metric.holds(ratio.median, scheme)?))
             })
             .collect()
     }
 
     pub(crate) fn document(&self, circumstances: &Circumstances) -> serde_json::Value {
         let gateways: Vec<_> = self
-            .rounds
+            .series
             .iter()
-            .map(|((scheme, name), rounds)| {
+            .map(|((scheme, name), series)| {
                 let figures: BTreeMap<_, _> = METRICS
                     .iter()
                     .filter_map(|metric| {
                         let figure = self.figure(*scheme, name, metric)?;
                         let ratio = self.ratio(*scheme, name, metric);
                         let entry = serde_json::json!({
-                            "label": metric.label, "unit": metric.unit, "median": figure.median,
-                            "spread": figure.spread, "to_nginx": ratio,
+                            "label": metric.label, "unit": metric.unit, "figure": figure, "to_nginx": ratio,
                         });
                         Some((metric.key, entry))
                     })
                     .collect();
-                serde_json::json!({ "scheme": scheme, "name": name, "figures": figures, "rounds": rounds })
+                serde_json::json!({ "scheme": scheme, "name": name, "figures": figures, "turns": series })
             })
             .collect();
         serde_json::json!({

@@ -13,7 +13,6 @@ use super::{
     client::{Connection, body, request},
     configs::WIDE_OPEN,
     gateway::{Gateway, Place},
-    machine::Watch,
 };
 
 /// Cost over number.
@@ -46,38 +45,47 @@ const ASKED: usize = 3_000;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
+// === impl Point ===
+
+impl Point {
+    fn new(number: usize, cost: f64) -> Self {
+        let number = number as f64;
+        Self { number, cost }
+    }
+}
+
+// === impl Curve ===
+
 impl Curve {
     /// n log n is what is allowed: for each one, the cost may grow as the logarithm does.
     pub(crate) fn verdict(&self) -> String {
         let (Some(first), Some(last)) = (self.points.first(), self.points.last()) else {
-            return String::new();
+            return "Nothing was measured.".into();
         };
         let grown = last.cost / first.cost.max(1e-9);
-        let allowed = (last.number.max(2.0).ln() / first.number.max(2.0).ln()).max(1.0);
+        let allowed = last.number.ln() / first.number.max(2.0).ln();
+        let verdict = if grown <= allowed {
+            "no worse than"
+        } else {
+            "WORSE THAN"
+        };
         format!(
-            "From {:.0} to {:.0} the cost of each grows {grown:.2}-fold; n log n allows {allowed:.2}.",
-            first.number, last.number
+            "With {:.0} {} each costs {grown:.2} times what it costs with {:.0}: {verdict} n log n, \
+             which allows {allowed:.2}.",
+            last.number, self.over, first.number
         )
     }
 }
 
 /// Measures all of them, which takes about two minutes.
-pub(crate) fn curves(place: &Place, watch: &mut Watch) -> anyhow::Result<Vec<Curve>> {
+pub(crate) fn curves(place: &Place) -> anyhow::Result<Vec<Curve>> {
     let mut curves = Vec::new();
-    let mut points = |gateway: &Gateway, points: &mut Vec<Point>, number: usize, cost: f64| {
-        watch.ended(gateway.cpu_time());
-        points.push(Point {
-            number: number as f64,
-            cost,
-        });
-    };
-
     eprintln!("curves: waiters");
     let mut waiters = Vec::new();
     for number in WAITERS {
         let gateway = place.start_pacegate(1, ONE_AT_A_TIME)?;
         let cost = queue(&gateway, number, 8)?;
-        points(&gateway, &mut waiters, number, cost);
+        waiters.push(Point::new(number, cost));
     }
     curves.push(curve(
         "Requests that wait",
@@ -91,7 +99,7 @@ pub(crate) fn curves(place: &Place, watch: &mut Watch) -> anyhow::Result<Vec<Cur
     for number in SESSIONS {
         let gateway = place.start_pacegate(1, ONE_AT_A_TIME)?;
         let cost = queue(&gateway, QUEUED, number)?;
-        points(&gateway, &mut sessions, number, cost);
+        sessions.push(Point::new(number, cost));
     }
     curves.push(curve(
         "Sessions among 2,000 requests that wait",
@@ -107,11 +115,8 @@ pub(crate) fn curves(place: &Place, watch: &mut Watch) -> anyhow::Result<Vec<Cur
         let gateway = place.start_pacegate(1, WIDE_OPEN)?;
         let idle = gateway.rss();
         let (cost, kept) = stream(&gateway, number)?;
-        held.push(Point {
-            number: number as f64,
-            cost: (kept - idle) * 1000.0 / number as f64,
-        });
-        points(&gateway, &mut streams, number, cost);
+        held.push(Point::new(number, (kept - idle) * 1000.0 / number as f64));
+        streams.push(Point::new(number, cost));
     }
     curves.push(curve(
         "Open streams with one event a second",
@@ -131,7 +136,7 @@ pub(crate) fn curves(place: &Place, watch: &mut Watch) -> anyhow::Result<Vec<Cur
     for number in UPSTREAMS {
         let gateway = place.start_pacegate(number, WIDE_OPEN)?;
         let cost = route(&gateway, number)?;
-        points(&gateway, &mut upstreams, number, cost);
+        upstreams.push(Point::new(number, cost));
     }
     curves.push(curve(
         "Upstreams in the config",
@@ -163,8 +168,7 @@ fn queue(gateway: &Gateway, number: usize, sessions: usize) -> anyhow::Result<f6
     for turn in 0..number {
         waiting.push(queued(gateway.address, turn % sessions)?);
     }
-    // Until all of them have been read.
-    settle(gateway)?;
+    all_wait(gateway, number)?;
     drop(first);
     for socket in &mut waiting {
         let mut answer = [0; 4096];
@@ -189,20 +193,37 @@ fn queued(address: SocketAddr, session: usize) -> anyhow::Result<TcpStream> {
     Ok(socket)
 }
 
-/// Waits until the gateway has nothing to do.
-fn settle(gateway: &Gateway) -> anyhow::Result<()> {
+/// Until the gateway has read `number` requests and says that they wait.
+fn all_wait(gateway: &Gateway, number: usize) -> anyhow::Result<()> {
     const STEP: Duration = Duration::from_millis(100);
     let start = Instant::now();
-    let mut before = gateway.cpu_time();
+    let mut waiting = 0;
     while start.elapsed() < PATIENCE {
-        std::thread::sleep(STEP);
-        let now = gateway.cpu_time();
-        if now - before < STEP / 50 {
+        waiting = waiters(gateway.address)?;
+        if waiting == number {
             return Ok(());
         }
-        before = now;
+        std::thread::sleep(STEP);
     }
-    Err(anyhow!("{} does not come to rest", gateway.name))
+    Err(anyhow!("{waiting} of {number} requests wait"))
+}
+
+/// As `/metrics` counts them.
+fn waiters(address: SocketAddr) -> anyhow::Result<usize> {
+    let mut socket = TcpStream::connect(address)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    write!(
+        socket,
+        "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+    )?;
+    let mut text = String::new();
+    socket.read_to_string(&mut text)?;
+    let counts = text
+        .lines()
+        .filter(|line| line.starts_with("pacegate_queue_waiting{"))
+        .map(|line| line.rsplit(' ').next().unwrap_or_default().parse::<usize>());
+    let counts: Vec<_> = counts.collect::<Result<_, _>>()?;
+    Ok(counts.into_iter().sum())
 }
 
 /// CPU time for each event of `number` streams that beat once a second, and what they hold in MB.
@@ -241,4 +262,22 @@ fn route(gateway: &Gateway, upstreams: usize) -> anyhow::Result<f64> {
         connection.ask(&requests[turn % upstreams])?;
     }
     Ok((gateway.cpu_time() - before).as_secs_f64() * 1e6 / ASKED as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grown(costs: [f64; 2]) -> String {
+        let points = [10, 10_000].into_iter().zip(costs);
+        let points = points.map(|(number, cost)| Point::new(number, cost));
+        curve("Requests", "waiters", "µs", points.collect()).verdict()
+    }
+
+    #[test]
+    fn lets_a_cost_grow_with_the_logarithm_and_no_faster() {
+        assert!(grown([1.0, 3.9]).contains("no worse than n log n"));
+        assert!(grown([1.0, 4.1]).contains("WORSE THAN n log n"));
+        assert!(grown([2.0, 1.0]).contains("no worse than n log n"));
+    }
 }

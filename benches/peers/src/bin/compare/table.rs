@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use super::{
     gateway::Scheme,
-    metric::METRICS,
+    metric::{METRICS, Metric},
+    middle::Middle,
     results::{Circumstances, DIRECT, OURS, Results, YARDSTICK},
 };
 
@@ -16,39 +17,11 @@ pub(crate) fn text(results: &Results, circumstances: &Circumstances) -> String {
             continue;
         }
         let _infallible = writeln!(text, "\nUpstream over {}\n", spelled(scheme));
-        row(
-            &mut text,
-            std::iter::once(String::new())
-                .chain(names.iter().map(|name| (*name).to_owned()))
-                .chain(["pacegate / nginx".into(), "budget".into()]),
-        );
-        row(
-            &mut text,
-            std::iter::repeat_n("---".to_owned(), names.len() + 3),
-        );
-        for metric in &METRICS {
-            let label = format!(
-                "{}{}{}",
-                metric.label,
-                if metric.unit.is_empty() { "" } else { ", " },
-                metric.unit
-            );
-            let figures = names
-                .iter()
-                .map(|name| cell(results, scheme, name, metric.key));
-            let ratio = results.ratio(scheme, OURS, metric);
-            let verdict = ratio.and_then(|ratio| metric.holds(ratio, scheme));
-            let mark = match verdict {
-                Some(true) => " ok",
-                Some(false) => " **over**",
-                None => "",
-            };
-            let ratio = ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}{mark}"));
-            let limit = metric.limit(scheme).unwrap_or_default();
-            row(
-                &mut text,
-                std::iter::once(label).chain(figures).chain([ratio, limit]),
-            );
+        beside_each_other(&mut text, results, scheme, &names);
+        let pipelines = results.pipelines(scheme);
+        if pipelines.len() > 1 {
+            text.push_str("\nWithout some of its layers\n\n");
+            layers(&mut text, results, scheme, &pipelines);
         }
     }
     let doubts = results.doubts(circumstances);
@@ -56,7 +29,7 @@ pub(crate) fn text(results: &Results, circumstances: &Circumstances) -> String {
     if doubts.is_empty() {
         text.push_str("The machine was calm.\n");
     } else {
-        text.push_str("NOT TO BE TRUSTED: the machine was not calm.\n");
+        text.push_str("NOT TO BE TRUSTED:\n");
         for doubt in doubts {
             let _infallible = writeln!(text, "- {doubt}");
         }
@@ -67,14 +40,59 @@ pub(crate) fn text(results: &Results, circumstances: &Circumstances) -> String {
                 let limit = metric.limit(scheme).unwrap_or_default();
                 let _infallible = writeln!(
                     text,
-                    "over budget, {}: {}: {ratio:.2} × {YARDSTICK}, budget {limit}",
+                    "over budget, {}: {}: {} × {YARDSTICK}, budget {limit}",
                     spelled(scheme),
-                    metric.label
+                    metric.label,
+                    known(ratio)
                 );
             }
         }
     }
     text
+}
+
+fn beside_each_other(text: &mut String, results: &Results, scheme: Scheme, names: &[&str]) {
+    head(text, names, &["pacegate / nginx", "budget"]);
+    for metric in &METRICS {
+        let figures = names
+            .iter()
+            .map(|name| cell(results, scheme, name, metric.key));
+        let ratio = results.ratio(scheme, OURS, metric);
+        let mark = match ratio.and_then(|ratio| metric.holds(ratio.median, scheme)) {
+            Some(true) => " ok",
+            Some(false) => " **over**",
+            None => "",
+        };
+        let ratio = ratio.map_or_else(String::new, |ratio| known(ratio) + mark);
+        let limit = metric.limit(scheme).unwrap_or_default();
+        let label = std::iter::once(metric.heading());
+        row(text, label.chain(figures).chain([ratio, limit]));
+    }
+}
+
+fn layers(text: &mut String, results: &Results, scheme: Scheme, names: &[&str]) {
+    head(text, names, &[]);
+    for metric in measured_of_all(results, scheme, names) {
+        let figures = names
+            .iter()
+            .map(|name| cell(results, scheme, name, metric.key));
+        row(text, std::iter::once(metric.heading()).chain(figures));
+    }
+}
+
+/// The figures that each of `names` has.
+pub(crate) fn measured_of_all(
+    results: &Results,
+    scheme: Scheme,
+    names: &[&str],
+) -> impl Iterator<Item = &'static Metric> {
+    let has = move |metric: &&Metric| {
+        let mut figures = names
+            .iter()
+            .map(|name| results.figure(scheme, name, metric));
+        figures.all(|figure| figure.is_some())
+    };
+    METRICS.iter().filter(has)
 }
 
 pub(crate) fn spelled(scheme: Scheme) -> &'static str {
@@ -88,13 +106,19 @@ pub(crate) fn cell(results: &Results, scheme: Scheme, name: &str, key: &str) -> 
     let metric = METRICS.iter().find(|metric| metric.key == key);
     let figure = metric.and_then(|metric| {
         // What the others add to is shown as it is.
-        let metric = metric;
         if name == DIRECT && metric.added {
             return results.way(scheme, metric);
         }
         results.figure(scheme, name, metric)
     });
     figure.map_or_else(|| "–".into(), |figure| number(figure.median))
+}
+
+/// A ratio, and how well it is known.
+pub(crate) fn known(ratio: Middle) -> String {
+    let doubt = ratio.doubt();
+    let doubt = doubt.map_or_else(String::new, |doubt| format!(" ± {doubt:.2}"));
+    format!("{:.2}{doubt}", ratio.median)
 }
 
 /// Three figures are as many as are true.
@@ -104,6 +128,15 @@ pub(crate) fn number(value: f64) -> String {
         size if size >= 10.0 => format!("{value:.1}"),
         _ => format!("{value:.2}"),
     }
+}
+
+fn head(text: &mut String, names: &[&str], more: &[&str]) {
+    let cells = std::iter::once(&"").chain(names).chain(more);
+    row(text, cells.map(|cell| (*cell).to_owned()));
+    row(
+        text,
+        std::iter::repeat_n("---".into(), names.len() + more.len() + 1),
+    );
 }
 
 fn row(text: &mut String, cells: impl Iterator<Item = String>) {

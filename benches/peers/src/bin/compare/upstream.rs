@@ -37,7 +37,7 @@ pub(crate) const PART: usize = 16 * 1024;
 const TICK: Duration = Duration::from_millis(2);
 
 /// Events of a paced stream.
-pub(crate) const TICKS: usize = 100;
+pub(crate) const TICKS: usize = 25;
 
 /// Where it listens, without and with TLS.
 pub(crate) struct Upstream {
