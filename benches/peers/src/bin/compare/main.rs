@@ -50,7 +50,7 @@ mod upstream;
 /// Measure pacegate beside nginx, haproxy, a bare hyper proxy and axum with reqwest
 #[derive(Debug, Parser)]
 struct Args {
-    /// Fewer and shorter rounds, fewer streams, no curves: less than three minutes
+    /// Fewer and shorter rounds, no curves: three minutes, less where nothing else runs
     #[arg(long)]
     quick: bool,
     /// Rounds; every gateway has its turn in each
@@ -76,7 +76,6 @@ const QUICK: Effort = Effort {
     lone: Duration::from_millis(30),
     crowd: 1,
     uploads: 5,
-    streams: 300,
 };
 
 const WHOLE: Effort = Effort {
@@ -84,7 +83,6 @@ const WHOLE: Effort = Effort {
     lone: Duration::from_millis(50),
     crowd: 2,
     uploads: 15,
-    streams: 1000,
 };
 
 fn main() -> anyhow::Result<()> {
@@ -119,7 +117,6 @@ fn main() -> anyhow::Result<()> {
         machine: machine::description(),
         versions: versions(&place),
         rounds,
-        streams: effort.streams,
         load_before: machine::load(),
         foreign: machine::Foreign {
             busy: 0.0,
@@ -224,8 +221,7 @@ fn measure_all(
                 continue;
             }
             let gateway = place.start(&kind, scheme)?;
-            let mut figures =
-                measure::memory(&gateway, effort).with_context(|| gateway.name.clone())?;
+            let mut figures = measure::memory(&gateway).with_context(|| gateway.name.clone())?;
             figures.insert("start", gateway.cold_start.as_secs_f64() * 1e3);
             if let Some(size) = place.size(&kind) {
                 figures.insert("binary", size);

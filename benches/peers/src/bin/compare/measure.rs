@@ -35,12 +35,13 @@ pub(crate) struct Effort {
     pub(crate) crowd: u64,
     /// Large uploads.
     pub(crate) uploads: usize,
-    /// Streams that are open at once.
-    pub(crate) streams: usize,
 }
 
 /// Connections of the crowd.
 const CROWD: usize = 50;
+
+/// Streams that are open at once while memory is measured.
+const STREAMS: usize = 1000;
 
 pub(crate) const KIB_64: usize = 64 * 1024;
 pub(crate) const MB_10: usize = 10_000_000;
@@ -136,13 +137,13 @@ pub(crate) fn bodies(gateway: &Gateway, effort: &Effort) -> anyhow::Result<Figur
 }
 
 /// What it holds, idle and with many streams open.
-pub(crate) fn memory(gateway: &Gateway, effort: &Effort) -> anyhow::Result<Figures> {
+pub(crate) fn memory(gateway: &Gateway) -> anyhow::Result<Figures> {
     let mut figures = Figures::new();
     if gateway.process().is_none() {
         return Ok(figures);
     }
     figures.insert("idle", gateway.rss());
-    let streams = open_streams(gateway.address, effort.streams)?;
+    let streams = open_streams(gateway.address, STREAMS)?;
     figures.insert("open", gateway.rss());
     drop(streams);
     Ok(figures)

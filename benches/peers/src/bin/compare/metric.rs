@@ -66,7 +66,7 @@ pub(crate) const METRICS: [Metric; 17] = [
     added("64k", "added by an upload of 64 KiB", "µs"),
     added("10m", "added by an upload of 10 MB", "ms"),
     within(0.6, 0.6, less("idle", "memory, idle", "MB")),
-    within(1.15, 1.15, less("open", "memory, many streams open", "MB")),
+    within(1.15, 1.15, less("open", "memory, 1,000 streams open", "MB")),
     within(0.6, 0.6, less("start", "first answer after start", "ms")),
     less("binary", "size of the binary", "MB"),
 ];

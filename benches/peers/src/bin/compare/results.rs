@@ -20,7 +20,6 @@ pub(crate) struct Circumstances {
     pub(crate) machine: String,
     pub(crate) versions: Vec<String>,
     pub(crate) rounds: usize,
-    pub(crate) streams: usize,
     pub(crate) load_before: f64,
     pub(crate) foreign: Foreign,
 }
