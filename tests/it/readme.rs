@@ -123,6 +123,27 @@ fn the_error_table_has_every_code_that_the_gateway_can_make_and_no_other() {
     assert_eq!(listed, codes());
 }
 
+#[test]
+fn the_performance_tables_have_the_lines_that_are_measured() {
+    let source = read("benches/peers/src/bin/compare/metric.rs");
+    let metrics = source.split("METRICS: [Metric").nth(1).unwrap();
+    let metrics = metrics.split("];").next().unwrap();
+    let words: Vec<_> = metrics.split('"').skip(1).step_by(2).collect();
+    let lines = words.chunks(3).map(|words| match words {
+        [_key, label, ""] => (*label).to_owned(),
+        [_key, label, unit] => format!("{label}, {unit}"),
+        _ => panic!("{words:?}"),
+    });
+    let lines: Vec<_> = lines.collect();
+    // Without the heads and the rules below them.
+    let rows = rows("Performance").into_iter();
+    let measured: Vec<_> = rows
+        .map(|row| row[0].clone())
+        .filter(|first| !first.is_empty() && first != "---")
+        .collect();
+    assert_eq!(measured, [&lines[..], &lines[..]].concat());
+}
+
 /// The codes in the sources: what `fn code` returns, and in `answer.rs` every word in quotes that is
 /// not the type of an error or a key of the document.
 fn codes() -> BTreeSet<String> {
