@@ -390,7 +390,7 @@ fn events_at_once() -> Vec<Vec<u8>> {
     vec![events().concat()]
 }
 
-#[library_benchmark(config = at_most(88_500))]
+#[library_benchmark(config = at_most(55_500))]
 #[bench::one_json_answer(Whole::between(json(), b"}]}"))]
 fn gateway(mut whole: Whole) -> Whole {
     for _ in 0..TIMES {
@@ -399,7 +399,7 @@ fn gateway(mut whole: Whole) -> Whole {
     whole
 }
 
-#[library_benchmark(config = at_most(485_000))]
+#[library_benchmark(config = at_most(301_000))]
 #[bench::a_hundred_events(Whole::between(events(), b"\r\n0\r\n\r\n"))]
 fn gateway_and_a_stream(mut whole: Whole) -> Whole {
     for _ in 0..TIMES {
@@ -408,7 +408,7 @@ fn gateway_and_a_stream(mut whole: Whole) -> Whole {
     whole
 }
 
-#[library_benchmark(config = at_most(292_000))]
+#[library_benchmark(config = at_most(117_000))]
 #[bench::a_hundred_events_at_once(Whole::between(events_at_once(), LAST_EVENT))]
 fn gateway_and_a_burst(mut whole: Whole) -> Whole {
     for _ in 0..TIMES {
