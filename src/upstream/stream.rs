@@ -9,7 +9,6 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
-    task::coop,
 };
 use tokio_rustls::client::TlsStream;
 
@@ -25,7 +24,8 @@ impl Stream {
     /// Whether nothing has come, neither bytes nor an end. It costs no system call where the system
     /// has not said that there is something to read.
     ///
-    /// What comes inside TLS may be for TLS alone, such as a ticket; that is nothing, too.
+    /// What comes inside TLS may be for TLS alone, such as a ticket; that is nothing, too. A task that
+    /// has used up its turn sees nothing, whatever is there.
     pub(super) fn is_quiet(&mut self) -> bool {
         match self {
             Self::Plain(tcp) => {
@@ -37,8 +37,7 @@ impl Stream {
                 // be used will be polled.
                 let unwoken = &mut Context::from_waker(Waker::noop());
                 let read = Pin::new(tls).poll_read(unwoken, &mut ReadBuf::new(&mut [0]));
-                // A task that has done enough for one turn would see nothing, whatever is there.
-                read.is_pending() && coop::has_budget_remaining()
+                read.is_pending()
             }
         }
     }

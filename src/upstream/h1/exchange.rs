@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::Response;
 use http_body::Body as _;
 use http_body_util::Full;
+use tokio::task::coop;
 
 use super::{Body, Connection, request_head};
 use crate::upstream::{
@@ -64,6 +65,11 @@ impl Future for Exchange {
             return Poll::Pending;
         };
         if !this.has_begun {
+            if !coop::has_budget_remaining() {
+                // In the next turn it can be seen whether the connection is still there.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             if !connection.is_quiet() {
                 return Poll::Ready(Err(this.unsent()));
             }

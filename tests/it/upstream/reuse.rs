@@ -1,12 +1,16 @@
 //! Which connections serve another request, and which requests are sent again.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    future::{Future, poll_fn},
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use pacegate::upstream::Client;
 use pacegate_layers::error::NotSent;
 use tokio::{
     io::AsyncWriteExt,
     join,
+    task::coop,
     time::{sleep, timeout},
 };
 
@@ -97,6 +101,46 @@ async fn a_tls_connection_that_was_closed_while_idle_is_not_used() {
         };
         join!(serving, asking);
         sleep(SHORT).await;
+    }
+}
+
+/// tokio lets a task do only so much in one turn; then nothing is ready, not even what is there.
+#[tokio::test]
+async fn a_turn_that_is_used_up_hides_neither_a_live_connection_nor_a_dead_one() {
+    for closed in [false, true] {
+        let certificate = Certificate::for_name("localhost");
+        let file = certificate.file();
+        let server = Server::bind().await;
+        let client = Client::new(server.https_url(), trusting(&file)).unwrap();
+        let config = certificate.server(&["http/1.1"]);
+        let serving = async {
+            let mut peer = server.accept().await.tls(config.clone()).await.unwrap();
+            peer.answer(OK).await;
+            if closed {
+                sleep(SHORT / 2).await; // not together with the answer
+                drop(peer);
+                peer = server.accept().await.tls(config.clone()).await.unwrap();
+            }
+            peer.answer(OK).await;
+            peer
+        };
+        let asking = async {
+            text(get(&client, "/models").await.unwrap()).await.unwrap();
+            sleep(SHORT).await;
+            let (send, mut work) = tokio::sync::mpsc::unbounded_channel();
+            (0..1000).for_each(|_| send.send(()).unwrap());
+            let mut second = std::pin::pin!(get(&client, "/models"));
+            let response = poll_fn(|cx| {
+                while coop::has_budget_remaining() && work.poll_recv(cx).is_ready() {}
+                second.as_mut().poll(cx)
+            });
+            text(response.await.unwrap()).await.unwrap()
+        };
+        let (_peer, said) = timeout(LONG, async { join!(serving, asking) })
+            .await
+            .unwrap();
+        assert_eq!(said, "ok");
+        assert_eq!(client.open_connections(), 1);
     }
 }
 

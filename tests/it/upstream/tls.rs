@@ -155,3 +155,41 @@ async fn a_tls_stream_that_ends_without_a_goodbye_is_cut_short() {
     let ((), outcome) = join!(serving, reading);
     assert!(outcome.is_err(), "{outcome:?}");
 }
+
+#[tokio::test]
+async fn small_records_that_are_there_together_come_as_few_frames_and_one_alone_at_once() {
+    let certificate = Certificate::for_name("localhost");
+    let file = certificate.file();
+    let server = Server::bind().await;
+    let client = Client::new(server.https_url(), trusting(&file)).unwrap();
+    let (seen, proof) = tokio::sync::oneshot::channel();
+    let event = chunk("data: {\"n\":1}\n\n");
+    let serving = async {
+        let config = certificate.server(&["http/1.1"]);
+        let mut peer = server.accept().await.tls(config).await.unwrap();
+        peer.answer(CHUNKED).await;
+        peer.send(&event).await;
+        proof.await.unwrap();
+        for _ in 0..100 {
+            peer.send(&event).await;
+        }
+        peer.send("0\r\n\r\n").await;
+        peer
+    };
+    let reading = async {
+        let mut body = post(&client, "{}").await.unwrap().into_body();
+        assert_eq!(data(&mut body).await, "data: {\"n\":1}\n\n");
+        seen.send(()).unwrap();
+        tokio::time::sleep(SHORT).await; // all of them are there
+        let (mut frames, mut length) = (0, 0);
+        while let Some(frame) = frame(&mut body).await {
+            length += frame.unwrap().into_data().unwrap().len();
+            frames += 1;
+        }
+        (frames, length)
+    };
+    let (_peer, (frames, length)) = join!(serving, reading);
+    assert_eq!(length, 100 * "data: {\"n\":1}\n\n".len());
+    assert!(frames <= 3, "{frames} frames");
+    assert_eq!(client.idle_connections(), 1);
+}
