@@ -1,16 +1,18 @@
 //! The state file: one process at a time, and never half written.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
-    io::{self, Read, Write},
+    fs::{self, DirBuilder, OpenOptions},
+    io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    process,
 };
 
 use tracing::{info, warn};
 
-use super::{PeekError, Record, Store};
+use super::{
+    FILE_MODE, PeekError, Record, Store,
+    lock::{Failed, Held, Lock},
+};
 
 /// The file of one upstream, ours until dropped.
 #[derive(Debug)]
@@ -18,30 +20,10 @@ pub(super) struct StateFile {
     path: PathBuf,
     temporary: PathBuf,
     failing: bool,
-    /// The system releases it with the process, however that ends.
-    _lock: File,
+    _lock: Lock,
 }
 
-/// Two processes that count on one file would both spend what is left.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "{} is locked: {holder} counts the quotas of upstream {upstream} there\n  hint: stop the other \
-     one, or give each its own state-dir",
-    lock.display()
-)]
-pub struct Held {
-    upstream: String,
-    lock: PathBuf,
-    holder: String,
-}
-
-enum Failed {
-    Held(Held),
-    Io(io::Error),
-}
-
-/// Only the account that pacegate runs under reads and writes them.
-const FILE_MODE: u32 = 0o600;
+/// Only the account that pacegate runs under looks into it.
 const DIRECTORY_MODE: u32 = 0o700;
 
 /// What the file of `upstream` holds, whoever counts there; a replaced file is never half of one.
@@ -114,7 +96,7 @@ impl StateFile {
             path: path.to_owned(),
             temporary: path.with_extension("json.tmp"),
             failing: false,
-            _lock: lock(path.with_extension("lock"), upstream)?,
+            _lock: Lock::take(path.with_extension("lock"), upstream)?,
         };
         let record = match fs::read(path) {
             Ok(text) => match Record::parse(&text) {
@@ -158,49 +140,6 @@ impl Store for StateFile {
                 );
             }
             (Err(_), true) => {}
-        }
-    }
-}
-
-// === impl Failed ===
-
-impl From<io::Error> for Failed {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-/// A file beside the state file, because that one is replaced by each write.
-fn lock(path: PathBuf, upstream: &str) -> Result<File, Failed> {
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(FILE_MODE)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(&path)?;
-    match file.try_lock() {
-        Ok(()) => {
-            // For whoever comes second; the lock holds without it.
-            let _unsaid = file
-                .set_len(0)
-                .and_then(|()| write!(file, "{}", process::id()));
-            Ok(file)
-        }
-        Err(TryLockError::Error(error)) => Err(error.into()),
-        Err(TryLockError::WouldBlock) => {
-            let mut id = String::new();
-            let read = file.read_to_string(&mut id);
-            let holder = match read {
-                Ok(_) if id.parse::<u32>().is_ok() => format!("another pacegate (process {id})"),
-                _ => "another pacegate".into(),
-            };
-            Err(Failed::Held(Held {
-                upstream: upstream.into(),
-                lock: path,
-                holder,
-            }))
         }
     }
 }

@@ -42,6 +42,7 @@ mod calendar;
 mod clock;
 mod counter;
 mod file;
+mod lock;
 mod record;
 mod rolling;
 #[cfg(test)]
@@ -50,7 +51,7 @@ mod tests;
 pub use self::{
     clock::WallClock,
     counter::UnknownZone,
-    file::Held,
+    lock::Held,
     record::{Record, Unreadable},
 };
 
@@ -60,6 +61,9 @@ use self::{
     file::StateFile,
     record::Count,
 };
+
+/// Only the account that pacegate runs under reads and writes what is kept.
+const FILE_MODE: u32 = 0o600;
 
 /// All quotas of one upstream.
 #[derive(Debug)]
