@@ -15,6 +15,9 @@ use super::{
 /// More than any server has reasons to send.
 const MAX_FIELDS: usize = 100;
 
+/// For what the gateway says of an answer: a map that grows is built anew.
+const ROOM: usize = 4;
+
 /// A head, and what it says about what follows.
 #[derive(Debug)]
 pub(super) struct ResponseHead {
@@ -46,7 +49,7 @@ pub(super) fn take(unread: &mut Bytes, to_head: bool) -> Result<Option<ResponseH
         _ => Version::HTTP_10,
     };
     let mut said = Said::default();
-    let mut headers = HeaderMap::with_capacity(parsed.headers.len());
+    let mut headers = HeaderMap::with_capacity(parsed.headers.len() + ROOM);
     for field in &*parsed.headers {
         let name = HeaderName::from_bytes(field.name.as_bytes())
             .map_err(|_| Violation::Head(httparse::Error::HeaderName))?;
