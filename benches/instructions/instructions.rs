@@ -390,7 +390,7 @@ fn events_at_once() -> Vec<Vec<u8>> {
     vec![events().concat()]
 }
 
-#[library_benchmark(config = at_most(55_500))]
+#[library_benchmark(config = at_most(54_000))]
 #[bench::one_json_answer(Whole::between(json(), b"}]}"))]
 fn gateway(mut whole: Whole) -> Whole {
     for _ in 0..TIMES {
