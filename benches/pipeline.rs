@@ -16,15 +16,23 @@ use pacegate::{
     config::{self, Sample, Upstream},
     pipeline::{SharedService, build},
 };
-use pacegate_layers::{error::BoxError, token::StaticToken};
+use pacegate_layers::{error::BoxError, header_align::fields, token::StaticToken};
 use tower::{ServiceExt, service_fn};
 
 const EVENTS: usize = 100;
 
 const EVENT: &[u8] = b"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"word \"}}]}\n\n";
 
+/// Looks at every field that is to be sent, as a client has to.
+fn read(request: &Request<Full<Bytes>>) {
+    fields(request).parts(|part| {
+        black_box(part);
+    });
+}
+
 fn answers_json() -> SharedService {
-    SharedService::new(service_fn(async |_request: Request<Full<Bytes>>| {
+    SharedService::new(service_fn(async |request: Request<Full<Bytes>>| {
+        read(&request);
         let body =
             Full::new(Bytes::from_static(b"{\"choices\":[]}")).map_err(|never| match never {});
         Ok(Response::new(body.boxed_unsync()))
@@ -32,7 +40,8 @@ fn answers_json() -> SharedService {
 }
 
 fn answers_stream() -> SharedService {
-    SharedService::new(service_fn(async |_request: Request<Full<Bytes>>| {
+    SharedService::new(service_fn(async |request: Request<Full<Bytes>>| {
+        read(&request);
         let events = stream::iter(
             std::iter::repeat_n(EVENT, EVENTS)
                 .map(|event| Ok::<_, Infallible>(Frame::data(Bytes::from_static(event)))),

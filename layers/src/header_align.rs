@@ -9,13 +9,17 @@
 //! It knows no profile and no provider: the list is data given to the [`HeaderAlignLayer`]. It does
 //! not touch responses.
 //!
-//! # In two parts
+//! # Deferred
 //!
-//! Layers that keep a copy of each request for a retry copy its headers with it. A [`SetAsideLayer`]
-//! outside them leaves the client's headers in the request's [`Progress`], and this layer inside them
-//! builds its own from those: the copies in between have none, and cost next to nothing. It is for layers that neither
-//! read nor write headers, such as [`RetryOn429`](crate::RetryOn429Layer),
-//! [`TokenRefresh`](crate::TokenRefreshLayer) and [`JitterThrottle`](crate::JitterThrottleLayer).
+//! A map of headers is the dearest thing in most requests: layers that keep a copy of each request for
+//! a retry copy its headers with it, and a client that writes them takes the map apart again. Where
+//! whoever is at the bottom asks for the [`fields`] of a request instead of its headers, or
+//! [settles](settle) it first, a [`DeferredLayer`] does the same as [`HeaderAlignLayer`] and builds
+//! no map: it leaves the client's headers in the request's [`Progress`](crate::progress::Progress),
+//! and the list is applied to them while they are written.
+//!
+//! Layers in between see none of the headers. What they set goes out as well, and instead of what the
+//! list has for the same name, as [`BearerAuth`](crate::BearerAuthLayer) needs it.
 //!
 //! # Order laws
 //!
@@ -71,14 +75,19 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
 use tower_layer::Layer;
 use tower_service::Service;
 
+mod deferred;
+mod fields;
 mod offer;
 mod plan;
-mod set_aside;
 
-pub use self::set_aside::{SetAside, SetAsideLayer};
+pub use self::{
+    deferred::{Deferred, DeferredLayer},
+    fields::{Fields, Part, fields, settle},
+};
+
+pub(crate) use self::deferred::Aside;
 
 use self::plan::Plan;
-use crate::progress::Progress;
 
 /// Applies [`HeaderAlign`]; see the [module documentation](self).
 #[derive(Clone, Debug)]
@@ -210,6 +219,12 @@ impl HeaderAlignLayer {
         self.pass.push(name);
         Ok(self)
     }
+
+    /// The same list for a client that asks for [`fields`]; see the [module documentation](self).
+    #[must_use]
+    pub fn deferred(&self) -> DeferredLayer {
+        DeferredLayer::new(self)
+    }
 }
 
 impl Default for HeaderAlignLayer {
@@ -251,12 +266,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let progress = request.extensions().get::<Progress>();
-        let aligned = match progress.and_then(Progress::aside) {
-            Some(client) if request.headers().is_empty() => self.plan.align(client),
-            _ => self.plan.align(request.headers()),
-        };
-        *request.headers_mut() = aligned;
+        *request.headers_mut() = self.plan.align(request.headers());
         self.inner.call(request)
     }
 }

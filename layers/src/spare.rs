@@ -17,7 +17,8 @@ struct Copied<B> {
     method: Method,
     uri: Uri,
     version: Version,
-    headers: HeaderMap,
+    /// None is cheaper than an empty one.
+    headers: Option<HeaderMap>,
     extensions: Kept,
     body: B,
 }
@@ -35,7 +36,9 @@ impl<B: Clone> Spare<B> {
             method: request.method().clone(),
             uri: request.uri().clone(),
             version: request.version(),
-            headers: request.headers().clone(),
+            headers: Some(request.headers())
+                .filter(|headers| !headers.is_empty())
+                .cloned(),
             extensions: match extensions.get::<Progress>() {
                 Some(progress) if extensions.len() == 1 => Kept::Progress(progress.clone()),
                 _ => Kept::All(extensions.clone()),
@@ -59,7 +62,7 @@ impl<B> Spare<B> {
         *request.method_mut() = copy.method;
         *request.uri_mut() = copy.uri;
         *request.version_mut() = copy.version;
-        *request.headers_mut() = copy.headers;
+        *request.headers_mut() = copy.headers.unwrap_or_default();
         match copy.extensions {
             Kept::All(extensions) => *request.extensions_mut() = extensions,
             Kept::Progress(progress) => {

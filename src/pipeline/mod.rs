@@ -58,7 +58,10 @@ pub enum PipelineError {
     NoToken(LayerName),
 }
 
-/// Puts the layers of `upstream`, in the order listed, around `client`. The gate obeys `quotas`.
+/// Puts the layers of `upstream`, in the order listed, around `client`, which is to send the [`fields`]
+/// of a request. The gate obeys `quotas`.
+///
+/// [`fields`]: pacegate_layers::header_align::fields
 ///
 /// # Errors
 ///

@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Full};
 use pacegate_layers::{
     BearerAuthLayer, HeaderAlignLayer, JitterThrottleLayer, RetryOn429Layer, TokenRefreshLayer,
     error::BoxError,
-    header_align::{NotPassable, Rule, SetAsideLayer},
+    header_align::{NotPassable, Rule},
     jitter_throttle::{Gate, PermitBody},
     retry_on_429::PeekedBody,
     token::TokenSource,
@@ -131,17 +131,15 @@ impl Stack {
             })),
         };
         ServiceBuilder::new()
-            // The layers up to the second part of header-align know no headers, and two of them copy
-            // requests for retries: the copies have none.
-            .option_layer(self.header_align.is_some().then_some(SetAsideLayer))
+            // Deferred: the others know no headers but the one that bearer-auth sets, and two of them
+            // copy requests for retries.
+            .option_layer(self.header_align.map(|layer| layer.deferred()))
             // Outside the gate: every try takes its turn.
             .layer(retry_on_429)
             // Outside the gate, too: the replay takes its turn.
             .option_layer(self.token_refresh)
             // Outside bearer-auth: the token is read after the wait.
             .layer(jitter_throttle)
-            // Outside bearer-auth: it strips the client's `Authorization`.
-            .option_layer(self.header_align)
             .option_layer(self.bearer_auth)
             .service(client)
     }
@@ -237,7 +235,9 @@ mod tests {
     };
 
     use http::StatusCode;
-    use pacegate_layers::{progress::Progress, session::Session, token::StaticToken};
+    use pacegate_layers::{
+        header_align::settle, progress::Progress, session::Session, token::StaticToken,
+    };
     use tower::service_fn;
 
     use super::*;
@@ -266,7 +266,9 @@ mod tests {
             };
             let mut response = Response::new(Full::new(Bytes::from_static(b"{}")));
             *response.status_mut() = status;
-            *response.headers_mut() = request.headers().clone();
+            let mut request = request.clone();
+            settle(&mut request);
+            *response.headers_mut() = std::mem::take(request.headers_mut());
             response.map(|body| body.map_err(|never| match never {}))
         });
         let client =

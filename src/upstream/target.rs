@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::{Uri, Version, header};
 use http_body::Body as _;
+use pacegate_layers::header_align::settle;
 
 use super::{base::Base, connections::Connections, exchange::Outgoing, h2};
 
@@ -36,6 +37,7 @@ impl Target {
             .authority(self.base.authority.clone())
             .path_and_query(self.base.join(request.uri())?)
             .build()?;
+        settle(request);
         set_length(request);
         let headers = std::mem::take(request.headers_mut());
         *request.headers_mut() = h2::without_connection_fields(headers);

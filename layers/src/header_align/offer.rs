@@ -1,12 +1,17 @@
 //! Whether a client takes everything that is in a list.
 
-use http::HeaderValue;
+use std::sync::OnceLock;
+
+use http::{HeaderValue, header::GetAll};
 
 /// The members of a list that is sent if the client offers every one of them.
 #[derive(Debug)]
 pub(super) struct Offer {
     /// No two are the same.
     members: Vec<Vec<u8>>,
+    /// The first list that was found to hold all of them. A client sends the same one with every
+    /// request.
+    found: OnceLock<Vec<u8>>,
 }
 
 impl Offer {
@@ -17,12 +22,35 @@ impl Offer {
                 known.push(member.to_vec());
             }
         }
-        Self { members: known }
+        Self {
+            members: known,
+            found: OnceLock::new(),
+        }
     }
 
     /// Whether `client`'s lists hold every member. One that the client refuses with `q=0` is not
     /// offered; of a list with more than 64, nobody is found to offer all.
-    pub(super) fn is_in<'a>(&self, client: impl IntoIterator<Item = &'a HeaderValue>) -> bool {
+    pub(super) fn is_in(&self, client: &GetAll<'_, HeaderValue>) -> bool {
+        let mut lists = client.iter();
+        let only = lists.next().filter(|_| lists.next().is_none());
+        let Some(only) = only else {
+            return self.is_in_all_of(client);
+        };
+        if self
+            .found
+            .get()
+            .is_some_and(|found| found == only.as_bytes())
+        {
+            return true;
+        }
+        let is_in = self.is_in_all_of([only]);
+        if is_in {
+            self.found.get_or_init(|| only.as_bytes().to_vec());
+        }
+        is_in
+    }
+
+    fn is_in_all_of<'a>(&self, client: impl IntoIterator<Item = &'a HeaderValue>) -> bool {
         let mut found = 0_u64;
         for list in client {
             for member in members(list).filter_map(offered) {

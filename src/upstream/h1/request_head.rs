@@ -3,6 +3,7 @@
 use std::mem::replace;
 
 use http::Request;
+use pacegate_layers::header_align::{Part, fields};
 
 use crate::upstream::{proxy::Route, target::Target};
 
@@ -11,7 +12,7 @@ const USUAL_SIZE: usize = 1024;
 
 /// The head of `request` to `target`, whose body has `length` bytes.
 ///
-/// The fields are the request's, in their order. `host` and `content-length`, where they are there,
+/// The fields are the [`fields`] of the request, in their order. `host` and `content-length`, where they are there,
 /// keep their places and are replaced, else they follow the others.
 pub(super) fn write<B>(request: &Request<B>, target: &Target, length: usize) -> Vec<u8> {
     let proxy = match &target.connections.connector.route {
@@ -32,17 +33,21 @@ pub(super) fn write<B>(request: &Request<B>, target: &Target, length: usize) -> 
 
     let (mut host_there, mut length_there) = (false, false);
     let digits = length.to_string();
-    for (name, value) in request.headers() {
-        match name.as_str() {
+    fields(request).parts(|part| {
+        let (name, value) = match part {
+            Part::Lines(lines) => return head.extend_from_slice(lines),
+            Part::Field(name, value) => (name.as_str(), value.as_bytes()),
+        };
+        match name {
             "content-length" if replace(&mut length_there, true) => {}
-            "content-length" => write_field("content-length", digits.as_bytes(), &mut head),
+            "content-length" => write_field(name, digits.as_bytes(), &mut head),
             "host" if replace(&mut host_there, true) => {}
-            "host" => write_field("host", host, &mut head),
+            "host" => write_field(name, host, &mut head),
             // The body is complete, so it ends by its length.
             "transfer-encoding" => {}
-            name => write_field(name, value.as_bytes(), &mut head),
+            name => write_field(name, value, &mut head),
         }
-    }
+    });
     if length > 0 && !length_there {
         write_field("content-length", digits.as_bytes(), &mut head);
     }
