@@ -16,6 +16,7 @@ pub mod credentials;
 pub mod demo;
 pub mod descriptors;
 pub mod gateway;
+mod gather;
 pub mod metrics;
 pub mod oauth;
 pub mod pipeline;

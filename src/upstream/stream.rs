@@ -12,6 +12,8 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
+use crate::gather::as_one;
+
 /// One type for both, so that what speaks HTTP on it is compiled once.
 pub(super) enum Stream {
     Plain(TcpStream),
@@ -91,7 +93,10 @@ impl AsyncWrite for Stream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match &mut *self {
-            Self::Plain(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Plain(io) => as_one(bufs, |one| match one {
+                Some(one) => Pin::new(io).poll_write(cx, one),
+                None => Pin::new(io).poll_write_vectored(cx, bufs),
+            }),
             Self::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
         }
     }

@@ -15,6 +15,8 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
+use crate::gather::as_one;
+
 /// Where clients come from. Clones are the same socket.
 #[derive(Clone, Debug)]
 pub(in crate::gateway) enum Stream {
@@ -80,11 +82,17 @@ impl Stream {
             let written = match self {
                 Self::Tcp(stream) => {
                     ready!(stream.poll_write_ready(cx))?;
-                    stream.try_write_vectored(bufs)
+                    as_one(bufs, |one| match one {
+                        Some(one) => stream.try_write(one),
+                        None => stream.try_write_vectored(bufs),
+                    })
                 }
                 Self::Unix(stream) => {
                     ready!(stream.poll_write_ready(cx))?;
-                    stream.try_write_vectored(bufs)
+                    as_one(bufs, |one| match one {
+                        Some(one) => stream.try_write(one),
+                        None => stream.try_write_vectored(bufs),
+                    })
                 }
             };
             match written {
