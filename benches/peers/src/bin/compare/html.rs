@@ -45,7 +45,7 @@ pub(crate) fn page(
         if !names.contains(&OURS) {
             continue;
         }
-        let _infallible = write!(page, "<h2>Upstream over {}</h2>\n", spelled(scheme));
+        let _infallible = writeln!(page, "<h2>Upstream over {}</h2>", spelled(scheme));
         table(&mut page, results, scheme, &names);
         for metric in METRICS.iter().filter(|metric| metric.key != "core") {
             chart(&mut page, results, scheme, &names, metric)?;
@@ -108,9 +108,9 @@ fn table(page: &mut String, results: &Results, scheme: Scheme, names: &[&str]) {
         };
         let ratio = ratio.map_or_else(String::new, known);
         let limit = metric.limit(scheme).unwrap_or_default();
-        let _infallible = write!(
+        let _infallible = writeln!(
             page,
-            "<td class=\"{class}\">{ratio}</td><td>{limit}</td></tr>\n"
+            "<td class=\"{class}\">{ratio}</td><td>{limit}</td></tr>"
         );
     }
     page.push_str("</table></div>\n");
