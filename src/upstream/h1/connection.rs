@@ -62,8 +62,8 @@ struct Sending {
 /// What one read takes: a TLS record.
 const READ: usize = 16 * 1024;
 
-/// What it takes where that was not enough.
-const LARGE_READ: usize = 64 * 1024;
+/// What it takes where that was not enough: just less than what glibc maps anew each time.
+const LARGE_READ: usize = 124 * 1024;
 
 /// What a head may take beside its fields.
 const STATUS_LINE: usize = 1024;
