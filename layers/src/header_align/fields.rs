@@ -36,10 +36,11 @@ pub fn fields<B>(request: &Request<B>) -> Fields<'_> {
 
 /// Puts the [`fields`] of `request` into its headers, for a client that looks for them there.
 pub fn settle<B>(request: &mut Request<B>) {
-    let settled = match fields(request) {
-        Fields { aside: None, .. } => return,
-        deferred => deferred.to_map(),
+    let Fields { aside, headers } = fields(request);
+    let Some(aside) = aside else {
+        return;
     };
+    let settled = build(aside, headers);
     *request.headers_mut() = settled;
     if let Some(progress) = request.extensions_mut().get_mut::<Progress>() {
         progress.forget_aside();
@@ -52,26 +53,24 @@ impl Fields<'_> {
     /// Hands every field to `write`, in their order; those that have been worked out before, several at
     /// once.
     pub fn parts(self, mut write: impl FnMut(Part<'_>)) {
-        let Some(Aside { plan, client }) = self.aside else {
-            return each(self.headers, write);
-        };
-        if plan.is_simple(client, self.headers) {
-            plan.parts(client, self.headers, &mut write);
-        } else {
-            each(&self.to_map(), write);
+        let headers = self.headers;
+        match self.aside {
+            None => each(headers, write),
+            Some(Aside { plan, client }) if plan.is_simple(client, headers) => {
+                plan.parts(client, headers, &mut write);
+            }
+            Some(aside) => each(&build(aside, headers), write),
         }
     }
+}
 
-    fn to_map(self) -> HeaderMap {
-        let Some(aside) = self.aside else {
-            return self.headers.clone();
-        };
-        let mut fields = aside.plan.align(&aside.client);
-        for name in self.headers.keys() {
-            replace(&mut fields, name, &self.headers.get_all(name));
-        }
-        fields
+/// All fields, those of `inner` instead of what the list has for their names.
+fn build(aside: &Aside, inner: &HeaderMap) -> HeaderMap {
+    let mut fields = aside.plan.align(&aside.client);
+    for name in inner.keys() {
+        replace(&mut fields, name, &inner.get_all(name));
     }
+    fields
 }
 
 fn each(headers: &HeaderMap, mut write: impl FnMut(Part<'_>)) {
