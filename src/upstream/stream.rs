@@ -44,6 +44,21 @@ impl Stream {
         }
     }
 
+    /// Acknowledges what has been read, now, and what comes next not before it is read.
+    pub(super) fn acknowledge(&self) {
+        #[cfg(target_os = "linux")]
+        {
+            let tcp = match self {
+                Self::Plain(tcp) => tcp,
+                Self::Tls(tls) => tls.get_ref().0,
+            };
+            // If the socket does not take it, it acknowledges when it sees fit.
+            let _best_effort = tcp
+                .set_quickack(true)
+                .and_then(|()| tcp.set_quickack(false));
+        }
+    }
+
     /// Whether HTTP/2 was agreed on.
     pub(super) fn chose_h2(&self) -> bool {
         match self {

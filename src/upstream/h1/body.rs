@@ -54,6 +54,9 @@ impl Body {
             return Ok(Bytes::new());
         };
         let data = self.framing.decode(&mut connection.unread)?;
+        if !data.is_empty() {
+            connection.on_passed_on();
+        }
         if self.framing.has_ended() {
             self.release();
         }

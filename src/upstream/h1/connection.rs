@@ -15,6 +15,7 @@ use tokio_util::io::poll_read_buf;
 
 use super::{
     Violation,
+    receipt::Receipt,
     response_head::{self, ResponseHead},
 };
 use crate::upstream::{connections::Open, exchange::Failed, patience::Patience, stream::Stream};
@@ -34,6 +35,7 @@ pub(in crate::upstream) struct Connection {
     pub(super) unread: Bytes,
     /// More came at once than was asked for.
     is_flooded: bool,
+    receipt: Receipt,
     to_head: bool,
     /// Interim responses before the head.
     interim: usize,
@@ -82,6 +84,7 @@ impl Connection {
             send_error: None,
             unread: Bytes::new(),
             is_flooded: false,
+            receipt: Receipt::Given,
             to_head: false,
             interim: 0,
             persists: false,
@@ -102,6 +105,7 @@ impl Connection {
             body,
             written: 0,
         });
+        self.receipt = Receipt::Given;
         self.to_head = method == Method::HEAD;
         self.interim = 0;
     }
@@ -221,6 +225,11 @@ impl Connection {
         Poll::Ready(Ok(!self.unread.is_empty()))
     }
 
+    /// Some of what has come goes on to the client.
+    pub(super) fn on_passed_on(&mut self) {
+        self.receipt.on_passed_on();
+    }
+
     /// Whether another request may be sent once the response has been read to its end: that it is
     /// the end shows in that nothing follows.
     pub(super) fn is_reusable(&self) -> bool {
@@ -243,6 +252,16 @@ impl Connection {
 
     /// What has come; empty at the end.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        let read = self.poll_stream(cx);
+        if read.is_ready() {
+            self.receipt.on_read();
+        } else if self.receipt.on_wait() {
+            self.stream.acknowledge();
+        }
+        read
+    }
+
+    fn poll_stream(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
         let stream = Pin::new(&mut self.stream);
         if self.is_flooded {
             let mut room = BytesMut::with_capacity(LARGE_READ);

@@ -16,6 +16,7 @@ mod chunked;
 mod connection;
 mod exchange;
 mod framing;
+mod receipt;
 mod request_head;
 mod response_head;
 mod violation;

@@ -1,7 +1,10 @@
 //! What a reader of a response body sees, and when.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http_body::Body;
+use http_body_util::BodyExt;
 use pacegate::upstream::{
     Client,
     error::{IdleTimeout, Truncated},
@@ -269,7 +272,7 @@ async fn ten_megabytes_pass_byte_for_byte_both_ways() {
     };
     let asking = async {
         let response = post(&client, bytes.clone()).await.unwrap();
-        let collected = http_body_util::BodyExt::collect(response.into_body()).await;
+        let collected = response.into_body().collect().await;
         assert!(
             collected.unwrap().to_bytes() == bytes,
             "the response body has changed"
@@ -277,4 +280,49 @@ async fn ten_megabytes_pass_byte_for_byte_both_ways() {
     };
     let _io = join!(serving, asking);
     assert_eq!(client.idle_connections(), 1);
+}
+
+#[tokio::test]
+async fn an_upstream_that_waits_for_each_acknowledgement_is_not_kept_waiting() {
+    // A connection that has gone to and fro a while is one that the system acknowledges late on.
+    const USED: usize = 30;
+    const STREAMS: usize = 8;
+    // The system would wait for 40 ms.
+    const LATE: Duration = Duration::from_millis(20);
+
+    let server = Server::bind().await;
+    let client = client(&server);
+    let json = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+    let serving = async {
+        let mut peer = server.accept().await;
+        // By RFC 896: while something small is on its way, nothing small follows.
+        peer.io.set_nodelay(false).unwrap();
+        for _ in 0..STREAMS {
+            for _ in 0..USED {
+                peer.answer(json).await;
+            }
+            peer.answer(CHUNKED).await;
+            peer.send(&chunk("one")).await;
+            peer.send(&format!("{}0\r\n\r\n", chunk("two"))).await;
+        }
+        peer
+    };
+    let asking = async {
+        let mut waits = Vec::new();
+        for _ in 0..STREAMS {
+            for _ in 0..USED {
+                let body = post(&client, "{}").await.unwrap().into_body();
+                assert_eq!(body.collect().await.unwrap().to_bytes(), "{}");
+            }
+            let response = post(&client, "{}").await.unwrap();
+            let start = Instant::now();
+            let body = response.into_body().collect().await.unwrap();
+            waits.push(start.elapsed());
+            assert_eq!(body.to_bytes(), "onetwo");
+        }
+        waits
+    };
+    let (_peer, waits) = join!(serving, asking);
+    let late = waits.iter().filter(|wait| **wait > LATE).count();
+    assert!(late < STREAMS / 2, "{waits:?}");
 }
