@@ -65,9 +65,10 @@ impl Body {
 
     /// The body has ended cleanly: its connection may serve another request.
     fn release(&mut self) {
-        if let Some(connection) = self.connection.take()
+        if let Some(mut connection) = self.connection.take()
             && connection.is_reusable()
         {
+            connection.rest();
             self.pool.put(connection);
         }
     }

@@ -33,8 +33,8 @@ pub(in crate::upstream) struct Connection {
     send_error: Option<io::Error>,
     /// What has been read and belongs to what comes next.
     pub(super) unread: Bytes,
-    /// More came at once than was asked for.
-    is_flooded: bool,
+    /// Once more came at once than was asked for: where the next read goes.
+    flood: Option<BytesMut>,
     receipt: Receipt,
     to_head: bool,
     /// Interim responses before the head.
@@ -83,7 +83,7 @@ impl Connection {
             sending: None,
             send_error: None,
             unread: Bytes::new(),
-            is_flooded: false,
+            flood: None,
             receipt: Receipt::Given,
             to_head: false,
             interim: 0,
@@ -236,6 +236,11 @@ impl Connection {
         self.persists && self.unread.is_empty()
     }
 
+    /// Gives back what only an exchange needs.
+    pub(super) fn rest(&mut self) {
+        self.flood = None;
+    }
+
     /// Head and body together, as the system takes them.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut stream = Pin::new(&mut self.stream);
@@ -263,16 +268,22 @@ impl Connection {
 
     fn poll_stream(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
         let stream = Pin::new(&mut self.stream);
-        if self.is_flooded {
-            let mut room = BytesMut::with_capacity(LARGE_READ);
-            let read = poll_read_buf(stream, cx, &mut room);
-            self.is_flooded = read.is_ready() && room.len() >= READ;
-            return read.map_ok(|_| room.freeze());
+        if let Some(room) = &mut self.flood {
+            // What has been written downstream makes room again; TLS gives a record at a time.
+            if !room.try_reclaim(LARGE_READ) && room.capacity() < READ {
+                room.reserve(LARGE_READ);
+            }
+            let read = poll_read_buf(stream, cx, room);
+            let data = room.split().freeze();
+            if data.len() < READ {
+                self.flood = None;
+            }
+            return read.map_ok(|_| data);
         }
         let mut room = [const { MaybeUninit::uninit() }; READ];
         let mut read = ReadBuf::uninit(&mut room);
         ready!(stream.poll_read(cx, &mut read))?;
-        self.is_flooded = read.remaining() == 0;
+        self.flood = (read.remaining() == 0).then(BytesMut::new);
         Poll::Ready(Ok(Bytes::copy_from_slice(read.filled())))
     }
 }
