@@ -29,7 +29,7 @@ pub fn run(input: &[u8]) {
     let found = requests(said);
     let (_, whole) = rig::say(&[said]);
     assert_found(&whole, &found);
-    let (_, cut) = rig::say(&cut(said, lengths));
+    let (_, cut) = rig::say(&input::cut(said, lengths, MOST_PIECES));
     assert_found(&cut, &found);
     let both = whole.len().min(cut.len());
     assert_eq!(whole[..both], cut[..both]);
@@ -47,18 +47,6 @@ fn assert_found(asked: &[Asked], found: &[Request]) {
         };
         assert!(rest.any(is), "{asked:?} is none of {found:?}");
     }
-}
-
-fn cut<'a>(mut said: &'a [u8], lengths: &[u8]) -> Vec<&'a [u8]> {
-    let mut pieces = Vec::new();
-    for length in lengths.iter().take(MOST_PIECES) {
-        let (piece, rest) = said.split_at(said.len().min(usize::from(*length)));
-        pieces.push(piece);
-        said = rest;
-    }
-    pieces.push(said);
-    pieces.retain(|piece| !piece.is_empty());
-    pieces
 }
 
 /// The requests in `said`, up to what is none.

@@ -4,6 +4,7 @@
 //! Each module is one fuzz target: its `run` takes any bytes. The integration tests include this
 //! file to play the seeds and the inputs that once broke something (`corpus/`).
 
+pub mod answer;
 pub mod config;
 pub mod credentials;
 pub mod dialects;
@@ -19,7 +20,8 @@ pub mod rig;
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 9] = [
+    ("answer", answer::run),
     ("config", config::run),
     ("credentials", credentials::run),
     ("dialects", dialects::run),
