@@ -28,7 +28,7 @@ use clap::Parser;
 
 use self::{
     gateway::{Gateway, Kind, Place, Scheme},
-    measure::Effort,
+    measure::{Effort, Figures},
     results::{Circumstances, Results},
     upstream::Upstream,
 };
@@ -74,15 +74,19 @@ struct Args {
 const QUICK: Effort = Effort {
     turns: 8,
     lone: Duration::from_millis(30),
-    crowd: 1,
+    crowds: 1,
+    streams: 1,
     uploads: 5,
+    starts: 3,
 };
 
 const WHOLE: Effort = Effort {
     turns: 20,
     lone: Duration::from_millis(50),
-    crowd: 2,
+    crowds: 2,
+    streams: 4,
     uploads: 15,
+    starts: 12,
 };
 
 fn main() -> anyhow::Result<()> {
@@ -203,28 +207,37 @@ fn measure_all(
             }
         }
         drop(undisturbed);
-        for gateway in rotated(&main_ones, round).chain(&pipelines) {
-            let figures = measure::crowd(gateway, &place.folder, effort)
-                .with_context(|| gateway.name.clone())?;
-            results.add(scheme, &gateway.name, figures);
+        for turn in 0..effort.crowds {
+            for gateway in rotated(&main_ones, round + turn).chain(&pipelines) {
+                let figures =
+                    measure::crowd(gateway, &place.folder).with_context(|| gateway.name.clone())?;
+                results.add(scheme, &gateway.name, figures);
+            }
+        }
+        for turn in 0..effort.streams {
+            for gateway in rotated(&main_ones, round + turn) {
+                let figures = measure::streams(gateway).with_context(|| gateway.name.clone())?;
+                results.add(scheme, &gateway.name, figures);
+            }
         }
         for gateway in rotated(&main_ones, round) {
-            let figures = measure::bodies(gateway, effort).with_context(|| gateway.name.clone())?;
+            let figures =
+                measure::uploads(gateway, effort).with_context(|| gateway.name.clone())?;
             results.add(scheme, &gateway.name, figures);
         }
     }
     drop((main_ones, pipelines));
-    // Memory and start belong to a process that has done nothing yet.
-    for _ in 0..rounds.min(3) {
-        for kind in Kind::main_ones() {
-            if kind == Kind::Direct {
-                continue;
-            }
-            let gateway = place.start(&kind, scheme)?;
-            let mut figures = measure::memory(&gateway).with_context(|| gateway.name.clone())?;
+    // Start and memory belong to a process that has done nothing yet.
+    let kinds = Kind::main_ones();
+    for start in 0..effort.starts {
+        for kind in kinds.iter().filter(|kind| **kind != Kind::Direct) {
+            let gateway = place.start(kind, scheme)?;
+            let mut figures = Figures::new();
             figures.insert("start", gateway.cold_start.as_secs_f64() * 1e3);
-            if let Some(size) = place.size(&kind) {
-                figures.insert("binary", size);
+            if start < rounds.min(3) {
+                let memory = measure::memory(&gateway).with_context(|| gateway.name.clone())?;
+                figures.extend(memory);
+                figures.extend(place.size(kind).map(|size| ("binary", size)));
             }
             results.add(scheme, &gateway.name, figures);
         }

@@ -31,14 +31,19 @@ pub(crate) struct Effort {
     pub(crate) turns: usize,
     /// Of one request after the other, in each turn.
     pub(crate) lone: Duration,
-    /// In whole seconds, because wrk knows no others.
-    pub(crate) crowd: u64,
+    /// Turns of a crowd in each round.
+    pub(crate) crowds: usize,
+    /// Turns of streams in each round: one is over in 50 ms.
+    pub(crate) streams: usize,
     /// Large uploads.
     pub(crate) uploads: usize,
+    /// Starts, of which no two take the same time.
+    pub(crate) starts: usize,
 }
 
-/// Connections of the crowd.
+/// Connections of the crowd, and how long it stays: wrk knows whole seconds only.
 const CROWD: usize = 50;
+const CROWD_SECONDS: u64 = 1;
 
 /// Streams that are open at once while memory is measured.
 const STREAMS: usize = 1000;
@@ -92,15 +97,15 @@ pub(crate) fn lone_events(gateway: &Gateway, effort: &Effort) -> anyhow::Result<
     Ok(figures)
 }
 
-/// One round: what a crowd costs.
-pub(crate) fn crowd(gateway: &Gateway, folder: &Path, effort: &Effort) -> anyhow::Result<Figures> {
+/// One turn: what a crowd costs.
+pub(crate) fn crowd(gateway: &Gateway, folder: &Path) -> anyhow::Result<Figures> {
     let mut figures = Figures::new();
     if gateway.process().is_none() {
         return Ok(figures);
     }
     let before = gateway.cpu_time();
     let start = Instant::now();
-    let crowd = wrk(gateway.address, folder, effort.crowd)?;
+    let crowd = wrk(gateway.address, folder)?;
     let ran = gateway.cpu_time() - before;
     figures.insert("rps", crowd.answers / crowd.lasted.as_secs_f64());
     figures.insert("cpu", micros(ran) / crowd.answers);
@@ -108,8 +113,8 @@ pub(crate) fn crowd(gateway: &Gateway, folder: &Path, effort: &Effort) -> anyhow
     Ok(figures)
 }
 
-/// One round: how long streams and large uploads come through.
-pub(crate) fn bodies(gateway: &Gateway, effort: &Effort) -> anyhow::Result<Figures> {
+/// One turn: how fast long streams come through.
+pub(crate) fn streams(gateway: &Gateway) -> anyhow::Result<Figures> {
     let mut figures = Figures::new();
     let mut connection = Connection::open(gateway.address)?;
     let before = gateway.cpu_time();
@@ -127,7 +132,12 @@ pub(crate) fn bodies(gateway: &Gateway, effort: &Effort) -> anyhow::Result<Figur
         let ran = gateway.cpu_time() - before;
         figures.insert("bulk cpu", micros(ran) / PARTS as f64);
     }
+    Ok(figures)
+}
 
+/// One round: how fast large uploads do.
+pub(crate) fn uploads(gateway: &Gateway, effort: &Effort) -> anyhow::Result<Figures> {
+    let mut figures = Figures::new();
     let large = request("json", "m", MB_10);
     let long = Duration::from_secs(60);
     let taken = one_by_one(gateway.address, &large, long, effort.uploads)?;
@@ -187,7 +197,7 @@ struct Crowd {
     lasted: Duration,
 }
 
-fn wrk(address: SocketAddr, folder: &Path, seconds: u64) -> anyhow::Result<Crowd> {
+fn wrk(address: SocketAddr, folder: &Path) -> anyhow::Result<Crowd> {
     let script = folder.join("crowd.lua");
     let body = super::client::body("m", 400);
     let text = format!(
@@ -198,7 +208,12 @@ fn wrk(address: SocketAddr, folder: &Path, seconds: u64) -> anyhow::Result<Crowd
     );
     std::fs::write(&script, text)?;
     let output = Command::new("wrk")
-        .args(["-t1", &format!("-c{CROWD}"), &format!("-d{seconds}s"), "-s"])
+        .args([
+            "-t1",
+            &format!("-c{CROWD}"),
+            &format!("-d{CROWD_SECONDS}s"),
+            "-s",
+        ])
         .arg(&script)
         .arg(format!("http://{address}/v1/chat/completions?want=json"))
         .output()
