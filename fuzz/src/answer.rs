@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::{client::proxy::matcher::Matcher, rt::TokioIo};
 use pacegate::{
-    config::{HttpVersion, Roots, Tls},
+    config::Upstream,
     upstream::{Client, ClientOptions},
 };
 use tokio::{
@@ -38,6 +38,7 @@ struct Rig {
     runtime: Runtime,
     listener: TcpListener,
     address: SocketAddr,
+    upstream: Upstream,
 }
 
 /// More costs time and shows nothing new.
@@ -46,8 +47,6 @@ const MOST_PIECES: usize = 4;
 
 /// What has been said is read by then, with nobody else on its thread.
 const READ: Duration = Duration::from_millis(1);
-
-const LONG: Duration = Duration::from_secs(10);
 
 const QUESTION: &str = "{}";
 
@@ -102,29 +101,22 @@ impl Rig {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
+        let config = input::configured(&format!(
+            "[[upstream]]\nname = \"one\"\npreset = \"local\"\n\
+             base-url = \"http://{address}/v1\"\n"
+        ));
         Self {
             runtime,
             listener,
             address,
+            upstream: config.upstreams.into_iter().next().unwrap(),
         }
     }
 
     /// What our client makes of `pieces`, and whether it keeps the connection.
     fn ours(&self, pieces: &[&[u8]]) -> (Option<Answer>, bool) {
-        let options = ClientOptions {
-            http: HttpVersion::H1,
-            max_head: 64 * 1024,
-            connect_timeout: LONG,
-            head_timeout: LONG,
-            idle_timeout: LONG,
-            tls: Tls {
-                roots: Roots::Bundled,
-                ca_file: None,
-            },
-            proxy: Matcher::builder().build(),
-        };
-        let base = format!("http://{}/v1", self.address).parse().unwrap();
-        let mut client = Client::new(base, options).unwrap();
+        let options = ClientOptions::new(&self.upstream, Matcher::builder().build());
+        let mut client = Client::new(self.upstream.base_url.clone(), options).unwrap();
         let question = Request::post("/chat/completions")
             .body(Full::from(QUESTION))
             .unwrap();
@@ -132,9 +124,7 @@ impl Rig {
             let response = client.call(question).await.ok()?;
             Some(collect(response).await)
         };
-        let (answer, ()) = self
-            .runtime
-            .block_on(async { tokio::join!(asking, self.say(pieces)) });
+        let answer = self.hear(asking, pieces);
         (answer, client.idle_connections() > 0)
     }
 
@@ -155,11 +145,13 @@ impl Rig {
                 _ended = connection => answering.await,
             }
         };
-        let pieces = [said];
-        let (answer, ()) = self
-            .runtime
-            .block_on(async { tokio::join!(asking, self.say(&pieces)) });
-        answer
+        self.hear(asking, &[said])
+    }
+
+    /// What comes of `asking` while `pieces` are said.
+    fn hear<T>(&self, asking: impl Future<Output = T>, pieces: &[&[u8]]) -> T {
+        let both = async { tokio::join!(asking, self.say(pieces)).0 };
+        self.runtime.block_on(both)
     }
 
     /// Waits for a question and says `pieces`, each when the one before has been read.
