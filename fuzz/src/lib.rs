@@ -4,7 +4,6 @@
 //! Each module is one fuzz target: its `run` takes any bytes. The integration tests include this
 //! file to play the seeds and the inputs that once broke something (`corpus/`).
 
-pub mod answer;
 pub mod config;
 pub mod credentials;
 pub mod dialects;
@@ -20,8 +19,7 @@ pub mod rig;
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 9] = [
-    ("answer", answer::run),
+pub const TARGETS: [(&str, Target); 8] = [
     ("config", config::run),
     ("credentials", credentials::run),
     ("dialects", dialects::run),

@@ -2,7 +2,7 @@
 
 use http::{
     HeaderValue, Uri,
-    uri::{Authority, PathAndQuery},
+    uri::{Authority, PathAndQuery, Scheme},
 };
 
 use super::error::ClientError;
@@ -58,9 +58,13 @@ impl Base {
         })
     }
 
-    /// Appends the base's path, followed by `uri`'s path and query. Whatever `uri` says about a scheme
-    /// or a host is ignored: the destination comes from the configuration alone.
-    pub(super) fn write_path(&self, uri: &Uri, to: &mut Vec<u8>) {
+    /// The URL of a request: the base's path, followed by `uri`'s path and query. Whatever `uri` says
+    /// about a scheme or a host is ignored: the destination comes from the configuration alone.
+    ///
+    /// # Errors
+    ///
+    /// If it is longer than a URI can be (65,534 bytes).
+    pub(super) fn url(&self, uri: &Uri) -> Result<Uri, http::Error> {
         let relative = match uri.path_and_query() {
             Some(both) if !uri.path().is_empty() => both.as_str(),
             _ => "",
@@ -71,22 +75,13 @@ impl Base {
             Some(b'?') | None => self.prefix.is_empty(),
             Some(_) => true,
         };
-        to.extend_from_slice(self.prefix.as_bytes());
-        if needs_slash {
-            to.push(b'/');
-        }
-        to.extend_from_slice(relative.as_bytes());
-    }
-
-    /// What [`write_path`](Self::write_path) writes.
-    ///
-    /// # Errors
-    ///
-    /// If it is longer than a URI can be (65,534 bytes).
-    pub(super) fn join(&self, uri: &Uri) -> Result<PathAndQuery, http::uri::InvalidUri> {
-        let mut joined = Vec::new();
-        self.write_path(uri, &mut joined);
-        PathAndQuery::from_maybe_shared(joined)
+        let slash = if needs_slash { "/" } else { "" };
+        let path = [&self.prefix, slash, relative].concat();
+        Uri::builder()
+            .scheme(self.origin.scheme())
+            .authority(self.authority.clone())
+            .path_and_query(PathAndQuery::from_maybe_shared(path)?)
+            .build()
     }
 }
 
@@ -106,6 +101,23 @@ fn without_user_info(uri: &Uri) -> Uri {
 // === impl Origin ===
 
 impl Origin {
+    pub(super) fn scheme(&self) -> Scheme {
+        if self.https {
+            Scheme::HTTPS
+        } else {
+            Scheme::HTTP
+        }
+    }
+
+    /// The URL of its root.
+    pub(super) fn url(&self) -> Result<Uri, http::Error> {
+        Uri::builder()
+            .scheme(self.scheme())
+            .authority(self.address())
+            .path_and_query("/")
+            .build()
+    }
+
     /// `host:port`, for messages and for a proxy.
     pub(super) fn address(&self) -> String {
         format!("{}:{}", self.host, self.port)
@@ -123,7 +135,8 @@ mod tests {
 
     fn joined(base: &str, uri: Uri) -> String {
         let base = Base::new(base.parse().unwrap()).unwrap();
-        base.join(&uri).unwrap().to_string()
+        let url = base.url(&uri).unwrap();
+        url.path_and_query().unwrap().to_string()
     }
 
     #[test]

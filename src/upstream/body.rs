@@ -3,41 +3,150 @@
 use std::{
     fmt,
     pin::Pin,
-    task::{Context, Poll},
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
 use pacegate_layers::error::BoxError;
 
-use super::{h1, h2};
+use super::{
+    error::{IdleTimeout, Truncated},
+    exchange::Head,
+    h1::Connection,
+    idle_timer::IdleTimer,
+    pool::Pool,
+};
 
 /// A streaming response body.
 ///
-/// Small chunks that have arrived already come as one frame of up to 16 KiB, and nothing ever waits
-/// for more. A body that ends before its framing says so, breaks or falls silent is an error after
-/// the data that did arrive, never an end.
+/// A body that ends before its framing says so, breaks or falls silent is an error after the data that
+/// did arrive, never an end. Over HTTP/1.1 reading it moves the bytes of its connection.
 ///
 /// # Cancel safety
 ///
 /// Dropping a body that has not ended closes its HTTP/1.1 connection, or resets its HTTP/2 stream,
 /// at once.
-pub struct ResponseBody(Version);
-
-enum Version {
-    H1(h1::Body),
-    H2(Box<h2::Body>),
+pub struct ResponseBody {
+    incoming: Incoming,
+    source: Source,
+    /// Whether a frame has been asked for: before that hyper reads no body.
+    wanted: bool,
+    /// No frame follows.
+    ended: bool,
+    timer: IdleTimer,
+    idle_timeout: Duration,
 }
 
-impl From<h1::Body> for ResponseBody {
-    fn from(body: h1::Body) -> Self {
-        Self(Version::H1(body))
+/// What moves the bytes.
+enum Source {
+    /// This body's own polls. The connection is gone once it has ended or is idle again.
+    H1(Option<Box<Connection>>, Arc<Pool>),
+    /// The task of the shared connection.
+    H2,
+}
+
+// === impl ResponseBody ===
+
+impl ResponseBody {
+    /// The body that follows `head` over HTTP/1.1; its connection goes to `pool` at the end.
+    pub(super) fn over_h1(
+        head: Head,
+        pool: Arc<Pool>,
+        idle_timeout: Duration,
+    ) -> http::Response<Self> {
+        let source = Source::H1(head.connection, pool);
+        Self::new(head.response, source, head.timer, idle_timeout)
     }
-}
 
-impl From<h2::Body> for ResponseBody {
-    fn from(body: h2::Body) -> Self {
-        Self(Version::H2(Box::new(body)))
+    /// The body that follows `head` over HTTP/2.
+    pub(super) fn over_h2(head: Head, idle_timeout: Duration) -> http::Response<Self> {
+        Self::new(head.response, Source::H2, head.timer, idle_timeout)
+    }
+
+    fn new(
+        response: http::Response<Incoming>,
+        source: Source,
+        timer: IdleTimer,
+        idle_timeout: Duration,
+    ) -> http::Response<Self> {
+        response.map(|incoming| {
+            let mut body = Self {
+                incoming,
+                source,
+                wanted: false,
+                ended: false,
+                timer,
+                idle_timeout,
+            };
+            body.release_at_end();
+            body
+        })
+    }
+
+    /// Lets go of the connection of a body that will not be polled again.
+    fn release_at_end(&mut self) {
+        if self.incoming.is_end_stream() {
+            self.release();
+        }
+    }
+
+    /// The body has ended cleanly: its connection may serve another request.
+    fn release(&mut self) {
+        self.ended = true;
+        if let Source::H1(connection, pool) = &mut self.source
+            && let Some(mut connection) = connection.take()
+            && connection.is_reusable()
+        {
+            pool.put(connection);
+        }
+    }
+
+    /// The body has failed: its connection closes.
+    fn fail(&mut self, error: BoxError) -> Option<Result<Frame<Bytes>, BoxError>> {
+        self.ended = true;
+        if let Source::H1(connection, _) = &mut self.source {
+            *connection = None;
+        }
+        Some(Err(error))
+    }
+
+    /// The next frame, moving the connection's bytes if that is this body's task.
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let mut incoming = Pin::new(&mut self.incoming);
+        let Source::H1(connection @ Some(_), _) = &mut self.source else {
+            return incoming.poll_frame(cx);
+        };
+        // Frames come from nowhere but the connection that is polled here: a wake-up for each would
+        // be a second poll.
+        let unwoken = &mut Context::from_waker(Waker::noop());
+        if !std::mem::replace(&mut self.wanted, true) {
+            let next = incoming.as_mut().poll_frame(unwoken);
+            if next.is_ready() {
+                return next;
+            }
+        }
+        if let Some(open) = connection
+            && open.poll_closed(cx).is_ready()
+        {
+            *connection = None;
+        }
+        incoming.poll_frame(unwoken)
+    }
+
+    /// Whether an end of `incoming` is the end of the body. hyper also reports one for an HTTP/2
+    /// stream that was reset with `NO_ERROR` halfway.
+    fn is_complete(&self) -> bool {
+        match self.source {
+            Source::H1(..) => {
+                let left = self.incoming.size_hint().exact();
+                left.is_none_or(|left| left == 0)
+            }
+            Source::H2 => self.incoming.is_end_stream(),
+        }
     }
 }
 
@@ -49,24 +158,39 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match &mut self.0 {
-            Version::H1(body) => Pin::new(body).poll_frame(cx),
-            Version::H2(body) => Pin::new(body).poll_frame(cx),
+        let this = &mut *self;
+        if this.ended {
+            return Poll::Ready(None);
         }
+        let Poll::Ready(next) = this.poll_incoming(cx) else {
+            ready!(this.timer.poll_elapsed(this.idle_timeout, cx));
+            let error = IdleTimeout(this.idle_timeout);
+            return Poll::Ready(this.fail(error.into()));
+        };
+        this.timer.reset();
+        Poll::Ready(match next {
+            Some(Ok(frame)) => {
+                this.release_at_end();
+                Some(Ok(frame))
+            }
+            Some(Err(error)) => this.fail(Truncated(Some(error.into())).into()),
+            None if this.is_complete() => {
+                this.release();
+                None
+            }
+            None => this.fail(Truncated(None).into()),
+        })
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
-            Version::H1(body) => body.is_end_stream(),
-            Version::H2(body) => body.is_end_stream(),
-        }
+        self.ended
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
-            Version::H1(body) => body.size_hint(),
-            Version::H2(body) => body.size_hint(),
+        if self.ended {
+            return SizeHint::with_exact(0);
         }
+        self.incoming.size_hint()
     }
 }
 

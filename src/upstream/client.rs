@@ -1,14 +1,15 @@
-//! The client: a request in, the upstream's answer out, nothing repeated that may have been seen.
+//! The client: sends a request and returns the response head. It never resends a request of which a
+//! byte was written.
 
 use std::{
     fmt,
     future::Future,
     pin::Pin,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -17,9 +18,10 @@ use http::{Request, Response, Uri};
 use http_body_util::Full;
 use hyper_util::client::proxy::matcher::Matcher;
 use pacegate_layers::{error::BoxError, progress::Progress};
+use parking_lot::RwLock;
 use rustls::ClientConfig;
 use tokio_util::task::TaskTracker;
-use tower_service::Service;
+use tower::Service;
 
 use super::{
     base::Base,
@@ -27,9 +29,7 @@ use super::{
     connect::Connector,
     connections::{Connected, Connections},
     error::{Broken, ClientError, HeadTimeout, HeadTooLarge, Stage, Switched},
-    exchange::{Failed, Outgoing},
-    h1::{self, Exchange},
-    h2,
+    exchange::{Failed, Outgoing, head},
     target::Target,
     tls,
 };
@@ -59,8 +59,8 @@ pub struct ClientOptions {
 /// The path and query of a request follow the base URL's path. `Host` is set here: a value that is
 /// there already keeps its place and is replaced. Redirects are answers like any other.
 ///
-/// A request that was handed to a connection which then turned out to be closed goes out on a fresh
-/// one, but only if not a byte of it was written. Nothing else is ever sent twice.
+/// A request whose connection turned out to be closed before a byte was written goes out once more, on
+/// a fresh connection. Nothing else is ever sent twice.
 ///
 /// If the request carries a [`Progress`], every call counts as one attempt.
 #[derive(Clone)]
@@ -81,25 +81,8 @@ struct Shared {
 /// # Cancel safety
 ///
 /// Dropping it closes the HTTP/1.1 connection, or resets the HTTP/2 stream, at once.
-#[must_use = "futures do nothing unless polled"]
-pub struct ResponseFuture {
-    client: Client,
-    target: Arc<Target>,
-    state: State,
-}
-
-#[expect(
-    clippy::large_enum_variant,
-    reason = "boxed by the pipeline as a whole, once"
-)]
-enum State {
-    /// On a connection that was idle: nearly all requests.
-    Exchange(Exchange),
-    /// On one that has to be opened, or that is shared. Boxed: rare beside the others, and large.
-    Other(Pin<Box<dyn Future<Output = Outcome> + Send>>),
-}
-
-type Outcome = Result<Response<ResponseBody>, BoxError>;
+pub type ResponseFuture =
+    Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, BoxError>> + Send>>;
 
 // === impl ClientOptions ===
 
@@ -161,7 +144,7 @@ impl Client {
             target,
         } = &*self.0;
         let base = Base::new(base_url)?;
-        let mut target = target.write().unwrap_or_else(PoisonError::into_inner);
+        let mut target = target.write();
         let connections = if target.base.origin == base.origin {
             target.connections.clone()
         } else {
@@ -183,47 +166,65 @@ impl Client {
     }
 
     /// HTTP/1.1 connections that wait for a request. Those that the other side has closed are
-    /// counted until somebody tries to use them.
+    /// counted until they are tried.
     pub fn idle_connections(&self) -> usize {
         self.target().connections.idle.len()
     }
 
     fn target(&self) -> Arc<Target> {
-        let target = self.0.target.read();
-        target.unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.target.read().clone()
     }
 
-    /// Sends `request` on the shared connection if there is one, or else on a fresh one.
-    async fn send_without_idle(self, target: Arc<Target>, mut request: Outgoing) -> Outcome {
-        if let Some(sender) = target.connections.shared() {
-            match self.over_h2(sender, &target, request).await {
+    /// Sends `request` on a connection that is there, or else on a fresh one.
+    async fn send(self, mut request: Outgoing) -> Result<Response<ResponseBody>, BoxError> {
+        let target = self.target();
+        pacegate_layers::header_align::settle(&mut request);
+        let url = target.base.url(request.uri())?;
+        if let Some(connection) = target.connections.reuse() {
+            match self
+                .exchange(connection, &target, request, url.clone())
+                .await
+            {
                 Err(Failed::Unsent(unsent)) => request = *unsent,
-                outcome => return outcome.map_err(|failed| self.explain(failed, &target)),
+                outcome => return outcome.map_err(|failed| self.error(failed, &target)),
             }
         }
-        let outcome = match target.connections.connect().await? {
-            Connected::H1(connection) => {
-                let exchange = Exchange::new(connection, request, Arc::clone(&target));
-                exchange.await.map(|response| response.map(h1::Body::into))
-            }
-            Connected::H2(sender) => self.over_h2(sender, &target, request).await,
-        };
-        outcome.map_err(|failed| self.explain(failed, &target))
+        let fresh = target.connections.connect().await?;
+        let outcome = self.exchange(fresh, &target, request, url).await;
+        outcome.map_err(|failed| self.error(failed, &target))
     }
 
-    async fn over_h2(
+    async fn exchange(
         &self,
-        sender: h2::Sender,
+        connection: Connected,
         target: &Target,
         mut request: Outgoing,
+        url: Uri,
     ) -> Result<Response<ResponseBody>, Failed> {
-        let dressed = target.dress_for_h2(&mut request);
-        dressed.map_err(|error| Failed::Broken(error.into()))?;
-        let response = h2::exchange(sender, request, &self.0.options).await?;
-        Ok(response.map(h2::Body::into))
+        let ClientOptions {
+            max_head,
+            head_timeout,
+            idle_timeout,
+            ..
+        } = self.0.options;
+        match connection {
+            Connected::H1(mut connection) => {
+                target.prepare_h1(&mut request, url);
+                let response = connection.send(request);
+                let head = head(response, Some(connection), max_head, head_timeout).await?;
+                let pool = Arc::clone(&target.connections.idle);
+                Ok(ResponseBody::over_h1(head, pool, idle_timeout))
+            }
+            Connected::H2(mut sender) => {
+                target.prepare_h2(&mut request, url);
+                let response = sender.try_send_request(request);
+                let head = head(response, None, max_head, head_timeout).await?;
+                Ok(ResponseBody::over_h2(head, idle_timeout))
+            }
+        }
     }
 
-    fn explain(&self, failed: Failed, target: &Target) -> BoxError {
+    fn error(&self, failed: Failed, target: &Target) -> BoxError {
         let address = target.base.origin.address();
         let too_large = HeadTooLarge {
             most: bytesize::ByteSize(self.0.options.max_head as u64),
@@ -258,13 +259,7 @@ impl Service<Request<Full<Bytes>>> for Client {
         if let Some(progress) = request.extensions().get::<Progress>() {
             progress.count_attempt();
         }
-        let (client, target) = (self.clone(), self.target());
-        let state = State::next(&client, &target, request);
-        ResponseFuture {
-            client,
-            target,
-            state,
-        }
+        Box::pin(self.clone().send(request))
     }
 }
 
@@ -273,40 +268,6 @@ impl fmt::Debug for Client {
         f.debug_struct("Client")
             .field("origin", &self.target().base.origin)
             .finish_non_exhaustive()
-    }
-}
-
-// === impl ResponseFuture ===
-
-impl Future for ResponseFuture {
-    type Output = Result<Response<ResponseBody>, BoxError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        loop {
-            let outcome = match &mut this.state {
-                State::Exchange(exchange) => ready!(Pin::new(exchange).poll(cx)),
-                State::Other(sending) => return sending.as_mut().poll(cx),
-            };
-            this.state = match outcome {
-                Ok(response) => return Poll::Ready(Ok(response.map(h1::Body::into))),
-                Err(Failed::Unsent(request)) => State::next(&this.client, &this.target, *request),
-                Err(failed) => return Poll::Ready(Err(this.client.explain(failed, &this.target))),
-            };
-        }
-    }
-}
-
-// === impl State ===
-
-impl State {
-    /// The freshest idle connection that is left, or else another one.
-    fn next(client: &Client, target: &Arc<Target>, request: Outgoing) -> Self {
-        let target = Arc::clone(target);
-        match target.connections.idle.take() {
-            Some(connection) => Self::Exchange(Exchange::new(connection, request, target)),
-            None => Self::Other(Box::pin(client.clone().send_without_idle(target, request))),
-        }
     }
 }
 

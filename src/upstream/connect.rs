@@ -2,33 +2,35 @@
 
 use std::{
     error::Error,
-    future::{Ready, poll_fn, ready},
+    future::Future,
     io,
-    net::SocketAddr,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
-    vec,
 };
 
+use http::Uri;
+use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::{
-    client::legacy::connect::{HttpConnector, dns::Name, proxy::Tunnel},
+    client::legacy::connect::{
+        Connection as _, HttpConnector,
+        dns::{GaiAddrs, GaiResolver, Name},
+        proxy::Tunnel,
+    },
     rt::TokioIo,
 };
 use pacegate_layers::error::{BoxError, NotSent};
+use parking_lot::Mutex;
 use rustls::ClientConfig;
-use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tower_service::Service;
+use tower::{Service, ServiceExt};
 
 use super::{
     base::{Base, Origin},
     client::ClientOptions,
     error::{CertificateError, ClientError, ConnectError, Stage},
-    h1::Limits,
-    proxy::{Proxy, Route},
-    stream::Stream,
+    proxy::Route,
 };
 use crate::config::HttpVersion;
 
@@ -36,20 +38,31 @@ use crate::config::HttpVersion;
 /// a model may think for longer than that.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 
+/// Bytes to and from the upstream, with or without TLS.
+pub(super) type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
+
 /// Opens connections to one origin.
 pub(super) struct Connector {
     pub(super) origin: Origin,
     pub(super) route: Route,
     pub(super) http: HttpVersion,
-    pub(super) limits: Limits,
+    pub(super) max_head: usize,
     pub(super) timeout: Duration,
     tls: Arc<ClientConfig>,
 }
 
-/// Addresses that were looked up already: the connector's own look-up would not tell us whether it
+/// How far one connection has come; clones are the same. An error by itself does not say whether it
 /// was the name or the host that failed.
 #[derive(Clone)]
-struct Resolved(Vec<SocketAddr>);
+pub(super) struct StageTracker(Arc<Mutex<Stage>>);
+
+/// The system's resolver, which tells how far it has come.
+#[derive(Clone)]
+struct Resolver {
+    inner: GaiResolver,
+    stage: StageTracker,
+    then: Stage,
+}
 
 // === impl Connector ===
 
@@ -68,69 +81,65 @@ impl Connector {
             route: Route::choose(&options.proxy, base, options.http)?,
             origin: base.origin.clone(),
             http: options.http,
-            limits: Limits {
-                max_head: options.max_head,
-                head_timeout: options.head_timeout,
-                idle_timeout: options.idle_timeout,
-            },
+            max_head: options.max_head,
             timeout: options.connect_timeout,
             tls,
         })
     }
 
     /// A connection that is ready for the first byte of HTTP.
-    pub(super) async fn connect(&self, stage: &mut Stage) -> Result<Stream, BoxError> {
-        let tcp = match &self.route {
+    pub(super) async fn connect(&self, stage: &StageTracker) -> Result<Stream, BoxError> {
+        let stream = match &self.route {
             Route::Direct => {
-                let addresses = resolve(&self.origin, stage).await?;
-                *stage = Stage::Connect;
-                open(&self.origin, addresses).await?
+                let tcp = tcp(stage, Stage::Connect);
+                self.over(tcp, &self.origin, stage).await?
             }
             Route::Forward(proxy) => {
-                let addresses = resolve(&proxy.origin, stage).await?;
-                *stage = Stage::Proxy;
-                open(&proxy.origin, addresses).await?
+                let tcp = tcp(stage, Stage::Proxy);
+                self.over(tcp, &proxy.origin, stage).await?
             }
             Route::Tunnel(proxy) => {
-                let addresses = resolve(&proxy.origin, stage).await?;
-                *stage = Stage::Proxy;
-                self.tunnel(proxy, addresses).await?
+                let tcp = tcp(stage, Stage::Proxy);
+                let mut tunnel = Tunnel::new(proxy.origin.url()?, tcp);
+                if let Some(authorization) = &proxy.authorization {
+                    tunnel = tunnel.with_auth(authorization.clone());
+                }
+                self.over(tunnel, &self.origin, stage).await?
             }
         };
-        if !self.origin.https {
-            return Ok(Stream::Plain(tcp));
-        }
-        *stage = Stage::Tls;
-        self.handshake(tcp).await
-    }
-
-    async fn tunnel(&self, proxy: &Proxy, addresses: Resolved) -> Result<TcpStream, BoxError> {
-        let to_proxy = format!("http://{}/", proxy.origin.address()).parse()?;
-        let mut tunnel = Tunnel::new(to_proxy, connector(addresses));
-        if let Some(authorization) = &proxy.authorization {
-            tunnel = tunnel.with_auth(authorization.clone());
-        }
-        poll_fn(|cx| tunnel.poll_ready(cx)).await?;
-        let upstream = format!("http://{}/", self.origin.address()).parse()?;
-        let io: TokioIo<TcpStream> = tunnel.call(upstream).await?;
-        Ok(io.into_inner())
-    }
-
-    async fn handshake(&self, tcp: TcpStream) -> Result<Stream, BoxError> {
-        let name = ServerName::try_from(self.origin.bare_host().to_owned())?;
-        let connector = TlsConnector::from(self.tls.clone());
-        let stream = Stream::Tls(Box::new(connector.connect(name, tcp).await?));
-        if self.http == HttpVersion::H2 && !stream.chose_h2() {
+        if self.http == HttpVersion::H2 && self.origin.https && !chose_h2(&stream) {
             return Err("the server does not offer HTTP/2\nhint: set http = \"auto\"".into());
         }
         Ok(stream)
     }
 
+    /// A connection to `origin` over what `tcp` opens, with TLS where its URL says so.
+    async fn over<T>(
+        &self,
+        tcp: T,
+        origin: &Origin,
+        stage: &StageTracker,
+    ) -> Result<Stream, BoxError>
+    where
+        T: Service<Uri, Response = TokioIo<TcpStream>>,
+        T::Future: Send + 'static,
+        T::Error: Into<BoxError>,
+    {
+        let stage = stage.clone();
+        let tcp = tcp.map_response(move |io| {
+            stage.set(Stage::Tls);
+            io
+        });
+        let connector = HttpsConnector::from((tcp, self.tls.clone()));
+        connector.oneshot(origin.url()?).await
+    }
+
     /// Whether HTTP/2 was agreed on, or is known beforehand.
     pub(super) fn speaks_h2(&self, stream: &Stream) -> bool {
-        match stream {
-            Stream::Plain(_) => self.http == HttpVersion::H2,
-            Stream::Tls(_) => stream.chose_h2(),
+        if self.origin.https {
+            chose_h2(stream)
+        } else {
+            self.http == HttpVersion::H2
         }
     }
 
@@ -161,48 +170,75 @@ impl Connector {
     }
 }
 
+fn chose_h2(stream: &Stream) -> bool {
+    stream.connected().is_negotiated_h2()
+}
+
 fn refused_certificate<'a>(
     error: &'a (dyn Error + 'static),
 ) -> Option<&'a rustls::CertificateError> {
-    let error = error.downcast_ref::<io::Error>()?.get_ref()?;
-    match error.downcast_ref::<rustls::Error>()? {
-        rustls::Error::InvalidCertificate(reason) => Some(reason),
-        _ => None,
+    if let Some(rustls::Error::InvalidCertificate(reason)) = error.downcast_ref() {
+        return Some(reason);
     }
+    // As a source an io::Error hides what it wraps.
+    let inner = match error.downcast_ref::<io::Error>() {
+        Some(error) => error.get_ref().map(|inner| inner as &(dyn Error + 'static)),
+        None => error.source(),
+    };
+    inner.and_then(refused_certificate)
 }
 
-async fn resolve(origin: &Origin, stage: &mut Stage) -> io::Result<Resolved> {
-    *stage = Stage::Resolve;
-    let addresses = tokio::net::lookup_host((origin.bare_host(), origin.port)).await?;
-    Ok(Resolved(addresses.collect()))
-}
-
-fn connector(addresses: Resolved) -> HttpConnector<Resolved> {
-    let mut connector = HttpConnector::new_with_resolver(addresses);
+/// Opens TCP connections, and tells `stage` when it begins to look up a name and when it goes on with
+/// `then`.
+fn tcp(stage: &StageTracker, then: Stage) -> HttpConnector<Resolver> {
+    stage.set(then);
+    let mut connector = HttpConnector::new_with_resolver(Resolver {
+        inner: GaiResolver::new(),
+        stage: stage.clone(),
+        then,
+    });
+    connector.enforce_http(false);
     connector.set_nodelay(true);
     connector.set_keepalive(Some(TCP_KEEPALIVE));
     connector
 }
 
-async fn open(origin: &Origin, addresses: Resolved) -> Result<TcpStream, BoxError> {
-    let mut connector = connector(addresses);
-    poll_fn(|cx| connector.poll_ready(cx)).await?;
-    let uri = format!("http://{}/", origin.address()).parse()?;
-    Ok(connector.call(uri).await?.into_inner())
-}
+// === impl StageTracker ===
 
-// === impl Resolved ===
-
-impl Service<Name> for Resolved {
-    type Response = vec::IntoIter<SocketAddr>;
-    type Error = io::Error;
-    type Future = Ready<io::Result<Self::Response>>;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+impl StageTracker {
+    pub(super) fn set(&self, stage: Stage) {
+        *self.0.lock() = stage;
     }
 
-    fn call(&mut self, _name: Name) -> Self::Future {
-        ready(Ok(std::mem::take(&mut self.0).into_iter()))
+    pub(super) fn get(&self) -> Stage {
+        *self.0.lock()
+    }
+}
+
+impl Default for StageTracker {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Stage::Connect)))
+    }
+}
+
+// === impl Resolver ===
+
+impl Service<Name> for Resolver {
+    type Response = GaiAddrs;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<GaiAddrs>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        self.stage.set(Stage::Resolve);
+        let (lookup, stage, then) = (self.inner.call(name), self.stage.clone(), self.then);
+        Box::pin(async move {
+            let addresses = lookup.await?;
+            stage.set(then);
+            Ok(addresses)
+        })
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    connect::Connector,
+    connect::{Connector, StageTracker},
     error::{ConnectTimeout, Stage},
     h1, h2,
     pool::Pool,
@@ -61,9 +61,17 @@ impl Connections {
         }
     }
 
-    /// The connection that all requests share, if there is one.
-    pub(super) fn shared(&self) -> Option<h2::Sender> {
-        self.shared.current()
+    /// A connection that has served a request before and still seems alive.
+    pub(super) fn reuse(&self) -> Option<Connected> {
+        if let Some(sender) = self.shared.current() {
+            return Some(Connected::H2(sender));
+        }
+        while let Some(mut connection) = self.idle.take() {
+            if connection.is_reusable() {
+                return Some(Connected::H1(connection));
+            }
+        }
+        None
     }
 
     /// A new connection, or the shared one that somebody else has opened meanwhile. The wait for
@@ -73,15 +81,15 @@ impl Connections {
     ///
     /// `NotSent` around a `ConnectError`, or a `CertificateError`.
     pub(super) async fn connect(&self) -> Result<Connected, BoxError> {
-        let mut stage = Stage::Connect;
+        let stage = StageTracker::default();
         let limit = self.connector.timeout;
-        timeout(limit, self.share_or_open(&mut stage))
+        timeout(limit, self.share_or_open(&stage))
             .await
             .unwrap_or_else(|_elapsed| Err(ConnectTimeout(limit).into()))
-            .map_err(|error| self.connector.explain(stage, error))
+            .map_err(|error| self.connector.explain(stage.get(), error))
     }
 
-    async fn share_or_open(&self, stage: &mut Stage) -> Result<Connected, BoxError> {
+    async fn share_or_open(&self, stage: &StageTracker) -> Result<Connected, BoxError> {
         let _turn = if self.speaks_h1.load(Ordering::Relaxed) {
             None
         } else {
@@ -93,20 +101,20 @@ impl Connections {
         }
     }
 
-    async fn open(&self, stage: &mut Stage) -> Result<Connected, BoxError> {
+    async fn open(&self, stage: &StageTracker) -> Result<Connected, BoxError> {
         let stream = self.connector.connect(stage).await?;
         let open = Open::new(&self.open);
-        let limits = self.connector.limits;
+        let max_head = self.connector.max_head;
         let h2 = self.connector.speaks_h2(&stream);
         if self.connector.http == HttpVersion::Auto {
             self.speaks_h1.store(!h2, Ordering::Relaxed);
         }
         if !h2 {
-            let connection = h1::Connection::new(stream, limits, open);
-            return Ok(Connected::H1(Box::new(connection)));
+            let connection = h1::Connection::new(stream, max_head, open).await?;
+            return Ok(Connected::H1(connection));
         }
-        *stage = Stage::Http2;
-        let sender = h2::handshake(stream, limits.max_head, open, &self.tasks).await?;
+        stage.set(Stage::Http2);
+        let sender = h2::handshake(stream, max_head, open, &self.tasks).await?;
         self.shared.replace(sender.clone());
         Ok(Connected::H2(sender))
     }

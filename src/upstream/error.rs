@@ -128,6 +128,16 @@ pub struct Switched {
     pub address: String,
 }
 
+/// A response with both a length and a transfer coding: another reader may see another body.
+#[derive(Debug, thiserror::Error)]
+#[error("both a content-length and a transfer coding")]
+pub struct AmbiguousLength;
+
+/// A response in a transfer coding that is not `chunked` alone.
+#[derive(Debug, thiserror::Error)]
+#[error("a transfer coding other than chunked alone")]
+pub struct UnknownCoding;
+
 /// A response body fell silent for longer than `idle-timeout`.
 #[derive(Debug, thiserror::Error)]
 #[error("the response body was silent for {0:?}")]

@@ -1,11 +1,27 @@
-//! What goes out, and what can go wrong before the head of a response.
+//! From a request that was handed to a connection to the head of its response.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
+use http_body::Body as _;
 use http_body_util::Full;
+use hyper::{body::Incoming, client::conn::TrySendError};
 use pacegate_layers::error::BoxError;
+use tokio::task::unconstrained;
 
-/// What goes out: complete, so that sending it again is a cheap clone.
+use super::{
+    error::{AmbiguousLength, UnknownCoding},
+    h1,
+    idle_timer::IdleTimer,
+};
+
+/// A request with its whole body, so that sending it again is a cheap clone.
 pub(super) type Outgoing = Request<Full<Bytes>>;
 
 /// Why no response head came.
@@ -13,21 +29,123 @@ pub(super) type Outgoing = Request<Full<Bytes>>;
 pub(super) enum Failed {
     /// The connection broke; the upstream may have seen the request.
     Broken(BoxError),
-    /// A head came that is too large.
+    /// The head is larger than `max-head`.
     HeadTooLarge,
-    /// The upstream wants to speak another protocol, which nobody asked for.
+    /// The upstream switched to another protocol, which the request did not ask for.
     Switched,
-    /// The deadline passed; the upstream has probably seen the request.
+    /// `head-timeout` passed; the upstream has probably seen the request.
     TimedOut,
-    /// The connection was over before the first byte was written. Boxed for its size.
+    /// The connection ended before the first byte of the request was written. Boxed for its size.
     Unsent(Box<Outgoing>),
+}
+
+/// A response head, and what comes with it.
+pub(super) struct Head {
+    pub(super) response: Response<Incoming>,
+    /// The HTTP/1.1 connection that the body comes over, unless it has ended.
+    pub(super) connection: Option<Box<h1::Connection>>,
+    pub(super) timer: IdleTimer,
+}
+
+/// What a head may take beside its fields.
+pub(super) const STATUS_LINE: usize = 1024;
+
+/// Waits for `response`, for at most `timeout`, and moves the bytes of an HTTP/1.1 `connection`
+/// meanwhile.
+///
+/// # Cancel safety
+///
+/// Dropping the future closes `connection`, or resets the HTTP/2 stream.
+pub(super) async fn head(
+    response: impl Future<Output = Result<Response<Incoming>, TrySendError<Outgoing>>>,
+    mut connection: Option<Box<h1::Connection>>,
+    max_head: usize,
+    timeout: Duration,
+) -> Result<Head, Failed> {
+    let mut timer = IdleTimer::new(timeout);
+    // Unconstrained, because tokio's budget would end with a wake-up of the waker below, which may
+    // be none.
+    let mut response = pin!(unconstrained(response));
+    let outcome = poll_fn(|cx| {
+        if let Some(open) = &mut connection
+            && open.poll_closed(cx).is_ready()
+        {
+            // Dropping it makes hyper give back a request that is still in its queue.
+            connection = None;
+        }
+        // The response comes from nowhere but the connection that has just been polled: a wake-up for
+        // it would be a second poll.
+        let waker = match connection {
+            Some(_) => Waker::noop(),
+            None => cx.waker(),
+        };
+        match response.as_mut().poll(&mut Context::from_waker(waker)) {
+            Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+            Poll::Pending => timer.poll_elapsed(timeout, cx).map(|()| None),
+        }
+    })
+    .await;
+    let mut response = match outcome {
+        Some(Ok(response)) => response,
+        Some(Err(mut error)) => {
+            return Err(match error.take_message() {
+                Some(request) => Failed::Unsent(Box::new(request)),
+                None if error.error().is_parse_too_large() => Failed::HeadTooLarge,
+                None => Failed::Broken(error.into_error().into()),
+            });
+        }
+        None => return Err(Failed::TimedOut),
+    };
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Failed::Switched);
+    }
+    if header_size(response.headers()) > max_head {
+        return Err(Failed::HeadTooLarge);
+    }
+    if response.version() < Version::HTTP_2 {
+        check_framing(&mut response).map_err(Failed::Broken)?;
+    }
+    timer.reset();
+    Ok(Head {
+        response,
+        connection,
+        timer,
+    })
 }
 
 /// What the fields of a head take in HTTP/1.1: `name: value` and a line end each, and one more at the
 /// end.
-pub(super) fn header_size(headers: &HeaderMap) -> usize {
+fn header_size(headers: &HeaderMap) -> usize {
     let field = |(name, value): (&HeaderName, &HeaderValue)| {
         name.as_str().len() + value.len() + ": \r\n".len()
     };
     headers.iter().map(field).sum::<usize>() + "\r\n".len()
+}
+
+/// Refuses what hyper reads in one of two possible ways, as [RFC 9112 §6.1] allows: the next hop must
+/// not read it in the other. A length that is there several times is kept once.
+///
+/// [RFC 9112 §6.1]: https://www.rfc-editor.org/rfc/rfc9112#section-6.1
+fn check_framing(response: &mut Response<Incoming>) -> Result<(), BoxError> {
+    let length = response.body().size_hint().exact();
+    let has_body = length != Some(0);
+    let headers = response.headers_mut();
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next()
+        && has_body
+    {
+        if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+            return Err(UnknownCoding.into());
+        }
+        if headers.contains_key(header::CONTENT_LENGTH) {
+            return Err(AmbiguousLength.into());
+        }
+    }
+    if let Some(length) = length
+        && has_body
+        && headers.contains_key(header::CONTENT_LENGTH)
+    {
+        headers.insert(header::CONTENT_LENGTH, length.into());
+    }
+    Ok(())
 }

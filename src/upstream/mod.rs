@@ -1,8 +1,7 @@
 //! The way to the upstream: an HTTP client for one base URL.
 //!
-//! HTTP/1.1 is spoken in `h1`, by whoever waits for the answer: the small chunks of a token stream
-//! cost no task switch and leave together. HTTP/2 is hyper's, its connections are shared and have
-//! their own tasks.
+//! HTTP is hyper's. An HTTP/1.1 connection is polled by the task that waits for the response, an HTTP/2
+//! connection is shared and has a task of its own.
 //!
 //! ```text
 //! Client ─► Target ─► Connections ─► pool (idle HTTP/1.1) ─► h1 ┐
@@ -11,8 +10,8 @@
 //!                                    name, TCP, proxy, TLS
 //! ```
 //!
-//! What never left is told apart from what the upstream may have seen: only the first is wrapped in
-//! [`NotSent`](pacegate_layers::error::NotSent). The errors are in [`error`].
+//! A request that never left is told apart from one that the upstream may have seen: only the first is
+//! wrapped in [`NotSent`](pacegate_layers::error::NotSent). The errors are in [`error`].
 
 mod base;
 mod body;
@@ -24,10 +23,9 @@ pub mod error;
 mod exchange;
 mod h1;
 mod h2;
-mod patience;
+mod idle_timer;
 mod pool;
 mod proxy;
-mod stream;
 mod target;
 mod tls;
 

@@ -1,11 +1,8 @@
 //! Idle HTTP/1.1 connections to one origin, the freshest on top.
 
-use std::{
-    collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::VecDeque, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::h1::Connection;
@@ -18,7 +15,7 @@ const MAX_IDLE: usize = 256;
 /// connection without a word, which nobody would notice before the head time-out.
 const MAX_IDLE_AGE: Duration = Duration::from_secs(90);
 
-/// A stack, so that the fewest connections stay warm and the rest grow old.
+/// LIFO: the most recent connection is used again and the others expire.
 #[derive(Default)]
 pub(super) struct Pool(Mutex<VecDeque<Idle>>);
 
@@ -30,22 +27,17 @@ struct Idle {
 // === impl Pool ===
 
 impl Pool {
-    /// The connection that was used last; it may have been closed by the other side since.
+    /// The connection that was used last; the other side may have closed it since.
     pub(super) fn take(&self) -> Option<Box<Connection>> {
-        let mut stack = self.lock();
-        let freshest = stack.pop_back()?;
-        if freshest.since.elapsed() > MAX_IDLE_AGE {
-            // And so are all below it.
-            stack.clear();
-            return None;
-        }
-        Some(freshest.connection)
+        let mut stack = self.0.lock();
+        drop_expired(&mut stack, Instant::now());
+        stack.pop_back().map(|idle| idle.connection)
     }
 
     /// Keeps a connection that is ready for another request.
     pub(super) fn put(&self, connection: Box<Connection>) {
         let since = Instant::now();
-        let mut stack = self.lock();
+        let mut stack = self.0.lock();
         drop_expired(&mut stack, since);
         if stack.len() == MAX_IDLE {
             stack.pop_front();
@@ -54,14 +46,9 @@ impl Pool {
     }
 
     pub(super) fn len(&self) -> usize {
-        let mut stack = self.lock();
+        let mut stack = self.0.lock();
         drop_expired(&mut stack, Instant::now());
         stack.len()
-    }
-
-    /// Nothing that runs under the lock can leave the stack half-changed.
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Idle>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -82,19 +69,14 @@ mod tests {
         atomic::{AtomicUsize, Ordering},
     };
 
+    use hyper_util::rt::TokioIo;
     use tokio::{
         net::{TcpListener, TcpStream},
         time::{advance, pause},
     };
 
     use super::*;
-    use crate::upstream::{connections::Open, h1::Limits, stream::Stream};
-
-    const LIMITS: Limits = Limits {
-        max_head: 1024,
-        head_timeout: Duration::from_secs(300),
-        idle_timeout: Duration::from_secs(300),
-    };
+    use crate::upstream::{connect::Stream, connections::Open};
 
     /// Nobody is at their other ends; the pool does not look.
     async fn connections(number: usize, open: &Arc<AtomicUsize>) -> Vec<Box<Connection>> {
@@ -104,9 +86,9 @@ mod tests {
             let tcp = TcpStream::connect(listener.local_addr().unwrap());
             let (tcp, peer) = tokio::join!(tcp, listener.accept());
             peer.unwrap();
-            let stream = Stream::Plain(tcp.unwrap());
-            let connection = Connection::new(stream, LIMITS, Open::new(open));
-            connections.push(Box::new(connection));
+            let stream = Stream::Http(TokioIo::new(tcp.unwrap()));
+            let connection = Connection::new(stream, 1024, Open::new(open)).await;
+            connections.push(connection.unwrap());
         }
         connections
     }

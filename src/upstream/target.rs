@@ -1,12 +1,11 @@
-//! Where requests go, and what one must look like there over HTTP/2.
+//! Where requests go, and what one must look like there.
 
 use std::sync::Arc;
 
 use http::{Uri, Version, header};
 use http_body::Body as _;
-use pacegate_layers::header_align::settle;
 
-use super::{base::Base, connections::Connections, exchange::Outgoing, h2};
+use super::{base::Base, connections::Connections, exchange::Outgoing, h2, proxy::Route};
 
 /// A base URL and the connections to its origin.
 pub(super) struct Target {
@@ -21,31 +20,36 @@ impl Target {
         Self { base, connections }
     }
 
-    /// The pseudo-header fields come from the URL.
-    ///
-    /// # Errors
-    ///
-    /// If the URL gets longer than one can be.
-    pub(super) fn dress_for_h2(&self, request: &mut Outgoing) -> Result<(), http::Error> {
+    /// Makes `request` one to `url`, a URL of this target, over HTTP/1.1. `host` keeps its place if it
+    /// has one.
+    pub(super) fn prepare_h1(&self, request: &mut Outgoing, url: Uri) {
+        *request.version_mut() = Version::HTTP_11;
+        let headers = request.headers_mut();
+        headers.insert(header::HOST, self.base.host.clone());
+        // The body is whole and ends by its length.
+        headers.remove(header::TRANSFER_ENCODING);
+        if let Route::Forward(proxy) = &self.connections.connector.route {
+            if let Some(authorization) = &proxy.authorization {
+                headers.insert(header::PROXY_AUTHORIZATION, authorization.clone());
+            }
+            *request.uri_mut() = url;
+        } else {
+            *request.uri_mut() = url.path_and_query().cloned().map(Uri::from).unwrap_or(url);
+        }
+        set_length(request);
+    }
+
+    /// The same over HTTP/2, where the URL says the host.
+    pub(super) fn prepare_h2(&self, request: &mut Outgoing, url: Uri) {
         *request.version_mut() = Version::HTTP_2;
-        *request.uri_mut() = Uri::builder()
-            .scheme(if self.base.origin.https {
-                "https"
-            } else {
-                "http"
-            })
-            .authority(self.base.authority.clone())
-            .path_and_query(self.base.join(request.uri())?)
-            .build()?;
-        settle(request);
+        *request.uri_mut() = url;
         set_length(request);
         let headers = std::mem::take(request.headers_mut());
         *request.headers_mut() = h2::without_connection_fields(headers);
-        Ok(())
     }
 }
 
-/// The body is complete, so its length is known, whatever the header says.
+/// The body is whole, so its length is known, whatever the header says.
 fn set_length(request: &mut Outgoing) {
     let length = request.body().size_hint().lower();
     let headers = request.headers_mut();

@@ -45,20 +45,6 @@ async fn interim_answers_are_passed_over() {
 }
 
 #[tokio::test]
-async fn interim_answers_without_end_are_given_up() {
-    for (interim, is_too_many) in [(16, false), (17, true)] {
-        let server = Server::bind().await;
-        let client = client(&server);
-        let answer = "HTTP/1.1 102 Processing\r\n\r\n".repeat(interim) + OK;
-        let ((_peer, _), response) = join!(server.answer(&answer), post(&client, "{}"));
-        match response {
-            Ok(_) => assert!(!is_too_many),
-            Err(error) => assert!(is_too_many && error.is::<Broken>(), "{error:?}"),
-        }
-    }
-}
-
-#[tokio::test]
 async fn another_protocol_is_refused() {
     let server = Server::bind().await;
     let client = client(&server);
@@ -185,7 +171,6 @@ async fn an_upload_goes_on_while_its_answer_comes() {
     };
     let (_peer, said) = join!(serving, asking);
     assert_eq!(said, "begun");
-    assert_eq!(client.idle_connections(), 0);
 }
 
 #[tokio::test]
@@ -304,7 +289,6 @@ async fn a_head_that_is_not_clear_about_its_end_is_broken() {
     for fields in [
         "content-length: 2\r\ntransfer-encoding: chunked",
         "content-length: 2\r\ncontent-length: 3",
-        "content-length: 2, 2",
         "content-length: +2",
         "content-length: 99999999999999999999",
         "transfer-encoding: gzip, chunked",
@@ -326,6 +310,27 @@ async fn a_head_that_is_not_clear_about_its_end_is_broken() {
 }
 
 #[tokio::test]
+async fn the_same_length_several_times_is_one_length() {
+    for fields in [
+        "content-length: 2, 2",
+        "content-length: 2\r\ncontent-length: 2",
+    ] {
+        let server = Server::bind().await;
+        let client = client(&server);
+        let answer = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\nok");
+        let ((_peer, _), response) = join!(server.answer(&answer), post(&client, "{}"));
+        let response = response.unwrap();
+        let lengths: Vec<_> = response
+            .headers()
+            .get_all("content-length")
+            .iter()
+            .collect();
+        assert_eq!(lengths, ["2"], "{fields}");
+        assert_eq!(text(response).await.unwrap(), "ok");
+    }
+}
+
+#[tokio::test]
 async fn a_malformed_chunk_is_an_error_after_the_data_before_it() {
     for bad in [
         "-1\r\n",
@@ -340,8 +345,13 @@ async fn a_malformed_chunk_is_an_error_after_the_data_before_it() {
         let answer = format!("{CHUNKED}{}{bad}", chunk("good"));
         let ((mut peer, _), response) = join!(server.answer(&answer), post(&client, "{}"));
         let mut body = response.unwrap().into_body();
-        assert!(data(&mut body).await.starts_with(b"good"), "{bad}");
-        let error = frame(&mut body).await.unwrap().unwrap_err();
+        assert_eq!(data(&mut body).await, "good", "{bad}");
+        let error = loop {
+            match frame(&mut body).await.unwrap() {
+                Ok(part) => assert_eq!(part.into_data().unwrap(), "ab", "{bad}"),
+                Err(error) => break error,
+            }
+        };
         assert!(error.is::<Truncated>(), "{bad}: {error:?}");
         assert!(frame(&mut body).await.is_none());
         peer.rest().await;

@@ -1,32 +1,17 @@
 //! HTTP/2: one connection per origin, shared by all requests and driven by tasks of the client.
 
-use std::{
-    future::{Future, poll_fn},
-    pin::pin,
-    sync::{Mutex, PoisonError},
-    task::Poll,
-    time::Duration,
-};
+use std::{future::Future, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Response, header};
+use http::{HeaderMap, HeaderName, header};
 use http_body_util::Full;
 use hyper::{client::conn::http2, rt::Executor};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
+use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use super::{
-    client::ClientOptions,
-    connections::Open,
-    exchange::{Failed, Outgoing, header_size},
-    patience::Patience,
-    stream::Stream,
-};
-
-mod body;
-
-pub(super) use self::body::Body;
+use super::{connect::Stream, connections::Open};
 
 /// Sends requests over a shared connection. The connection ends once no sender is left and the
 /// last response body has.
@@ -62,13 +47,13 @@ struct Tracked(TaskTracker);
 
 impl Shared {
     pub(super) fn current(&self) -> Option<Sender> {
-        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.0.lock();
         current.take_if(|sender| sender.is_closed());
         current.clone()
     }
 
     pub(super) fn replace(&self, sender: Sender) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        *self.0.lock() = Some(sender);
     }
 }
 
@@ -84,7 +69,7 @@ pub(super) async fn handshake(
         .max_header_list_size(u32::try_from(max_head).unwrap_or(u32::MAX))
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
-        .handshake(TokioIo::new(stream))
+        .handshake(stream)
         .await?;
     tasks.spawn(async move {
         let _open = open;
@@ -93,41 +78,6 @@ pub(super) async fn handshake(
         }
     });
     Ok(sender)
-}
-
-/// Sends `request` over the shared connection and waits for the head of its response.
-///
-/// # Cancel safety
-///
-/// Dropping the future resets the stream.
-pub(super) async fn exchange(
-    mut sender: Sender,
-    request: Outgoing,
-    options: &ClientOptions,
-) -> Result<Response<Body>, Failed> {
-    let mut patience = Patience::new(options.head_timeout);
-    let mut response = pin!(sender.try_send_request(request));
-    let outcome = poll_fn(|cx| match response.as_mut().poll(cx) {
-        Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
-        Poll::Pending => patience.poll_end(options.head_timeout, cx).map(|()| None),
-    });
-    let response = match outcome.await {
-        Some(Ok(response)) => response,
-        // hyper does not tell a stream that was refused unprocessed from one that broke, so only a
-        // request that never left its queue comes back.
-        Some(Err(mut error)) => {
-            return Err(match error.take_message() {
-                Some(request) => Failed::Unsent(Box::new(request)),
-                None => Failed::Broken(error.into_error().into()),
-            });
-        }
-        None => return Err(Failed::TimedOut),
-    };
-    if header_size(response.headers()) > options.max_head {
-        return Err(Failed::HeadTooLarge);
-    }
-    patience.rewarded();
-    Ok(response.map(|incoming| Body::new(incoming, patience, options.idle_timeout)))
 }
 
 /// `headers` without those of HTTP/1, the others in their order. (`HeaderMap::remove` would move

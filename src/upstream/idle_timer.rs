@@ -1,0 +1,95 @@
+//! How long a response is waited for.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::time::{Instant, Sleep, sleep};
+
+/// Limits one wait after the other with one timer. Only time spent waiting counts, so a slow reader is
+/// not taken for a silent upstream.
+///
+/// The timer is moved only where it would go off too late, or has gone off too early: a stream of small
+/// events would otherwise move it for each of them.
+pub(super) struct IdleTimer {
+    sleep: Pin<Box<Sleep>>,
+    since: Option<Instant>,
+}
+
+// === impl IdleTimer ===
+
+impl IdleTimer {
+    /// `usual` is how long a wait may last, as a rule.
+    pub(super) fn new(usual: Duration) -> Self {
+        Self {
+            sleep: Box::pin(sleep(usual)),
+            since: None,
+        }
+    }
+
+    /// The wait is over.
+    pub(super) fn reset(&mut self) {
+        self.since = None;
+    }
+
+    /// Ready once the wait has taken longer than `limit`. It begins with the first call after
+    /// [`reset`](Self::reset).
+    pub(super) fn poll_elapsed(&mut self, limit: Duration, cx: &mut Context<'_>) -> Poll<()> {
+        let deadline = *self.since.get_or_insert_with(Instant::now) + limit;
+        if self.sleep.deadline() > deadline {
+            self.sleep.as_mut().reset(deadline);
+        }
+        loop {
+            ready!(self.sleep.as_mut().poll(cx));
+            if Instant::now() >= deadline {
+                return Poll::Ready(());
+            }
+            self.sleep.as_mut().reset(deadline);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    async fn end(timer: &mut IdleTimer, limit: Duration) -> Duration {
+        let start = Instant::now();
+        poll_fn(|cx| timer.poll_elapsed(limit, cx)).await;
+        start.elapsed()
+    }
+
+    async fn is_kept(timer: &mut IdleTimer, limit: Duration, wait: Duration) -> bool {
+        timeout(wait, end(timer, limit)).await.is_err()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_wait_has_its_whole_limit_whatever_the_timer_was_set_to() {
+        let mut timer = IdleTimer::new(10 * SECOND);
+        assert!(is_kept(&mut timer, 10 * SECOND, 9 * SECOND).await);
+        timer.reset();
+        assert_eq!(end(&mut timer, 10 * SECOND).await, 10 * SECOND);
+        timer.reset();
+        assert_eq!(end(&mut timer, 3 * SECOND).await, 3 * SECOND);
+        timer.reset();
+        assert_eq!(end(&mut timer, 30 * SECOND).await, 30 * SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_goes_on_until_it_is_reset_and_no_time_between_waits_counts() {
+        let mut timer = IdleTimer::new(10 * SECOND);
+        assert!(is_kept(&mut timer, 10 * SECOND, 6 * SECOND).await);
+        assert_eq!(end(&mut timer, 10 * SECOND).await, 4 * SECOND);
+        timer.reset();
+        tokio::time::sleep(60 * SECOND).await;
+        assert_eq!(end(&mut timer, 5 * SECOND).await, 5 * SECOND);
+    }
+}
