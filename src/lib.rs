@@ -16,7 +16,7 @@ pub mod credentials;
 pub mod demo;
 pub mod descriptors;
 pub mod gateway;
-mod gather;
+mod idle_timer;
 pub mod metrics;
 pub mod oauth;
 pub mod pipeline;

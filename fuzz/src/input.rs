@@ -36,19 +36,6 @@ pub fn first_line(input: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// `said` in at most `most` pieces of these lengths and the rest, none of them empty.
-pub fn cut<'a>(mut said: &'a [u8], lengths: &[u8], most: usize) -> Vec<&'a [u8]> {
-    let mut pieces = Vec::new();
-    for length in lengths.iter().take(most) {
-        let (piece, rest) = said.split_at(said.len().min(usize::from(*length)));
-        pieces.push(piece);
-        said = rest;
-    }
-    pieces.push(said);
-    pieces.retain(|piece| !piece.is_empty());
-    pieces
-}
-
 /// A folder in memory, where there is one: targets write a file each time.
 pub fn folder() -> TempDir {
     tempfile::tempdir_in("/dev/shm")

@@ -8,7 +8,6 @@ pub mod config;
 pub mod credentials;
 pub mod dialects;
 pub mod event_stream;
-pub mod framing;
 pub mod header_policy;
 pub mod input;
 pub mod request_target;
@@ -19,12 +18,11 @@ pub mod rig;
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 7] = [
     ("config", config::run),
     ("credentials", credentials::run),
     ("dialects", dialects::run),
     ("event_stream", event_stream::run),
-    ("framing", framing::run),
     ("header_policy", header_policy::run),
     ("request_target", request_target::run),
     ("retry_after", retry_after::run),

@@ -7,7 +7,6 @@ use std::{
     cell::OnceCell,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -21,7 +20,6 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, UnixStream},
     runtime::{Builder, Runtime},
-    time::{sleep, timeout},
 };
 use tokio_util::task::TaskTracker;
 
@@ -47,9 +45,6 @@ struct Rig {
     _folder: TempDir,
 }
 
-/// Who says nothing for so long has nothing to say, with nobody else on its thread.
-const QUIET: Duration = Duration::from_millis(1);
-
 thread_local! {
     static RIG: OnceCell<Rig> = const { OnceCell::new() };
 }
@@ -60,25 +55,6 @@ pub fn ask(request: &[u8]) -> (String, Vec<Asked>) {
     with(async |stream, answer| {
         stream.write_all(request).await.unwrap();
         stream.read_to_end(answer).await.unwrap();
-    })
-}
-
-/// Says `pieces`, each when the one before has been read, and leaves. What came until then, and
-/// what the upstream was asked for.
-pub fn say(pieces: &[&[u8]]) -> (String, Vec<Asked>) {
-    with(async |stream, answer| {
-        for piece in pieces {
-            // It may have been closed by what came before.
-            if stream.write_all(piece).await.is_err() {
-                break;
-            }
-            while let Ok(Ok(1..)) = timeout(QUIET, stream.read_buf(answer)).await {}
-        }
-        // Whoever leaves before its answer is left alone with it.
-        let _closed = stream.shutdown().await;
-        let _reset = stream.read_to_end(answer).await;
-        // What was on its way upstream is there by then.
-        sleep(QUIET).await;
     })
 }
 

@@ -175,7 +175,7 @@ fn known(cause: &(dyn StdError + 'static)) -> Option<Answer> {
         return Some(match error {
             InboundError::Crowded(_) => answer.retry_after(SOON),
             // Where the next request would begin, nobody can tell.
-            InboundError::Malformed(_) => answer.close(),
+            InboundError::Malformed => answer.close(),
             _ => answer,
         });
     }
@@ -326,7 +326,7 @@ fn whole_seconds(estimate: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{final_text::RETRIED, inbound, wire::all_violations},
+        super::{final_text::RETRIED, inbound},
         *,
     };
 
@@ -336,14 +336,17 @@ mod tests {
         let denials = [
             Denied::ClientKey,
             Denied::ContentType,
+            Denied::Framing,
+            Denied::HeadTooLarge,
             Denied::Host,
             Denied::HostMissing,
             Denied::Method,
+            Denied::MethodCase,
             Denied::Origin,
             Denied::Preflight,
             Denied::Target,
+            Denied::TargetTooLong,
         ];
-        let malformed = all_violations().map(Denied::Malformed);
         let columns = (0..600).map(|column| {
             let body = format!("{{{}x", " ".repeat(column));
             inbound::wish(body.as_bytes()).unwrap_err()
@@ -352,6 +355,7 @@ mod tests {
         let login = "no credentials in /home/a503/timeout/oauth_creds.json; log in".to_owned();
         let mut all: Vec<Box<dyn StdError>> = vec![
             Box::new(InboundError::Broken("504 timeout".into())),
+            Box::new(InboundError::Malformed),
             Box::new(InboundError::NoModel),
             Box::new(NoRoute::Path),
             Box::new(NoRoute::Upstream),
@@ -364,10 +368,7 @@ mod tests {
             all.push(Box::new(Refused::QuotaExhausted { reset }));
             all.push(Box::new(Exhausted { reset: Some(reset) }));
         }
-        let denials = denials.into_iter().chain(malformed);
         all.extend(denials.map(|denied| Box::new(denied) as _));
-        let malformed = all_violations().map(InboundError::Malformed);
-        all.extend(malformed.map(|error| Box::new(error) as _));
         all.extend(columns.chain(sizes).map(|error| Box::new(error) as _));
         all
     }

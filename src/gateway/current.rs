@@ -1,14 +1,10 @@
 //! The edge in use now. A reload puts another in its place; requests that have begun end on the old.
 
-use std::{
-    convert::Infallible,
-    fmt,
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
-};
+use std::{convert::Infallible, fmt, sync::Arc, time::Duration};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
+use parking_lot::RwLock;
 use rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
@@ -78,7 +74,7 @@ impl Reloader {
             edge,
         } = &*self.0.0;
         let new = Edge::new(prepared, config, pipelines, metrics, draining, bodies);
-        *edge.write().unwrap_or_else(PoisonError::into_inner) = new;
+        *edge.write() = new;
     }
 }
 
@@ -136,7 +132,7 @@ impl Current {
     }
 
     fn read<T>(&self, read: impl FnOnce(&Edge) -> T) -> T {
-        read(&self.0.edge.read().unwrap_or_else(PoisonError::into_inner))
+        read(&self.0.edge.read())
     }
 }
 

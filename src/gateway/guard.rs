@@ -13,7 +13,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderMap, HeaderName, Method, Request, Response, header};
+use http::{HeaderMap, HeaderName, Method, Request, Response, Uri, header};
 use pacegate_layers::error::BoxError;
 use pin_project_lite::pin_project;
 use secrecy::{ExposeSecret, SecretString};
@@ -27,15 +27,15 @@ pub(super) use self::denied::Denied;
 use super::{
     route::{HEALTHZ, READYZ},
     target,
-    wire::{REFUSED_AS, Violation},
 };
 use crate::{
     body::Body,
-    config::{Config, Listen},
+    config::{Config, Limits, Listen},
 };
 
 const JSON: &str = "application/json";
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// Applies [`Guard`].
@@ -67,6 +67,7 @@ struct Rules {
     hosts: Vec<String>,
     origins: Vec<String>,
     keys: Vec<SecretString>,
+    limits: Limits,
 }
 
 // === impl GuardLayer ===
@@ -85,6 +86,7 @@ impl GuardLayer {
             hosts,
             origins: config.allowed_origins.clone(),
             keys: config.client_keys.clone(),
+            limits: config.limits.clone(),
         }))
     }
 }
@@ -149,10 +151,8 @@ where
 impl Rules {
     fn check<B>(&self, request: &Request<B>) -> Result<(), Denied> {
         let headers = request.headers();
-        if let Some(which) = headers.get(REFUSED_AS) {
-            let violation = Violation::from_stand_in(which.as_bytes());
-            return Err(violation.map_or(Denied::Method, Denied::Malformed));
-        }
+        self.check_sizes(request.uri(), headers)?;
+        check_framing(headers)?;
         self.check_host(headers)?;
         self.check_origin(headers)?;
         check_method(request.method())?;
@@ -165,6 +165,25 @@ impl Rules {
         }
         if *request.method() == Method::POST && !is_json(headers) {
             return Err(Denied::ContentType);
+        }
+        Ok(())
+    }
+
+    fn check_sizes(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Denied> {
+        let target = uri
+            .path_and_query()
+            .map_or(0, |target| target.as_str().len());
+        if target > self.limits.max_target {
+            return Err(Denied::TargetTooLong);
+        }
+        // The edge may have added the id.
+        let sent = || headers.iter().filter(|(name, _)| *name != X_REQUEST_ID);
+        let size = sent()
+            .map(|(name, value)| name.as_str().len() + ": ".len() + value.len() + "\r\n".len());
+        if sent().count() > self.limits.max_header_fields
+            || size.sum::<usize>() > self.limits.max_header_size
+        {
+            return Err(Denied::HeadTooLarge);
         }
         Ok(())
     }
@@ -261,11 +280,40 @@ fn is_port(digits: &[u8]) -> bool {
     digits.iter().all(u8::is_ascii_digit) && parsed::<u16>(digits).is_some()
 }
 
+/// Refuses what is left of two ways to say where a body ends. hyper has decided by one of them, and the
+/// body that goes upstream has a length of its own, so this is for the client's information.
+fn check_framing(headers: &HeaderMap) -> Result<(), Denied> {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let framed_well = match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(coding), None) => {
+            coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+                && !headers.contains_key(header::CONTENT_LENGTH)
+        }
+        (Some(_), Some(_)) => false,
+    };
+    // Some servers read an underscore as a hyphen.
+    let twins = ["content_length", "transfer_encoding"];
+    if framed_well && !twins.iter().any(|twin| headers.contains_key(*twin)) {
+        Ok(())
+    } else {
+        Err(Denied::Framing)
+    }
+}
+
 /// Any but those for proxies and, in a browser's hands, for asking what a web page may do.
 fn check_method(method: &Method) -> Result<(), Denied> {
     match *method {
         Method::CONNECT | Method::TRACE => Err(Denied::Method),
         Method::OPTIONS => Err(Denied::Preflight),
+        // A method's case counts, but not every server knows that.
+        _ if method
+            .as_str()
+            .bytes()
+            .any(|byte| byte.is_ascii_lowercase()) =>
+        {
+            Err(Denied::MethodCase)
+        }
         _ => Ok(()),
     }
 }

@@ -17,9 +17,9 @@ use http::{HeaderValue, Response, header};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use pacegate_layers::{error::BoxError, jitter_throttle::Outlook};
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
-use super::{alarm::Alarms, answer::Answer, drain::UnlessQueued};
+use super::{answer::Answer, drain::UnlessQueued};
 use crate::body::Body;
 
 /// Far below the five minutes of silence in a stream after which OpenCode gives up, and often
@@ -52,8 +52,8 @@ enum State {
     Ended,
 }
 
-/// The outcome of `call`, or what a client can bear instead once it was held for as long as
-/// `alarms` say; `streams` if it wants an event stream.
+/// The outcome of `call`, or what a client can bear instead once it was held for `max_hold`; `streams`
+/// if it wants an event stream.
 ///
 /// # Cancel safety
 ///
@@ -61,9 +61,9 @@ enum State {
 pub(super) async fn hold(
     mut call: UnlessQueued,
     streams: bool,
-    alarms: &Alarms,
+    max_hold: Duration,
 ) -> Result<Response<Body>, BoxError> {
-    if let Some(outcome) = alarms.within(&mut call).await {
+    if let Ok(outcome) = timeout(max_hold, &mut call).await {
         return outcome;
     }
     if streams {
@@ -194,7 +194,7 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(240);
 
     async fn held(call: UnlessQueued, streams: bool) -> Result<Response<Body>, BoxError> {
-        hold(call, streams, &Alarms::new(LIMIT)).await
+        hold(call, streams, LIMIT).await
     }
 
     fn call(

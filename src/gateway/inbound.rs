@@ -1,14 +1,16 @@
 //! Takes a request's body in, once and under a cap, and reads from it what routing needs.
 
-use std::{borrow::Cow, future::poll_fn, pin::Pin};
+use std::{borrow::Cow, error::Error as StdError, io, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use http_body::Body;
-use pacegate_layers::error::BoxError;
+use http_body_util::BodyExt;
+use pacegate_layers::error::{BoxError, chain};
 use serde::{Deserialize, Deserializer};
+use tokio::time::timeout;
 
-use super::{alarm::Alarms, bodies::Bodies, wire::Violation};
+use super::bodies::Bodies;
 
 /// How bodies are taken in.
 #[derive(Debug)]
@@ -17,8 +19,8 @@ pub(super) struct Intake {
     pub(super) max_body: usize,
     pub(super) max_bodies: usize,
     /// The longest silence in one, and from its first byte to its last.
-    pub(super) idle_timeout: Alarms,
-    pub(super) timeout: Alarms,
+    pub(super) idle_timeout: Duration,
+    pub(super) timeout: Duration,
     /// Those that are held.
     pub(super) bodies: Bodies,
 }
@@ -39,8 +41,11 @@ pub(super) enum InboundError {
     Crowded(bytesize::ByteSize),
     #[error("the request body stopped arriving; send it again")]
     Idle,
-    #[error(transparent)]
-    Malformed(Violation),
+    #[error(
+        "the chunked request body is malformed: a chunk is its length in hexadecimal digits, CR LF, \
+         so many bytes, CR LF"
+    )]
+    Malformed,
     #[error("the request body names no model; expected a string under \"model\"")]
     NoModel,
     #[error("the request body is not a JSON object: {0}")]
@@ -66,10 +71,11 @@ pub(super) struct Wish<'a> {
 impl InboundError {
     pub(super) fn status(&self) -> StatusCode {
         match self {
-            Self::Broken(_) | Self::NoModel | Self::NotJson(_) => StatusCode::BAD_REQUEST,
+            Self::Broken(_) | Self::Malformed | Self::NoModel | Self::NotJson(_) => {
+                StatusCode::BAD_REQUEST
+            }
             Self::Crowded(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Idle | Self::Slow => StatusCode::REQUEST_TIMEOUT,
-            Self::Malformed(violation) => violation.status(),
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
         }
     }
@@ -78,7 +84,7 @@ impl InboundError {
         match self {
             Self::Broken(_) | Self::Idle | Self::Slow => "request_incomplete",
             Self::Crowded(_) => "overloaded",
-            Self::Malformed(violation) => violation.code(),
+            Self::Malformed => "malformed_request",
             Self::NoModel => "model_missing",
             Self::NotJson(_) => "invalid_json",
             Self::TooLarge(_) => "request_too_large",
@@ -100,8 +106,7 @@ impl Intake {
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
-        self.timeout
-            .within(self.read(body))
+        timeout(self.timeout, self.read(body))
             .await
             .unwrap_or(Err(InboundError::Slow))
     }
@@ -152,24 +157,32 @@ impl Intake {
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
-        // One that says so itself need not be asked.
-        if body.is_end_stream() {
-            return Ok(None);
-        }
-        let frame = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx));
-        self.idle_timeout
-            .within(frame)
+        timeout(self.idle_timeout, body.frame())
             .await
-            .ok_or(InboundError::Idle)?
+            .map_err(|_elapsed| InboundError::Idle)?
             .transpose()
             .map_err(|error| {
                 let error = error.into();
-                match Violation::behind(&*error) {
-                    Some(violation) => InboundError::Malformed(violation),
-                    None => InboundError::Broken(error),
+                if is_malformed(&*error) {
+                    InboundError::Malformed
+                } else {
+                    InboundError::Broken(error)
                 }
             })
     }
+}
+
+/// Whether a body that failed with `error` was not chunked as HTTP has it. hyper tells by the kind of
+/// the cause.
+fn is_malformed(error: &(dyn StdError + 'static)) -> bool {
+    chain(error).any(|cause| {
+        let cause = cause.downcast_ref::<io::Error>();
+        let kind = cause.map(io::Error::kind);
+        matches!(
+            kind,
+            Some(io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput)
+        )
+    })
 }
 
 /// What a request asks for, after checking that its body is a JSON object.
@@ -250,10 +263,8 @@ impl Whole {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use futures_util::{StreamExt, stream};
-    use http_body_util::{BodyExt, Empty, Full, StreamBody};
+    use http_body_util::{Empty, Full, StreamBody};
     use tower::BoxError;
 
     use super::*;
@@ -272,8 +283,8 @@ mod tests {
         Intake {
             max_body,
             max_bodies: 8,
-            idle_timeout: Alarms::new(Duration::from_secs(30)),
-            timeout: Alarms::new(Duration::from_secs(120)),
+            idle_timeout: Duration::from_secs(30),
+            timeout: Duration::from_secs(120),
             bodies: Bodies::default(),
         }
     }

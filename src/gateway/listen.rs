@@ -1,18 +1,18 @@
 //! The accept loop, from binding to the end of the last answer.
 
-use std::{fmt, io, pin::pin, sync::Arc, time::Duration};
+use std::{fmt, io, pin::pin, time::Duration};
 
 use socket2::SockRef;
 use tokio::{
     net::{TcpListener, UnixListener},
     time::{sleep, timeout},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{either::Either, sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
 use super::{
     current::{Current, Reloader},
-    wire::{Connection, Crowd, ListenTlsError, SocketFile, Stream, bind_unix, serve},
+    wire::{Connection, Crowd, ListenTlsError, Socket, SocketFile, bind_unix, serve},
 };
 use crate::{
     config::{Config, Listen},
@@ -109,7 +109,7 @@ impl Gateway {
                 () = &mut shutdown => break,
             };
             match accepted {
-                Ok(stream) => {
+                Ok(socket) => {
                     let connection = Connection::new();
                     let most = self.current.limits().max_connections;
                     let Some(member) = crowd.enter(&connection, most) else {
@@ -120,7 +120,7 @@ impl Gateway {
                     connections.spawn(async move {
                         // Its place is free when it has ended.
                         let _member = member;
-                        serve(stream, connection, current, cut_off).await;
+                        serve(socket, connection, current, cut_off).await;
                     });
                 }
                 Err(error) => {
@@ -168,16 +168,16 @@ impl fmt::Display for Gateway {
 // === impl Listener ===
 
 impl Listener {
-    async fn accept(&self) -> io::Result<Stream> {
+    async fn accept(&self) -> io::Result<Socket> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                Ok(Stream::Tcp(Arc::new(stream)))
+                Ok(Either::Left(stream))
             }
             Self::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
-                Ok(Stream::Unix(Arc::new(stream)))
+                Ok(Either::Right(stream))
             }
         }
     }

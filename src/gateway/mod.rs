@@ -10,7 +10,6 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceBuilder;
 
-mod alarm;
 mod answer;
 mod bodies;
 mod current;
@@ -37,7 +36,6 @@ pub use self::{
 };
 
 use self::{
-    alarm::Alarms,
     bodies::Bodies,
     guard::{Guard, GuardLayer},
     inbound::Intake,
@@ -89,15 +87,15 @@ fn edge(
                 pipeline: pipeline.service.clone(),
                 gate: pipeline.gate.clone(),
                 passing: Passing::new(&upstream.response_headers),
-                alarms: Alarms::new(upstream.retry_on_429.max_hold),
+                max_hold: upstream.retry_on_429.max_hold,
                 aligns: upstream.pipeline.contains(&LayerName::HeaderAlign),
             })
             .collect(),
         intake: Intake {
             max_body: config.max_body,
             max_bodies: config.limits.max_bodies,
-            idle_timeout: Alarms::new(config.limits.body_idle_timeout),
-            timeout: Alarms::new(config.limits.body_timeout),
+            idle_timeout: config.limits.body_idle_timeout,
+            timeout: config.limits.body_timeout,
             bodies: bodies.clone(),
         },
         registry,

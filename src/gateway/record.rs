@@ -6,13 +6,14 @@ use std::{
     io::{self, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
 use pacegate_layers::{progress::Progress, session::Session};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tower::ServiceExt;
@@ -99,7 +100,7 @@ impl Recorder {
     }
 
     fn note(&self, request: &Request<Full<Bytes>>) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         if let Err(error) = state.write(request)
             && !std::mem::replace(&mut state.broken, true)
         {

@@ -5,41 +5,41 @@ use http::Uri;
 /// Whether every upstream will read the same path as we do. Absolute form is for proxies; a client
 /// that sends it takes us for one.
 pub(super) fn is_plain(uri: &Uri) -> bool {
-    let path = uri.path().as_bytes();
-    if uri.authority().is_some() || path.first() != Some(&b'/') {
+    let path = uri.path();
+    if uri.authority().is_some() || !path.starts_with('/') || !path.bytes().all(is_allowed) {
         return false;
     }
-    // Nearly no path has anything that is worth a closer look.
-    let is_odd = |pair: &[u8]| matches!(pair, [b'/', b'/' | b'.'] | [_, b'%' | b'\\']);
-    !path.windows(2).any(is_odd) || is_plain_though_odd(path)
-}
-
-fn is_plain_though_odd(path: &[u8]) -> bool {
-    if path.contains(&b'\\') {
-        return false;
-    }
-    let mut segments = path[1..].split(|byte| *byte == b'/').peekable();
+    let mut segments = path.as_bytes()[1..].split(|byte| *byte == b'/').peekable();
     while let Some(segment) = segments.next() {
         // A trailing slash makes an empty last segment, and that one is harmless.
         let is_empty = segment.is_empty() && segments.peek().is_some();
-        if is_empty || hides_a_slash(segment) || is_dots(segment) {
+        if is_empty || !is_escaped_well(segment) || is_dots(segment) {
             return false;
         }
     }
     true
 }
 
-/// Whether it holds an encoded slash or backslash, which some take for a plain one.
-fn hides_a_slash(segment: &[u8]) -> bool {
+/// What a path may hold unescaped by [RFC 3986 §3.3], slashes and the escapes' own sign.
+///
+/// [RFC 3986 §3.3]: https://www.rfc-editor.org/rfc/rfc3986#section-3.3
+fn is_allowed(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/%".contains(&byte)
+}
+
+/// Whether each escape is two hexadecimal digits, and none is a slash or a backslash, which some take
+/// for a plain one.
+fn is_escaped_well(segment: &[u8]) -> bool {
     let mut rest = segment;
     while let Some(at) = rest.iter().position(|byte| *byte == b'%') {
         rest = &rest[at + 1..];
         let code = rest.get(..2).unwrap_or_default();
-        if code.eq_ignore_ascii_case(b"2f") || code.eq_ignore_ascii_case(b"5c") {
-            return true;
+        let is_hex = code.len() == 2 && code.iter().all(u8::is_ascii_hexdigit);
+        if !is_hex || code.eq_ignore_ascii_case(b"2f") || code.eq_ignore_ascii_case(b"5c") {
+            return false;
         }
     }
-    false
+    true
 }
 
 /// Whether it is `.` or `..`, each dot plain or encoded.
@@ -67,9 +67,14 @@ mod tests {
     /// The same in as few words as may be, at the price of three copies.
     fn is_plain_by_definition(path: &str) -> bool {
         let path = path.to_ascii_lowercase();
-        !["%2f", "%5c", "\\", "//"]
-            .iter()
-            .any(|it| path.contains(it))
+        let escapes_are_whole = path.split('%').skip(1).all(|rest| {
+            let code = rest.as_bytes().get(..2);
+            code.is_some_and(|code| code.iter().all(u8::is_ascii_hexdigit))
+        });
+        escapes_are_whole
+            && !["%2f", "%5c", "\\", "//"]
+                .iter()
+                .any(|it| path.contains(it))
             && !path
                 .replace("%2e", ".")
                 .split('/')
@@ -103,6 +108,10 @@ mod tests {
             "http://localhost/v1/models",
             "localhost:80",
             "*",
+            "/v1/%zz",
+            "/v1/x%2",
+            "/v1/{x}",
+            "/v1/\"x",
         ] {
             assert!(!is_plain(&Uri::from_static(target)), "{target}");
         }

@@ -17,9 +17,9 @@ use super::{
     error::{IdleTimeout, Truncated},
     exchange::Head,
     h1::Connection,
-    idle_timer::IdleTimer,
     pool::Pool,
 };
+use crate::idle_timer::IdleTimer;
 
 /// A streaming response body.
 ///

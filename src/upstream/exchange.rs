@@ -18,8 +18,8 @@ use tokio::task::unconstrained;
 use super::{
     error::{AmbiguousLength, UnknownCoding},
     h1,
-    idle_timer::IdleTimer,
 };
+use crate::idle_timer::IdleTimer;
 
 /// A request with its whole body, so that sending it again is a cheap clone.
 pub(super) type Outgoing = Request<Full<Bytes>>;

@@ -23,7 +23,6 @@ pub mod error;
 mod exchange;
 mod h1;
 mod h2;
-mod idle_timer;
 mod pool;
 mod proxy;
 mod target;

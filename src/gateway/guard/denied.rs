@@ -2,8 +2,6 @@
 
 use http::StatusCode;
 
-use crate::gateway::wire::Violation;
-
 /// Why a request may not pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(in crate::gateway) enum Denied {
@@ -14,6 +12,13 @@ pub(in crate::gateway) enum Denied {
     ClientKey,
     #[error("POST needs content-type: application/json")]
     ContentType,
+    #[error("send one content-length, in decimal digits, or transfer-encoding: chunked, not both")]
+    Framing,
+    #[error(
+        "the request has more or larger headers than limits.max-header-fields and \
+         limits.max-header-size in pacegate's config allow"
+    )]
+    HeadTooLarge,
     #[error(
         "the Host header names a host that pacegate does not answer for; add it to allowed-hosts \
          if it is yours"
@@ -21,10 +26,10 @@ pub(in crate::gateway) enum Denied {
     Host,
     #[error("the request needs exactly one Host header")]
     HostMissing,
-    #[error(transparent)]
-    Malformed(Violation),
     #[error("CONNECT and TRACE are not offered: pacegate is not a forward proxy")]
     Method,
+    #[error("the method must be in capital letters")]
+    MethodCase,
     #[error(
         "the Origin header names a web page that may not use pacegate; add it to allowed-origins \
          if it is yours"
@@ -34,9 +39,11 @@ pub(in crate::gateway) enum Denied {
     Preflight,
     #[error(
         "the request target must be a plain path: no empty, dot or encoded-slash segment, no \
-         backslash, no other host"
+         backslash, no unescaped special character, no other host"
     )]
     Target,
+    #[error("the request target is longer than limits.max-target in pacegate's config allows")]
+    TargetTooLong,
 }
 
 // === impl Denied ===
@@ -47,8 +54,11 @@ impl Denied {
             Self::ClientKey => StatusCode::UNAUTHORIZED,
             Self::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Host | Self::Origin | Self::Preflight => StatusCode::FORBIDDEN,
-            Self::HostMissing | Self::Target => StatusCode::BAD_REQUEST,
-            Self::Malformed(violation) => violation.status(),
+            Self::Framing | Self::HostMissing | Self::MethodCase | Self::Target => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
         }
     }
@@ -59,7 +69,8 @@ impl Denied {
             Self::ContentType => "unsupported_content_type",
             Self::Host => "host_not_allowed",
             Self::HostMissing => "host_missing",
-            Self::Malformed(violation) => violation.code(),
+            Self::Framing | Self::MethodCase => "malformed_request",
+            Self::HeadTooLarge | Self::TargetTooLong => "request_too_large",
             Self::Method => "method_not_allowed",
             Self::Origin => "origin_not_allowed",
             Self::Preflight => "preflight_not_allowed",

@@ -1,10 +1,16 @@
 use super::*;
 
+fn limits() -> Limits {
+    let local = crate::config::Sample::Preset("local".into());
+    crate::config::sample(&local, &|_| None).unwrap().limits
+}
+
 fn rules() -> Rules {
     Rules {
         hosts: vec!["localhost".into(), "pacegate.internal".into()],
         origins: vec!["https://ok.example".into()],
         keys: Vec::new(),
+        limits: limits(),
     }
 }
 
@@ -103,6 +109,7 @@ fn a_client_key_is_asked_for_wherever_one_is_set_but_not_for_a_probe() {
         hosts: vec!["localhost".into()],
         origins: Vec::new(),
         keys: vec![key.to_owned().into()],
+        limits: limits(),
     };
     let ask = |path, fields: &[(&str, &str)]| {
         check(
@@ -120,4 +127,51 @@ fn a_client_key_is_asked_for_wherever_one_is_set_but_not_for_a_probe() {
         let denied = ask("/v1/models", &[("authorization", wrong)]);
         assert_eq!(denied, Some(Denied::ClientKey), "{wrong}");
     }
+}
+
+#[test]
+fn what_is_left_of_two_ways_to_frame_a_body_is_refused() {
+    let ask = |fields: &[(&str, &str)]| {
+        let fields = [&[("host", "localhost")], fields].concat();
+        check(&rules(), "GET", "/v1/models", &fields)
+    };
+    let chunked = ("transfer-encoding", "Chunked");
+    assert_eq!(ask(&[chunked]), None);
+    assert_eq!(ask(&[("content-length", "2")]), None);
+    assert_eq!(ask(&[("session_id", "s1")]), None);
+    for fields in [
+        &[chunked, ("content-length", "2")][..],
+        &[chunked, chunked],
+        &[("transfer-encoding", "gzip, chunked")],
+        &[("transfer_encoding", "chunked")],
+        &[("content_length", "2")],
+    ] {
+        assert_eq!(ask(fields), Some(Denied::Framing), "{fields:?}");
+    }
+}
+
+#[test]
+fn heads_and_targets_have_their_sizes_and_methods_their_case() {
+    let host = ("host", "localhost");
+    let rules = Rules {
+        limits: Limits {
+            max_header_fields: 3,
+            max_header_size: 64,
+            max_target: 12,
+            ..limits()
+        },
+        ..rules()
+    };
+    let ask = |uri: &str, fields: &[(&str, &str)]| check(&rules, "GET", uri, fields);
+    assert_eq!(ask("/v1/models?a", &[host, ("a", "1"), ("b", "2")]), None);
+    assert_eq!(ask("/v1/models?ab", &[host]), Some(Denied::TargetTooLong));
+    let many = [host, ("a", "1"), ("b", "2"), ("c", "3")];
+    assert_eq!(ask("/v1/models", &many), Some(Denied::HeadTooLarge));
+    let large = "x".repeat(64);
+    let fits = [host, ("a", &large[..40])];
+    assert_eq!(ask("/v1/models", &fits), None);
+    let too_large = [host, ("a", &large[..])];
+    assert_eq!(ask("/v1/models", &too_large), Some(Denied::HeadTooLarge));
+    let denied = check(&rules, "get", "/v1/models", &[host]);
+    assert_eq!(denied, Some(Denied::MethodCase));
 }

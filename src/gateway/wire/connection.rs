@@ -1,6 +1,7 @@
 //! One client's connection: how long it may be silent, and how it ends when a stream breaks.
 
 use std::{
+    future::poll_fn,
     io,
     pin::Pin,
     sync::{
@@ -13,17 +14,15 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, Sleep, sleep},
+    net::{TcpStream, UnixStream},
+    time::{Sleep, sleep},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{either::Either, sync::CancellationToken};
 
-use super::{stall::Stall, stream::Stream};
-use crate::config::Limits;
+use crate::{config::Limits, idle_timer::IdleTimer};
 
-/// How much is read at once. hyper doubles a connection's buffer whenever a read fills it, beginning
-/// with 8 KiB, and keeps it for as long as the answer takes: a thousand streams would keep the size
-/// of their requests. This never fills it.
-const MOST_AT_ONCE: usize = 8 * 1024 - 1;
+/// A client's socket.
+pub(in crate::gateway) type Socket = Either<TcpStream, UnixStream>;
 
 /// What the edge knows of the connection that a request came on; a request's extension.
 #[derive(Clone, Debug)]
@@ -40,8 +39,6 @@ struct State {
     overcrowds: AtomicBool,
     /// Counts the changes of phase in the whole process: the smaller, the longer it has lasted.
     since: AtomicU64,
-    /// What comes next belongs to a body.
-    in_body: AtomicBool,
     evicted: CancellationToken,
 }
 
@@ -58,22 +55,15 @@ enum Phase {
     Idle,
 }
 
-/// A client's socket.
-///
-/// hyper's own header time-out also runs while a kept-alive connection is idle, and one limit
-/// cannot be both ten seconds and five minutes. A connection that was silent for too long reads as
-/// closed.
+/// A client's socket. It notes when a head begins, gives up a client that takes nothing of an answer
+/// for too long, and resets the connection of a stream that broke off.
 #[derive(Debug)]
 pub(in crate::gateway) struct ClientIo {
-    stream: Stream,
+    socket: Socket,
     connection: Connection,
-    /// What `deadline` is for. The sleep may go off before that, see `poll_too_long`.
-    armed: Phase,
-    deadline: Instant,
-    sleep: Pin<Box<Sleep>>,
-    stall: Stall,
-    header_timeout: Duration,
-    keep_alive_timeout: Duration,
+    write_timeout: Duration,
+    /// Runs while a write waits for the client, which most never do.
+    write_sleep: Option<Pin<Box<Sleep>>>,
 }
 
 // === impl Connection ===
@@ -91,7 +81,6 @@ impl Connection {
             ending: AtomicBool::new(false),
             overcrowds: AtomicBool::new(false),
             since: AtomicU64::new(next_change()),
-            in_body: AtomicBool::new(false),
             evicted: CancellationToken::new(),
         }))
     }
@@ -116,14 +105,31 @@ impl Connection {
         self.set(Phase::Idle);
     }
 
-    /// What comes next belongs to a request's body, or does not.
-    pub(super) fn set_in_body(&self, in_body: bool) {
-        self.0.in_body.store(in_body, Ordering::Relaxed);
-    }
-
-    /// Whether a request has come whole and its answer is not yet: until then nothing is read.
-    pub(super) fn only_answers(&self) -> bool {
-        self.phase() == Phase::Busy && !self.0.in_body.load(Ordering::Relaxed)
+    /// Resolves once the client has been silent for longer than `limits` allow.
+    ///
+    /// hyper has one time-out for heads, which also runs while a kept-alive connection is idle, and one
+    /// limit cannot be both ten seconds and five minutes. Nobody is woken for a change of phase: poll
+    /// it in the task that serves the connection, after what serves it.
+    pub(super) async fn silent_too_long(&self, limits: &Limits) {
+        let current = || (self.phase(), self.0.since.load(Ordering::Relaxed));
+        let mut timer = IdleTimer::new(limits.first_byte_timeout);
+        let mut timed = current();
+        poll_fn(|cx| {
+            let now = current();
+            if now != timed {
+                timed = now;
+                timer.reset();
+            }
+            let limit = match now.0 {
+                Phase::New => limits.first_byte_timeout,
+                Phase::Head => limits.header_timeout,
+                // A body has time-outs of its own, and an answer has none.
+                Phase::Busy => return Poll::Pending,
+                Phase::Idle => limits.keep_alive_timeout,
+            };
+            timer.poll_elapsed(limit, cx)
+        })
+        .await;
     }
 
     /// Makes the connection end with a reset: an answer broke off, and a clean end would look like
@@ -202,51 +208,16 @@ fn next_change() -> u64 {
 // === impl ClientIo ===
 
 impl ClientIo {
-    pub(in crate::gateway) fn new(stream: Stream, connection: Connection, limits: &Limits) -> Self {
-        let sleep = Box::pin(sleep(limits.first_byte_timeout));
+    pub(in crate::gateway) fn new(
+        socket: Socket,
+        connection: Connection,
+        write_timeout: Duration,
+    ) -> Self {
         Self {
-            stream,
+            socket,
             connection,
-            armed: Phase::New,
-            deadline: sleep.deadline(),
-            sleep,
-            stall: Stall::new(limits.write_timeout),
-            header_timeout: limits.header_timeout,
-            keep_alive_timeout: limits.keep_alive_timeout,
-        }
-    }
-
-    /// Whether an answer broke off.
-    pub(in crate::gateway) fn is_broken(&self) -> bool {
-        self.connection.is_broken()
-    }
-
-    /// Nothing has come, and `phase` says how long that may last.
-    fn poll_too_long(&mut self, phase: Phase, cx: &mut Context<'_>) -> Poll<()> {
-        if self.armed != phase {
-            self.armed = phase;
-            let limit = match phase {
-                Phase::Head => self.header_timeout,
-                Phase::Idle => self.keep_alive_timeout,
-                // A new connection's runs already.
-                Phase::New | Phase::Busy => return Poll::Pending,
-            };
-            self.deadline = Instant::now() + limit;
-            // One that goes off too early is moved then: moving it twice for each request would
-            // cost more than that.
-            if self.sleep.deadline() > self.deadline {
-                self.sleep.as_mut().reset(self.deadline);
-            }
-        }
-        if phase == Phase::Busy {
-            return Poll::Pending;
-        }
-        loop {
-            ready!(self.sleep.as_mut().poll(cx));
-            if Instant::now() >= self.deadline {
-                return Poll::Ready(());
-            }
-            self.sleep.as_mut().reset(self.deadline);
+            write_timeout,
+            write_sleep: None,
         }
     }
 }
@@ -257,70 +228,59 @@ impl AsyncRead for ClientIo {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        let phase = this.connection.phase();
-        if phase != Phase::Busy && this.connection.0.ending.load(Ordering::Relaxed) {
+        let phase = self.connection.phase();
+        if phase != Phase::Busy && self.connection.0.ending.load(Ordering::Relaxed) {
             return Poll::Ready(Ok(()));
         }
-        let read = this.stream.poll_read(cx, buf, MOST_AT_ONCE);
-        if read.is_ready() {
-            if matches!(phase, Phase::New | Phase::Idle) {
-                this.connection.set(Phase::Head);
-                // The limit of another head than the one that was waited for last, if of any.
-                this.armed = phase;
-            }
-            return read;
+        let read = Pin::new(&mut self.socket).poll_read(cx, buf);
+        if read.is_ready() && matches!(phase, Phase::New | Phase::Idle) {
+            self.connection.set(Phase::Head);
         }
-        this.poll_too_long(phase, cx).map(Ok)
+        read
     }
 }
 
 impl AsyncWrite for ClientIo {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_write_vectored(cx, &[io::IoSlice::new(buf)])
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(written) = self.stream.poll_write(cx, bufs) {
-            self.stall.is_over();
+        let this = &mut *self;
+        if let Poll::Ready(written) = Pin::new(&mut this.socket).poll_write(cx, buf) {
+            this.write_sleep = None;
             return Poll::Ready(written);
         }
-        ready!(self.stall.poll_too_long(cx));
+        let limit = this.write_timeout;
+        let sleep = this
+            .write_sleep
+            .get_or_insert_with(|| Box::pin(sleep(limit)));
+        ready!(sleep.as_mut().poll(cx));
         // With an orderly end the system would go on offering what nobody takes.
-        self.connection.reset_at_the_end();
+        this.connection.reset_at_the_end();
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
-    fn is_write_vectored(&self) -> bool {
-        true
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Nothing is kept here.
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.is_broken() {
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.connection.is_broken() {
             // No orderly end; the socket is reset when it is dropped.
             return Poll::Ready(Ok(()));
         }
-        Poll::Ready(self.stream.shutdown())
+        Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }
 
 impl Drop for ClientIo {
     fn drop(&mut self) {
-        if self.is_broken() {
-            self.stream.reset_when_dropped();
+        if self.connection.is_broken()
+            && let Either::Left(tcp) = &self.socket
+        {
+            // If it fails the client sees a FIN in the middle of a chunked body: an error too.
+            let _best_effort = tcp.set_zero_linger();
         }
     }
 }
@@ -329,7 +289,7 @@ impl Drop for ClientIo {
 mod tests {
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
-        net::UnixStream,
+        time::{Instant, timeout},
     };
 
     use super::*;
@@ -353,21 +313,27 @@ mod tests {
 
     fn pair() -> (ClientIo, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let ours = Stream::Unix(Arc::new(ours));
-        (ClientIo::new(ours, Connection::new(), &limits()), theirs)
+        let ours = Either::Right(ours);
+        (ClientIo::new(ours, Connection::new(), WRITE), theirs)
     }
 
-    /// Reads until it is closed, and says how long that took.
-    async fn closed_after(io: &mut ClientIo) -> Duration {
+    /// Reads until the client has been silent for too long, and says how long that took.
+    async fn served_for(io: &mut ClientIo) -> Duration {
         let start = Instant::now();
-        while io.read(&mut [0; 64]).await.unwrap() > 0 {}
+        let (connection, limits) = (io.connection.clone(), limits());
+        let reading = async { while io.read(&mut [0; 64]).await.unwrap() > 0 {} };
+        tokio::select! {
+            biased;
+            () = reading => {}
+            () = connection.silent_too_long(&limits) => {}
+        }
         start.elapsed()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_silent_connection_is_closed() {
+    async fn a_silent_connection_is_given_up() {
         let (mut io, _client) = pair();
-        assert_eq!(closed_after(&mut io).await, FIRST_BYTE);
+        assert_eq!(served_for(&mut io).await, FIRST_BYTE);
     }
 
     #[tokio::test(start_paused = true)]
@@ -383,7 +349,7 @@ mod tests {
         };
         tokio::select! {
             () = trickle => {}
-            _ = closed_after(&mut io) => {}
+            _ = served_for(&mut io) => {}
         }
         assert_eq!(start.elapsed(), HEADER);
     }
@@ -394,11 +360,11 @@ mod tests {
         client.write_all(b"x").await.unwrap();
         io.read_u8().await.unwrap();
         io.connection.begin_answer();
-        tokio::time::timeout(Duration::from_secs(3600), closed_after(&mut io))
+        timeout(Duration::from_secs(3600), served_for(&mut io))
             .await
             .unwrap_err();
         io.connection.end_answer();
-        assert_eq!(closed_after(&mut io).await, KEEP_ALIVE);
+        assert_eq!(served_for(&mut io).await, KEEP_ALIVE);
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,10 +6,9 @@
 //! one. Where every connection is at work, the newcomer is told so: waiting in the system's backlog
 //! would look like a gateway that hangs.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
+
+use parking_lot::Mutex;
 
 use super::connection::Connection;
 
@@ -39,7 +38,7 @@ impl Crowd {
     /// Takes `connection` in, which may cost another one its place. `None` if there is no room, not
     /// even to be told so.
     pub(in crate::gateway) fn enter(&self, connection: &Connection, most: usize) -> Option<Member> {
-        let mut all = self.lock();
+        let mut all = self.0.lock();
         if all.len() >= most
             && let Some(victim) = dispensable(&all)
             && let Some(victim) = all.remove(&victim)
@@ -59,11 +58,6 @@ impl Crowd {
             number,
         })
     }
-
-    /// No code panics while it holds the lock.
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Connection>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 fn dispensable(all: &HashMap<u64, Connection>) -> Option<u64> {
@@ -77,7 +71,7 @@ fn dispensable(all: &HashMap<u64, Connection>) -> Option<u64> {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        self.crowd.lock().remove(&self.number);
+        self.crowd.0.lock().remove(&self.number);
     }
 }
 
@@ -127,6 +121,6 @@ mod tests {
         assert_eq!(told, SPARE);
         assert!(all.iter().all(|it| !it.is_evicted()), "one at work lost it");
         drop(places);
-        assert!(crowd.lock().is_empty());
+        assert!(crowd.0.lock().is_empty());
     }
 }

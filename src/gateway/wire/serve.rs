@@ -1,27 +1,18 @@
 //! One connection, from its handshake to its end.
 
-use std::{
-    future::poll_fn,
-    pin::{Pin, pin},
-    sync::Arc,
-    task::{Context, Poll, ready},
-};
+use std::{pin::pin, sync::Arc};
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_util::{either::Either, sync::CancellationToken};
 use tracing::debug;
 
-use super::{
-    bell::{Bell, WhenRung},
-    connection::{ClientIo, Connection},
-    framing::{Framed, HeadLimits},
-    hangup::Hangup,
-    stream::Stream,
-    transport::Transport,
-};
+use super::connection::{ClientIo, Connection, Socket};
 use crate::{config::Limits, gateway::current::Current, metrics::EdgeMetrics};
+
+/// The bytes of HTTP.
+type Transport = Either<ClientIo, TlsStream<ClientIo>>;
 
 /// One connection, counted as such until dropped.
 struct Counted(Arc<EdgeMetrics>);
@@ -29,86 +20,91 @@ struct Counted(Arc<EdgeMetrics>);
 /// Serves `connection` until it ends by itself, the process winds down and its answer is sent, or
 /// `cut_off` says that no time is left.
 pub(in crate::gateway) async fn serve(
-    stream: Stream,
+    socket: Socket,
     connection: Connection,
     current: Current,
     cut_off: CancellationToken,
 ) {
     let _counted = Counted::new(current.metrics());
     let limits = current.limits();
-    let io = ClientIo::new(stream.clone(), connection.clone(), &limits);
+    let io = ClientIo::new(socket, connection.clone(), limits.write_timeout);
     let to_the_end = async {
-        if let Some(transport) = accept(io, &current).await {
-            let hangup = Hangup::new(stream, connection.clone());
-            exchange(transport, hangup, &connection, &current, &limits).await;
+        if let Some(transport) = accept(io, &connection, &current, &limits).await {
+            exchange(transport, &connection, &current, &limits).await;
         }
     };
     let interrupted = async {
         tokio::select! {
             () = connection.evicted() => debug!("Making room for another connection"),
-            // While it is still there to be reset.
+            // While the socket is still there to be reset.
             () = cut_off.cancelled() => connection.reset_at_the_end(),
         }
     };
     tokio::select! {
         biased;
         () = to_the_end => {}
-        () = WhenRung::new(interrupted, Bell::new()) => {}
+        () = interrupted => {}
     }
 }
 
 /// The bytes of HTTP on `io`; `None` if there will be none.
-async fn accept(io: ClientIo, current: &Current) -> Option<Transport> {
+async fn accept(
+    io: ClientIo,
+    connection: &Connection,
+    current: &Current,
+    limits: &Limits,
+) -> Option<Transport> {
     let Some(tls) = current.tls() else {
-        return Some(Transport::Plain(io));
+        return Some(Either::Left(io));
     };
-    // The time-outs for a first head are also this one's.
     let accepted = tokio::select! {
+        biased;
         accepted = TlsAcceptor::from(tls).accept(io) => accepted,
+        // The time-outs for a first head are also those of a handshake.
+        () = connection.silent_too_long(limits) => return None,
         () = current.draining().cancelled() => return None,
     };
     accepted
         .inspect_err(|error| debug!(%error, "TLS handshake failed"))
         .ok()
-        .map(|stream| Transport::Tls(Box::new(stream)))
+        .map(Either::Right)
 }
 
 /// Requests and answers, one after the other.
 async fn exchange(
     transport: Transport,
-    mut hangup: Hangup,
     connection: &Connection,
     current: &Current,
     limits: &Limits,
 ) {
-    let answer = Bell::new();
     let service = service_fn(|mut request| {
         request.extensions_mut().insert(connection.clone());
-        WhenRung::new(current.answer(request), answer.clone())
+        current.answer(request)
     });
-    let io = Framed::new(transport, connection.clone(), HeadLimits::from(limits));
-    // Pinned where it is made: a connection is large, and would be kept twice.
     let mut served = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
-            // ClientIo's time-outs; hyper's would also end idle connections.
+            // See `silent_too_long`.
             .header_read_timeout(None)
-            // Whoever is told that there is no room gives it up.
+            // A client that is told that there is no room gives up its connection.
             .keep_alive(!connection.overcrowds())
-            // Hangup looks for an end meanwhile.
-            .half_close(true)
             .max_buf_size(buffer(limits))
-            .serve_connection(TokioIo::new(io), service)
+            // Small events that are ready leave in one write.
+            .writev(false)
+            .serve_connection(TokioIo::new(transport), service)
     );
-    let bell = Bell::new();
-    let draining = WhenRung::new(current.draining().cancelled(), Bell::new());
     let outcome = tokio::select! {
         biased;
-        outcome = until_hangup(served.as_mut(), &mut hangup, &bell) => outcome,
-        () = draining => {
+        outcome = served.as_mut() => Some(outcome),
+        () = connection.silent_too_long(limits) => None,
+        () = current.draining().cancelled() => None,
+    };
+    let outcome = match outcome {
+        Some(outcome) => outcome,
+        None => {
             connection.end();
             served.as_mut().graceful_shutdown();
-            until_hangup(served, &mut hangup, &bell).await
+            served.await
         }
     };
     if let Err(error) = outcome {
@@ -116,28 +112,12 @@ async fn exchange(
     }
 }
 
-/// What `served` comes to, unless the client leaves before.
-async fn until_hangup(
-    mut served: Pin<&mut impl Future<Output = hyper::Result<()>>>,
-    hangup: &mut Hangup,
-    bell: &Bell,
-) -> hyper::Result<()> {
-    let mut poll = |cx: &mut Context<'_>| {
-        if let Poll::Ready(outcome) = served.as_mut().poll(cx) {
-            return Poll::Ready(outcome);
-        }
-        ready!(hangup.poll(cx));
-        debug!("Client hung up");
-        Poll::Ready(Ok(()))
-    };
-    poll_fn(|cx| bell.poll_twice(cx, &mut poll)).await
-}
-
-/// How much of a head, a body or an answer lies in a connection's buffers at most. Whole heads have
-/// to fit in; more only keeps memory.
+/// The most of a head, a body or an answer that lies in a connection's buffers. Whole heads have to fit
+/// in, and those a little too large as well, so that the guard says why they are refused.
 fn buffer(limits: &Limits) -> usize {
-    const LEAST: usize = 64 * 1024;
-    HeadLimits::from(limits).head().max(LEAST)
+    const SMALLEST: usize = 64 * 1024;
+    let head = limits.max_header_size.saturating_add(limits.max_target);
+    head.saturating_mul(2).max(SMALLEST)
 }
 
 // === impl Counted ===

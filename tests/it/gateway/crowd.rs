@@ -13,8 +13,8 @@ use crate::support::gateway::{Gateway, PATIENCE, is_debug, upstream};
 
 const STREAMS: usize = 1000;
 
-/// What may be resident, in bytes.
-const MOST_RESIDENT: u64 = 40_000_000;
+/// What may be resident, in bytes: half as much again as a bare hyper proxy takes.
+const MOST_RESIDENT: u64 = 50_000_000;
 
 /// A stream whose request has about `size` bytes.
 async fn begin(gateway: &Gateway, size: usize) -> TcpStream {
@@ -37,7 +37,7 @@ async fn begin(gateway: &Gateway, size: usize) -> TcpStream {
 }
 
 #[tokio::test]
-async fn a_thousand_open_streams_take_forty_megabytes_at_most() {
+async fn a_thousand_open_streams_take_fifty_megabytes_at_most() {
     assert_light(1_000).await;
 }
 

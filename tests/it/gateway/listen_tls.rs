@@ -97,7 +97,7 @@ async fn clients_may_connect_over_tls_and_then_only_so() {
     // Malformed requests are no better inside TLS.
     let mut stream = dial_tls(&gateway, &pem, &[]).await.unwrap();
     stream
-        .write_all(b"GET / HTTP/1.1\nhost: localhost\n\n")
+        .write_all(b"GET / HTTP/1.1\r\nhost localhost\r\n\r\n")
         .await
         .unwrap();
     let mut answer = String::new();

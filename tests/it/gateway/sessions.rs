@@ -13,12 +13,11 @@ use futures_util::future::join_all;
 use pacegate::simulator::{Arrival, Options, Simulator};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{
-    io::AsyncWriteExt,
     runtime::{Builder, Runtime},
     time::{Instant, sleep, timeout},
 };
 
-use super::{assert_ok, chats, dial, gaps_ms, models, plain, request, simulator};
+use super::{assert_ok, chats, gaps_ms, models, plain, simulator};
 use crate::support::{
     client::{Answer, post_json},
     gateway::{Gateway, PATIENCE, upstream},
@@ -205,30 +204,4 @@ async fn a_session_with_one_request_does_not_wait_behind_anothers_eight() {
         ["first", "own", "lonely", "child 0"],
         "its own requests before its children's, and the other session in between"
     );
-}
-
-#[tokio::test]
-async fn a_client_that_leaves_with_another_request_in_the_pipe_frees_its_place() {
-    let simulator = simulator(Options::default()).await;
-    let pacing = "[upstream.jitter-throttle]\nmin-interval = \"5s\"\njitter = \"0s..0s\"";
-    let gateway = Gateway::start(&upstream(&simulator.base_url(), pacing));
-    assert_ok(&gateway.chat(plain("first")).await.unwrap());
-
-    let json = "content-type: application/json\r\n";
-    let mut pipelined = request("POST /v1/chat/completions", json, &plain("queued"));
-    pipelined.extend(request("GET /v1/models", "", ""));
-    let pipelined = String::from_utf8(pipelined).unwrap();
-    let pipelined = pipelined.replace("connection: close\r\n", "");
-    let mut client = dial(&gateway).await;
-    client.write_all(pipelined.as_bytes()).await.unwrap();
-    timeout(PATIENCE, async {
-        while gateway.metrics().await.sum("pacegate_queue_waiting") == 0 {
-            sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await
-    .unwrap();
-    drop(client);
-    sleep(Duration::from_secs(1)).await;
-    assert_eq!(gateway.metrics().await.sum("pacegate_queue_waiting"), 0);
 }

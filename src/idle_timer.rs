@@ -1,4 +1,4 @@
-//! How long a response is waited for.
+//! How long something is waited for.
 
 use std::{
     pin::Pin,
@@ -8,12 +8,12 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep};
 
-/// Limits one wait after the other with one timer. Only time spent waiting counts, so a slow reader is
-/// not taken for a silent upstream.
+/// Limits one wait after the other with one timer. Only time spent waiting counts, so a slow reader of
+/// a response is not taken for a silent upstream.
 ///
 /// The timer is moved only where it would go off too late, or has gone off too early: a stream of small
 /// events would otherwise move it for each of them.
-pub(super) struct IdleTimer {
+pub(crate) struct IdleTimer {
     sleep: Pin<Box<Sleep>>,
     since: Option<Instant>,
 }
@@ -22,7 +22,7 @@ pub(super) struct IdleTimer {
 
 impl IdleTimer {
     /// `usual` is how long a wait may last, as a rule.
-    pub(super) fn new(usual: Duration) -> Self {
+    pub(crate) fn new(usual: Duration) -> Self {
         Self {
             sleep: Box::pin(sleep(usual)),
             since: None,
@@ -30,13 +30,13 @@ impl IdleTimer {
     }
 
     /// The wait is over.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.since = None;
     }
 
     /// Ready once the wait has taken longer than `limit`. It begins with the first call after
     /// [`reset`](Self::reset).
-    pub(super) fn poll_elapsed(&mut self, limit: Duration, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_elapsed(&mut self, limit: Duration, cx: &mut Context<'_>) -> Poll<()> {
         let deadline = *self.since.get_or_insert_with(Instant::now) + limit;
         if self.sleep.deadline() > deadline {
             self.sleep.as_mut().reset(deadline);
