@@ -1,12 +1,9 @@
 //! The gate: order, jitter, cancellation and accounting around governor's arithmetic, as plain
 //! async code that knows no HTTP.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::Waker,
-    time::Duration,
-};
+use std::{sync::Arc, task::Waker, time::Duration};
 
+use parking_lot::{Mutex, MutexGuard};
 use rand::rngs::StdRng;
 use tokio::time::Instant;
 
@@ -314,8 +311,7 @@ impl Gate {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No code panics while it holds the lock, and the state is whole between any two lines.
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock()
     }
 }
 

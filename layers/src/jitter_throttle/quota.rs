@@ -1,18 +1,13 @@
 //! Rates: the interval kept by governor, and quotas over longer times.
 
-use std::{
-    collections::VecDeque,
-    fmt,
-    num::NonZeroUsize,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::VecDeque, fmt, num::NonZeroUsize, time::Duration};
 
 use governor::{
     RateLimiter,
     middleware::NoOpMiddleware,
     state::{InMemoryState, NotKeyed},
 };
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::clock::{Reading, TokioClock};
@@ -87,7 +82,7 @@ impl Window {
     }
 
     fn log(&self) -> MutexGuard<'_, VecDeque<Instant>> {
-        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut log = self.log.lock();
         let now = Instant::now();
         while log.front().is_some_and(|spent| *spent + self.per <= now) {
             log.pop_front();

@@ -1,11 +1,8 @@
 //! How many retries an account can bear.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// Keeps retries to a share of all tries, over all requests of an account; clones share the count.
@@ -66,7 +63,7 @@ impl Budget {
     }
 
     fn with_current<T>(&self, now: Instant, read: impl FnOnce(&mut VecDeque<Minute>) -> T) -> T {
-        let mut minutes = self.minutes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut minutes = self.minutes.lock();
         while minutes
             .front()
             .is_some_and(|minute| minute.began + WINDOW <= now)

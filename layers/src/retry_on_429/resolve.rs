@@ -2,12 +2,13 @@
 
 use std::{
     future::poll_fn,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use http_body::Body;
+use parking_lot::Mutex;
 use rand::{RngExt, rngs::StdRng};
 use tokio::time::{Instant, sleep};
 use tower_service::Service;
@@ -122,7 +123,7 @@ impl<C> Policy<C> {
     }
 
     fn with_rng<T>(&self, draw: impl FnOnce(&mut StdRng) -> T) -> T {
-        draw(&mut self.rng.lock().unwrap_or_else(PoisonError::into_inner))
+        draw(&mut self.rng.lock())
     }
 }
 

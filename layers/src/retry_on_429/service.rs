@@ -4,13 +4,14 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use http::{Request, Response};
 use http_body::Body;
+use parking_lot::Mutex;
 use pin_project_lite::pin_project;
 use rand::rngs::StdRng;
 use tokio::time::Instant;
