@@ -7,7 +7,7 @@ use super::{
     cursor::{Cursor, Scope, Secrets},
     data,
     error::Problem,
-    notice, server, source,
+    notice, order, server, source,
     tree::{Node, Value},
     upstream,
 };
@@ -44,10 +44,14 @@ pub enum Sample {
 ///
 /// Everything that is wrong with it, as far as it can be told apart.
 pub fn load(source: &Source<'_>) -> Result<Loaded, Error> {
-    let (root, name) = merged(source)?;
+    let Merged {
+        root,
+        name,
+        rearranged,
+    } = merged(source)?;
     let config = read(&root, source, Secrets::Resolved)?;
     Ok(Loaded {
-        notices: notice::notices(&config),
+        notices: notice::notices(&config, rearranged),
         origins: Origins::new(root),
         source: name,
         config,
@@ -61,7 +65,7 @@ pub fn load(source: &Source<'_>) -> Result<Loaded, Error> {
 ///
 /// Everything else that is wrong with it.
 pub fn without_secrets(source: &Source<'_>) -> Result<Config, Error> {
-    let (root, _name) = merged(source)?;
+    let Merged { root, .. } = merged(source)?;
     read(&root, source, Secrets::LeftAlone)
 }
 
@@ -71,7 +75,7 @@ pub fn without_secrets(source: &Source<'_>) -> Result<Config, Error> {
 ///
 /// Everything else that is wrong with it.
 pub fn origins(source: &Source<'_>) -> Result<Origins, Error> {
-    let (root, _name) = merged(source)?;
+    let Merged { root, .. } = merged(source)?;
     read(&root, source, Secrets::LeftAlone)?;
     Ok(Origins::new(root))
 }
@@ -95,6 +99,7 @@ pub fn sample(sample: &Sample, env: &dyn Fn(&str) -> Option<String>) -> Result<C
         Sample::Throttle(name) => choose_throttle(&mut root, name),
     }
     complete_upstreams(&mut root)?;
+    let _nobody_is_told = arrange_pipelines(&mut root);
     read(&root, &Source::new(env), Secrets::LeftAlone)
 }
 
@@ -111,8 +116,16 @@ fn choose_throttle(root: &mut Node, name: &str) {
     }
 }
 
-/// The tree of all values and the name of where they came from.
-fn merged(source: &Source<'_>) -> Result<(Node, String), Error> {
+/// The tree of all values.
+struct Merged {
+    root: Node,
+    /// Where they came from.
+    name: String,
+    /// The first upstream whose pipeline was listed in another order than the one that runs.
+    rearranged: Option<usize>,
+}
+
+fn merged(source: &Source<'_>) -> Result<Merged, Error> {
     let mut root = data::built_in()?;
     let mut name = "built-in default".to_owned();
     if let Some(found) = source.find()? {
@@ -130,7 +143,11 @@ fn merged(source: &Source<'_>) -> Result<(Node, String), Error> {
     set(&mut root, &["log", "format"], "--log-format", format);
 
     complete_upstreams(&mut root)?;
-    Ok((root, name))
+    Ok(Merged {
+        rearranged: arrange_pipelines(&mut root),
+        root,
+        name,
+    })
 }
 
 fn only_upstream(preset: &str) -> Node {
@@ -175,6 +192,15 @@ fn complete_upstreams(root: &mut Node) -> Result<(), Vec<Problem>> {
     } else {
         Err(problems)
     }
+}
+
+/// Puts every pipeline into the order that runs; the first one that was in another order.
+fn arrange_pipelines(root: &mut Node) -> Option<usize> {
+    let Some(Value::Array(upstreams)) = root.get_mut("upstream").map(|node| &mut node.value) else {
+        return None;
+    };
+    let rearranged: Vec<_> = upstreams.iter_mut().map(order::arrange).collect();
+    rearranged.into_iter().position(|rearranged| rearranged)
 }
 
 fn read(root: &Node, source: &Source<'_>, secrets: Secrets) -> Result<Config, Error> {

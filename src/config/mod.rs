@@ -117,7 +117,7 @@ pub struct Upstream {
     pub dialect: Dialect,
     /// The models it serves.
     pub models: Vec<Model>,
-    /// Layers in request order; the order laws hold.
+    /// The layers that run, in the order of [`LayerName::ALL`].
     pub pipeline: Vec<LayerName>,
     /// Which HTTP version to speak.
     pub http: HttpVersion,
@@ -158,17 +158,17 @@ pub struct Model {
     pub input: Vec<String>,
 }
 
-/// The layers a pipeline may name.
+/// The layers a pipeline may name, in the order in which they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LayerName {
-    /// `header-align`
-    HeaderAlign,
     /// `retry-on-429`
     RetryOn429,
     /// `token-refresh`
     TokenRefresh,
     /// `jitter-throttle`
     JitterThrottle,
+    /// `header-align`
+    HeaderAlign,
     /// `bearer-auth`
     BearerAuth,
 }

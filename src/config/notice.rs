@@ -11,13 +11,14 @@ pub struct Notice {
     pub text: String,
 }
 
-pub(super) fn notices(config: &Config) -> Vec<Notice> {
+/// `rearranged` is the first upstream whose layers run in another order than they are listed in.
+pub(super) fn notices(config: &Config, rearranged: Option<usize>) -> Vec<Notice> {
     let counts = |upstream: &Upstream| {
         let throttle = &upstream.jitter_throttle;
         upstream.pipeline.contains(&LayerName::JitterThrottle) && !throttle.quotas.is_empty()
     };
     let homeless = config.state_dir.is_none();
-    config
+    let uncounted = config
         .upstreams
         .iter()
         .enumerate()
@@ -25,6 +26,21 @@ pub(super) fn notices(config: &Config) -> Vec<Notice> {
         .map(|(index, _)| Notice {
             path: format!("upstream[{index}].jitter-throttle.quotas"),
             text: "counted in memory only, so a restart forgets them; set state-dir".into(),
-        })
+        });
+    rearranged
+        .map(fixed_order)
+        .into_iter()
+        .chain(uncounted)
         .collect()
+}
+
+/// Said once, for the first of the upstreams: it is the same for all.
+fn fixed_order(upstream: usize) -> Notice {
+    let layers = LayerName::ALL.map(LayerName::name).join(", ");
+    Notice {
+        path: format!("upstream[{upstream}].pipeline"),
+        text: format!(
+            "the order of this list is no longer used; layers now run in one fixed order: {layers}"
+        ),
+    }
 }

@@ -1,94 +1,92 @@
-//! The layers of a pipeline and the laws about their order.
+//! The layers of a pipeline: which of them run, and the one order in which they do.
+//!
+//! The config's list is a set. Every order but one breaks something: [`LayerName::ALL`] says what.
 
-use super::{LayerName, cursor::Cursor};
+use super::{
+    LayerName,
+    cursor::Cursor,
+    tree::{Node, Value},
+};
 
-/// The first has to stand before the second, because.
-const LAWS: [(LayerName, LayerName, &str); 4] = [
-    (
-        LayerName::HeaderAlign,
-        LayerName::BearerAuth,
-        "header-align strips the client's Authorization and would strip the token as well",
-    ),
-    (
-        LayerName::RetryOn429,
-        LayerName::JitterThrottle,
-        "every retry has to pass the gate again",
-    ),
-    (
-        LayerName::TokenRefresh,
-        LayerName::BearerAuth,
-        "the second try has to get the new token",
-    ),
-    (
-        LayerName::JitterThrottle,
-        LayerName::BearerAuth,
-        "a token that was read before the wait may be stale after it",
-    ),
-];
+/// Puts the list of `upstream` into the order that runs, and returns whether it had another one.
+///
+/// A list that holds anything but names of layers stays as it is, for the reader to refuse.
+pub(super) fn arrange(upstream: &mut Node) -> bool {
+    let Some(Value::Array(items)) = upstream.get_mut("pipeline").map(|node| &mut node.value) else {
+        return false;
+    };
+    let place = |item: &Node| {
+        let mut layers = LayerName::ALL.iter();
+        layers.position(|layer| item.as_str() == Some(layer.name()))
+    };
+    let arranged = items.is_sorted_by_key(place) || !items.iter().all(|item| place(item).is_some());
+    if !arranged {
+        items.sort_by_key(place);
+    }
+    !arranged
+}
 
-/// Reads a pipeline; the order laws hold in what it returns.
+/// Reads a pipeline that is arranged. No layer is in it twice, and none without its partner.
 pub(super) fn read(cursor: &Cursor<'_>) -> Option<Vec<LayerName>> {
     let names = LayerName::ALL.map(|layer| (layer.name(), layer));
     let pipeline = cursor.list(|item| item.choice(&names))?;
-    let broken = broken_laws(&pipeline);
-    for (message, hint) in &broken {
+    let problems = problems(&pipeline);
+    for (message, hint) in &problems {
         cursor.note(message, hint);
     }
-    broken.is_empty().then_some(pipeline)
+    problems.is_empty().then_some(pipeline)
 }
 
-/// What is wrong with the order, and what to do about it.
-fn broken_laws(pipeline: &[LayerName]) -> Vec<(String, String)> {
-    let place = |layer| pipeline.iter().position(|other| *other == layer);
-    let mut broken = Vec::new();
+/// What is wrong with the list, and what to do about it.
+fn problems(pipeline: &[LayerName]) -> Vec<(String, String)> {
+    let mut problems = Vec::new();
     for (index, layer) in pipeline.iter().enumerate() {
         if pipeline[..index].contains(layer) {
             let name = layer.name();
-            broken.push((
+            problems.push((
                 format!("{name} is listed twice"),
                 format!("delete one {name}"),
             ));
         }
     }
-    for (first, second, reason) in LAWS {
-        if let (Some(here), Some(there)) = (place(first), place(second))
-            && here > there
-        {
-            let (first, second) = (first.name(), second.name());
-            broken.push((
-                format!("{first} must stand before {second}: {reason}"),
-                format!("move {first} in front of {second}"),
-            ));
-        }
-    }
-    if place(LayerName::TokenRefresh).is_some() && place(LayerName::BearerAuth).is_none() {
-        broken.push((
-            "token-refresh needs bearer-auth: nothing else sends the token that it renews".into(),
-            "add bearer-auth after token-refresh, or delete token-refresh".into(),
+    let listed = |layer| pipeline.contains(&layer);
+    if listed(LayerName::TokenRefresh) && !listed(LayerName::BearerAuth) {
+        problems.push((
+            "token-refresh needs bearer-auth: nothing else sends the token that it refreshes"
+                .into(),
+            "add bearer-auth, or delete token-refresh".into(),
         ));
     }
-    broken
+    problems
 }
 
 // === impl LayerName ===
 
 impl LayerName {
-    /// All of them, in the usual order.
+    /// All of them, in the order in which a request passes them:
+    ///
+    /// - `retry-on-429` and `token-refresh` before `jitter-throttle`: every attempt waits for its
+    ///   turn, retries and replays too. `retry-on-429` first, so that a replay that is told to slow
+    ///   down is retried as well.
+    /// - `header-align` after `jitter-throttle`: the headers are built when the request leaves, and
+    ///   no layer between copies them.
+    /// - `bearer-auth` last: a token that was read before the wait may be stale after it,
+    ///   `header-align` would remove it, and a replay has to get the new one.
     pub const ALL: [Self; 5] = [
-        Self::HeaderAlign,
         Self::RetryOn429,
         Self::TokenRefresh,
         Self::JitterThrottle,
+        Self::HeaderAlign,
         Self::BearerAuth,
     ];
 
     /// How a pipeline names it.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::HeaderAlign => "header-align",
             Self::RetryOn429 => "retry-on-429",
             Self::TokenRefresh => "token-refresh",
             Self::JitterThrottle => "jitter-throttle",
+            Self::HeaderAlign => "header-align",
             Self::BearerAuth => "bearer-auth",
         }
     }
@@ -96,35 +94,61 @@ impl LayerName {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use proptest::{prelude::*, sample::subsequence};
 
-    #[test]
-    fn accepts_the_usual_order_and_every_part_of_it_that_keeps_its_token() {
-        assert!(broken_laws(&LayerName::ALL).is_empty());
-        assert!(broken_laws(&[]).is_empty());
-        for without in LayerName::ALL {
-            let mut rest = LayerName::ALL.to_vec();
-            rest.retain(|layer| *layer != without);
-            let expected = usize::from(without == LayerName::BearerAuth);
-            assert_eq!(broken_laws(&rest).len(), expected, "without {without:?}");
+    use super::*;
+    use crate::config::origin::Origin;
+
+    fn upstream(list: &[&str]) -> Node {
+        let text = |name: &&str| Node::text(Origin::BuiltIn, name);
+        let list = Node {
+            origin: Origin::BuiltIn,
+            value: Value::Array(list.iter().map(text).collect()),
+        };
+        let mut upstream = Node::table(Origin::BuiltIn);
+        upstream.set("pipeline", list);
+        upstream
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_becomes_the_one_that_runs(
+            listed in subsequence(LayerName::ALL.to_vec(), 0..=5)
+                .prop_flat_map(|listed| (Just(listed.clone()), Just(listed).prop_shuffle())),
+        ) {
+            let (running, written) = listed;
+            let [running, written] = [running, written]
+                .map(|layers| layers.into_iter().map(LayerName::name).collect::<Vec<_>>());
+            let mut node = upstream(&written);
+            prop_assert_eq!(arrange(&mut node), written != running);
+            prop_assert_eq!(node.to_string(), upstream(&running).to_string());
+            prop_assert!(!arrange(&mut node));
         }
     }
 
     #[test]
-    fn names_both_layers_of_each_broken_law() {
-        for (first, second, reason) in LAWS {
-            // token-refresh without bearer-auth would be a second problem.
-            let broken = broken_laws(&[second, first]);
-            assert_eq!(broken.len(), 1, "{first:?} {second:?}");
-            for part in [first.name(), second.name(), reason] {
-                assert!(broken[0].0.contains(part), "{}", broken[0].0);
-            }
+    fn a_list_with_an_unknown_name_stays_as_it_is_written() {
+        let written = ["header-align", "retry", "retry-on-429"];
+        let mut node = upstream(&written);
+        assert!(!arrange(&mut node));
+        assert_eq!(node.to_string(), upstream(&written).to_string());
+    }
+
+    #[test]
+    fn any_layer_may_be_left_out_but_token_refresh_keeps_its_partner() {
+        assert!(problems(&LayerName::ALL).is_empty());
+        assert!(problems(&[]).is_empty());
+        for without in LayerName::ALL {
+            let mut rest = LayerName::ALL.to_vec();
+            rest.retain(|layer| *layer != without);
+            let expected = usize::from(without == LayerName::BearerAuth);
+            assert_eq!(problems(&rest).len(), expected, "without {without:?}");
         }
     }
 
     #[test]
     fn refuses_a_layer_listed_twice() {
         let twice = [LayerName::HeaderAlign, LayerName::HeaderAlign];
-        assert_eq!(broken_laws(&twice)[0].0, "header-align is listed twice");
+        assert_eq!(problems(&twice)[0].0, "header-align is listed twice");
     }
 }

@@ -250,7 +250,7 @@ fn check_bearer(at: &Cursor<'_>, pipeline: &[LayerName], credentials: &Credentia
         ),
         Credentials::ApiKey(_) | Credentials::OAuth(_) if !listed => (
             "the credentials are never sent: bearer-auth is missing",
-            "add bearer-auth at the end, or set credentials with kind = \"none\"",
+            "add bearer-auth, or set credentials with kind = \"none\"",
         ),
         _ => return,
     };

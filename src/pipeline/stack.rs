@@ -131,15 +131,14 @@ impl Stack {
             })),
         };
         ServiceBuilder::new()
-            // Deferred: the others know no headers but the one that bearer-auth sets, and two of them
-            // copy requests for retries.
-            .option_layer(self.header_align.map(|layer| layer.deferred()))
             // Outside the gate: every try takes its turn.
             .layer(retry_on_429)
             // Outside the gate, too: the replay takes its turn.
             .option_layer(self.token_refresh)
             // Outside bearer-auth: the token is read after the wait.
             .layer(jitter_throttle)
+            // Outside bearer-auth: it strips the client's `Authorization`.
+            .option_layer(self.header_align.map(|layer| layer.deferred()))
             .option_layer(self.bearer_auth)
             .service(client)
     }

@@ -55,7 +55,7 @@ fn suggests_the_key_that_was_meant() {
 #[test]
 fn suggests_the_layer_that_was_meant() {
     assert_snapshot!(local("pipeline = [\"header-allign\"]\n"), @r#"
-    pacegate.toml:3: upstream[0].pipeline[0]: expected one of header-align, retry-on-429, token-refresh, jitter-throttle, bearer-auth, found "header-allign"
+    pacegate.toml:3: upstream[0].pipeline[0]: expected one of retry-on-429, token-refresh, jitter-throttle, header-align, bearer-auth, found "header-allign"
       hint: did you mean "header-align"?
     "#);
 }
@@ -85,38 +85,10 @@ fn suggests_the_preset_profile_or_dialect_that_was_meant() {
 }
 
 #[test]
-fn refuses_header_align_after_bearer_auth() {
-    assert_snapshot!(pipeline("[\"bearer-auth\", \"header-align\"]"), @r"
-    pacegate.toml:3: upstream[0].pipeline: header-align must stand before bearer-auth: header-align strips the client's Authorization and would strip the token as well
-      hint: move header-align in front of bearer-auth
-    ");
-}
-
-#[test]
-fn refuses_retry_on_429_after_jitter_throttle() {
-    assert_snapshot!(pipeline("[\"jitter-throttle\", \"retry-on-429\", \"bearer-auth\"]"), @r"
-    pacegate.toml:3: upstream[0].pipeline: retry-on-429 must stand before jitter-throttle: every retry has to pass the gate again
-      hint: move retry-on-429 in front of jitter-throttle
-    ");
-}
-
-#[test]
-fn refuses_token_refresh_after_bearer_auth_and_without_it() {
-    assert_snapshot!(pipeline("[\"bearer-auth\", \"token-refresh\"]"), @r"
-    pacegate.toml:3: upstream[0].pipeline: token-refresh must stand before bearer-auth: the second try has to get the new token
-      hint: move token-refresh in front of bearer-auth
-    ");
+fn refuses_token_refresh_without_bearer_auth() {
     assert_snapshot!(local("pipeline = [\"token-refresh\"]"), @r"
-    pacegate.toml:3: upstream[0].pipeline: token-refresh needs bearer-auth: nothing else sends the token that it renews
-      hint: add bearer-auth after token-refresh, or delete token-refresh
-    ");
-}
-
-#[test]
-fn refuses_jitter_throttle_after_bearer_auth() {
-    assert_snapshot!(pipeline("[\"bearer-auth\", \"jitter-throttle\"]"), @r"
-    pacegate.toml:3: upstream[0].pipeline: jitter-throttle must stand before bearer-auth: a token that was read before the wait may be stale after it
-      hint: move jitter-throttle in front of bearer-auth
+    pacegate.toml:3: upstream[0].pipeline: token-refresh needs bearer-auth: nothing else sends the token that it refreshes
+      hint: add bearer-auth, or delete token-refresh
     ");
 }
 
@@ -145,7 +117,7 @@ fn refuses_credentials_and_pipelines_that_do_not_fit() {
     ");
     assert_snapshot!(pipeline("[\"header-align\"]"), @r#"
     pacegate.toml:3: upstream[0].pipeline: the credentials are never sent: bearer-auth is missing
-      hint: add bearer-auth at the end, or set credentials with kind = "none"
+      hint: add bearer-auth, or set credentials with kind = "none"
     "#);
 }
 

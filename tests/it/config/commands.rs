@@ -47,10 +47,10 @@ fn check_prints_what_would_run() {
       dialect      qwen-oauth
       credentials  OAuth, file ~/.qwen/oauth_creds.json
       pipeline
-        1 header-align     profile qwen-code-0.10; of the client's: accept, accept-encoding, content-type
-        2 retry-on-429     at most 2 retries within 4m; waits 1m where the upstream names no time
-        3 token-refresh    renews the token 5m before its end and when it is refused
-        4 jitter-throttle  1s apart plus 500ms to 1s 500ms; at most 58 per 1m; at most 1000 per day (Asia/Shanghai); at most 8 in flight; sessions take turns; at most 128 waiting for at most 4m
+        1 retry-on-429     at most 2 retries within 4m; waits 1m where the upstream names no time
+        2 token-refresh    renews the token 5m before its end and when it is refused
+        3 jitter-throttle  1s apart plus 500ms to 1s 500ms; at most 58 per 1m; at most 1000 per day (Asia/Shanghai); at most 8 in flight; sessions take turns; at most 128 waiting for at most 4m
+        4 header-align     profile qwen-code-0.10; of the client's: accept, accept-encoding, content-type
         5 bearer-auth      sends the token of the credentials
     ");
 }
@@ -156,7 +156,7 @@ fn config_show_prints_every_value_and_where_it_came_from() {
     base-url                     = "https://api.openai.com/v1"               # preset openai
     dialect                      = "openai"                                  # preset openai
     models                       = []                                        # built-in
-    pipeline                     = ["header-align", "retry-on-429", "jitter-throttle", "bearer-auth"]  # built-in
+    pipeline                     = ["retry-on-429", "jitter-throttle", "header-align", "bearer-auth"]  # built-in
     http                         = "auto"                                    # built-in
     max-head                     = "64KiB"                                   # built-in
     connect-timeout              = "10s"                                     # built-in
@@ -211,6 +211,41 @@ fn config_show_prints_a_file_that_means_the_same() {
         values
     };
     assert_eq!(values(&printed), values(&again));
+}
+
+#[test]
+fn a_pipeline_in_the_old_order_runs_in_the_fixed_one_and_one_note_says_so() {
+    let home = Home::new().with("KEY", "secret");
+    let upstream = |name: &str| {
+        format!(
+            "[[upstream]]\nname = \"{name}\"\npreset = \"openai\"\ncredentials.key = {{ env = \"KEY\" }}\n\
+             pipeline = [\"header-align\", \"retry-on-429\", \"jitter-throttle\", \"bearer-auth\"]\n"
+        )
+    };
+    home.write("old.toml", &(upstream("one") + &upstream("two")));
+    let (code, printed) = home.run(&["check", "--config", "old.toml"]);
+    assert_eq!(code, Some(0), "{printed}");
+    let layers: Vec<_> = printed
+        .lines()
+        .filter_map(|line| line.strip_prefix("    ")?.split(' ').nth(1))
+        .collect();
+    let running = [
+        "retry-on-429",
+        "jitter-throttle",
+        "header-align",
+        "bearer-auth",
+    ];
+    assert_eq!(layers, running.repeat(2), "{printed}");
+    let notes: Vec<_> = printed
+        .lines()
+        .filter(|line| line.starts_with("note: "))
+        .collect();
+    assert_snapshot!(notes.join("\n"), @"note: upstream[0].pipeline: the order of this list is no longer used; layers now run in one fixed order: retry-on-429, token-refresh, jitter-throttle, header-align, bearer-auth");
+
+    let (code, printed) = home.run(&["config", "show", "--config", "old.toml"]);
+    assert_eq!(code, Some(0), "{printed}");
+    let shown = format!("{running:?}  # old.toml:");
+    assert_eq!(printed.matches(&shown).count(), 2, "{printed}");
 }
 
 #[test]

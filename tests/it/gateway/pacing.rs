@@ -36,7 +36,7 @@ async fn five_at_once_leave_one_and_a_half_to_two_and_a_half_seconds_apart_by_de
         [[upstream]]
         preset = "qwen-oauth"
         base-url = "BASE"
-        pipeline = ["header-align", "retry-on-429", "jitter-throttle"]
+        pipeline = ["retry-on-429", "jitter-throttle", "header-align"]
         credentials = { kind = "none" }
     "#;
     let gateway = Gateway::start(&config.replace("BASE", &simulator.base_url()));

@@ -171,7 +171,7 @@ name = "{name}"
 preset = "local"
 base-url = "{base_url}"
 dialect = "openai"
-pipeline = ["header-align", "retry-on-429", "token-refresh", "jitter-throttle", "bearer-auth"]
+pipeline = ["retry-on-429", "token-refresh", "jitter-throttle", "header-align", "bearer-auth"]
 tls = {{ ca-file = "ca.pem" }}
 [upstream.retry-on-429]
 max-retries = 0

@@ -61,10 +61,10 @@ pub(crate) struct Gateway {
 
 /// All layers, in the order of the built-in config.
 pub(crate) const LAYERS: [&str; 5] = [
-    "header-align",
     "retry-on-429",
     "token-refresh",
     "jitter-throttle",
+    "header-align",
     "bearer-auth",
 ];
 
