@@ -31,7 +31,7 @@ pub use self::{
 
 pub(crate) use self::stack::boxed;
 
-use self::stack::Stack;
+use self::stack::stack;
 
 /// A pipeline and what others may want to know of it; clones are the same one.
 #[derive(Clone, Debug)]
@@ -58,7 +58,7 @@ pub enum PipelineError {
     NoToken(LayerName),
 }
 
-/// Puts the layers of `upstream`, in the order listed, around `client`, which is to send the [`fields`]
+/// Puts the layers that `upstream` lists around `client`, which is to send the [`fields`]
 /// of a request. The gate obeys `quotas`.
 ///
 /// [`fields`]: pacegate_layers::header_align::fields
@@ -117,7 +117,7 @@ where
     C::Future: Send,
     B: http_body::Body<Data = Bytes, Error = BoxError> + Send + Unpin + 'static,
 {
-    let service = Stack::new(upstream, gate.as_ref(), source)?.around(client);
+    let service = stack(upstream, client, gate.as_ref(), source)?;
     Ok(Pipeline {
         service,
         gate,

@@ -1,4 +1,4 @@
-//! The one service type between layers, and around all of them.
+//! The one service type around all layers of an upstream.
 
 use std::{
     fmt,
@@ -24,7 +24,7 @@ use crate::body::Body;
 /// It is always ready: readiness is waited for in the response future, by the clone that is called.
 pub struct Shared<R, T, E>(Arc<dyn CallShared<R, T, E>>);
 
-/// What stands between the layers of a pipeline.
+/// A pipeline, or a client at its end.
 pub type SharedService = Shared<Request<Full<Bytes>>, Response<Body>, BoxError>;
 
 /// The response future of a [`Shared`] service.

@@ -1,4 +1,4 @@
-//! The layers of an upstream and the two ways to put them around its client.
+//! The one chain of layers around an upstream's client.
 
 use std::sync::Arc;
 
@@ -14,8 +14,8 @@ use pacegate_layers::{
     token::TokenSource,
 };
 use tower::{
-    Layer, Service, ServiceBuilder, ServiceExt,
-    util::{Either, MapResponseLayer, option_layer},
+    Service, ServiceBuilder, ServiceExt,
+    util::{Either, MapResponseLayer},
 };
 
 use super::{PipelineError, SharedService};
@@ -24,154 +24,81 @@ use crate::{
     upstream::dialect::DialectClassifier,
 };
 
-/// The layers that are listed, with their settings.
-pub(super) struct Stack {
-    header_align: Option<HeaderAlignLayer>,
-    retry_on_429: Option<RetryOn429Layer<DialectClassifier>>,
-    token_refresh: Option<TokenRefreshLayer<Arc<dyn TokenSource>>>,
-    jitter_throttle: Option<JitterThrottleLayer>,
-    bearer_auth: Option<BearerAuthLayer<Arc<dyn TokenSource>>>,
-    listed: Vec<LayerName>,
-}
-
-impl Stack {
-    /// The layers of `upstream`, which take their turns at `gate` and their tokens from `source`.
-    pub(super) fn new(
-        upstream: &config::Upstream,
-        gate: Option<&Gate>,
-        source: Option<Arc<dyn TokenSource>>,
-    ) -> Result<Self, PipelineError> {
-        let listed = upstream.pipeline.clone();
-        let token_for = |layer| match &source {
-            Some(source) => Ok(Arc::clone(source)),
-            None => Err(PipelineError::NoToken(layer)),
-        };
-        let mut stack = Self {
-            header_align: None,
-            retry_on_429: None,
-            token_refresh: None,
-            jitter_throttle: None,
-            bearer_auth: None,
-            listed,
-        };
-        for name in &upstream.pipeline {
-            match name {
-                LayerName::HeaderAlign => stack.header_align = Some(header_align(upstream)?),
-                LayerName::RetryOn429 => stack.retry_on_429 = Some(retry_on_429(upstream, gate)),
-                LayerName::TokenRefresh => {
-                    let statuses = upstream.dialect.refresh_on.iter();
-                    let statuses = statuses.map(|status| status.as_u16());
-                    let layer = TokenRefreshLayer::new(token_for(*name)?).refresh_on(statuses);
-                    stack.token_refresh = Some(layer);
-                }
-                LayerName::JitterThrottle => {
-                    stack.jitter_throttle = gate.cloned().map(JitterThrottleLayer::new);
-                }
-                LayerName::BearerAuth => {
-                    stack.bearer_auth = Some(BearerAuthLayer::new(token_for(*name)?));
-                }
-            }
-        }
-        Ok(stack)
-    }
-
-    /// Puts the layers around `client`, in the order listed.
-    pub(super) fn around<C, B>(self, client: C) -> SharedService
-    where
-        C: Service<Request<Full<Bytes>>, Response = Response<B>, Error = BoxError>
-            + Clone
-            + Send
-            + Sync
-            + 'static,
-        C::Future: Send,
-        B: http_body::Body<Data = Bytes, Error = BoxError> + Send + Unpin + 'static,
-    {
-        // One type, boxed once: between two layers that call each other through pointers a request
-        // costs more than in most of the layers.
-        if is_usual(&self.listed) {
-            boxed(self.usual(client))
-        } else {
-            self.folded(boxed(client))
-        }
-    }
-
-    /// The layers in their usual order.
-    fn usual<C, B>(
-        self,
-        client: C,
-    ) -> impl Service<
-        Request<Full<Bytes>>,
-        Response = Response<PeekedBody<PermitBody<B>>>,
-        Error = BoxError,
-        Future: Send,
-    > + Clone
-    + Send
-    + Sync
-    + 'static
-    where
-        C: Service<Request<Full<Bytes>>, Response = Response<B>, Error = BoxError>
-            + Clone
-            + Send
-            + Sync
-            + 'static,
-        C::Future: Send,
-        B: http_body::Body<Data = Bytes, Error = BoxError> + Send + Unpin + 'static,
-    {
-        // Where these two are missing, bodies have the same types without them.
-        let retry_on_429 = match self.retry_on_429 {
-            Some(layer) => Either::Left(layer),
-            None => Either::Right(MapResponseLayer::new(|response: Response<_>| {
-                response.map(PeekedBody::untouched)
-            })),
-        };
-        let jitter_throttle = match self.jitter_throttle {
-            Some(layer) => Either::Left(layer),
-            None => Either::Right(MapResponseLayer::new(|response: Response<B>| {
-                response.map(PermitBody::free)
-            })),
-        };
+/// Puts the layers that `upstream` lists around `client`. Requests take their turns at `gate`, which
+/// is there if jitter-throttle is listed, and their tokens from `source`.
+///
+/// In the order of a request: retry-on-429, token-refresh, jitter-throttle, header-align,
+/// bearer-auth.
+///
+/// Extensions: retry-on-429 adds a [`Progress`] if the edge has not, and jitter-throttle reads it;
+/// bearer-auth adds the [`BearerToken`] to a response that is no success, and token-refresh reads
+/// it there.
+///
+/// [`BearerToken`]: pacegate_layers::token::BearerToken
+/// [`Progress`]: pacegate_layers::progress::Progress
+pub(super) fn stack<C, B>(
+    upstream: &config::Upstream,
+    client: C,
+    gate: Option<&Gate>,
+    source: Option<Arc<dyn TokenSource>>,
+) -> Result<SharedService, PipelineError>
+where
+    C: Service<Request<Full<Bytes>>, Response = Response<B>, Error = BoxError>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    C::Future: Send,
+    B: http_body::Body<Data = Bytes, Error = BoxError> + Send + Unpin + 'static,
+{
+    let listed = |layer| upstream.pipeline.contains(&layer);
+    let token_for = |layer| match &source {
+        _ if !listed(layer) => Ok(None),
+        Some(source) => Ok(Some(Arc::clone(source))),
+        None => Err(PipelineError::NoToken(layer)),
+    };
+    let token_refresh = token_for(LayerName::TokenRefresh)?.map(|source| {
+        let statuses = upstream.dialect.refresh_on.iter();
+        TokenRefreshLayer::new(source).refresh_on(statuses.map(|status| status.as_u16()))
+    });
+    let header_align = listed(LayerName::HeaderAlign)
+        .then(|| header_align(upstream))
+        .transpose()?;
+    let bearer_auth = token_for(LayerName::BearerAuth)?.map(BearerAuthLayer::new);
+    // These two change the type of the body, so it has to change without them as well.
+    let retry_on_429 = if listed(LayerName::RetryOn429) {
+        Either::Left(retry_on_429(upstream, gate))
+    } else {
+        Either::Right(MapResponseLayer::new(|response: Response<_>| {
+            response.map(PeekedBody::untouched)
+        }))
+    };
+    let jitter_throttle = match gate {
+        Some(gate) => Either::Left(JitterThrottleLayer::new(gate.clone())),
+        None => Either::Right(MapResponseLayer::new(|response: Response<B>| {
+            response.map(PermitBody::free)
+        })),
+    };
+    // Boxed once, around the whole: a box for each layer costs more than most of the layers do.
+    Ok(boxed(
         ServiceBuilder::new()
-            // Outside the gate: every try takes its turn.
+            // Keeps "slow down" from the client. Outside jitter-throttle, because every attempt
+            // takes its turn; outside token-refresh, because the replay may be refused as well.
             .layer(retry_on_429)
-            // Outside the gate, too: the replay takes its turn.
-            .option_layer(self.token_refresh)
-            // Outside bearer-auth: the token is read after the wait.
+            // Replaces a token that was revoked before its time. Outside jitter-throttle, because
+            // the replay takes its turn, too; outside bearer-auth, which gives it the new token.
+            .option_layer(token_refresh)
+            // Protects the account: requests leave one by one, at its pace. Outside what makes the
+            // request, because it may wait here for minutes.
             .layer(jitter_throttle)
-            // Outside bearer-auth: it strips the client's `Authorization`.
-            .option_layer(self.header_align.map(|layer| layer.deferred()))
-            .option_layer(self.bearer_auth)
-            .service(client)
-    }
-
-    /// The same for a lawful order that is not the usual one, with a box around each layer.
-    fn folded(&self, client: SharedService) -> SharedService {
-        let listed = self.listed.iter().rev();
-        listed.fold(client, |inner, name| match name {
-            LayerName::HeaderAlign => {
-                SharedService::new(option_layer(self.header_align.clone()).layer(inner))
-            }
-            LayerName::RetryOn429 => match &self.retry_on_429 {
-                Some(layer) => boxed(layer.layer(inner)),
-                None => inner,
-            },
-            LayerName::TokenRefresh => {
-                SharedService::new(option_layer(self.token_refresh.clone()).layer(inner))
-            }
-            LayerName::JitterThrottle => match &self.jitter_throttle {
-                Some(layer) => boxed(layer.layer(inner)),
-                None => inner,
-            },
-            LayerName::BearerAuth => {
-                SharedService::new(option_layer(self.bearer_auth.clone()).layer(inner))
-            }
-        })
-    }
-}
-
-/// Whether `listed` is the usual order, or that without some of its layers.
-fn is_usual(listed: &[LayerName]) -> bool {
-    let mut usual = LayerName::ALL.iter();
-    listed.iter().all(|name| usual.any(|it| it == name))
+            // Keeps the client's credentials and whatever else is its own from the upstream.
+            // Outside bearer-auth, because it strips `Authorization`.
+            .option_layer(header_align.map(|layer| layer.deferred()))
+            // Sends the account's token. Innermost, because one that was read before the wait may
+            // be stale after it.
+            .option_layer(bearer_auth)
+            .service(client),
+    ))
 }
 
 /// Boxes a service and the bodies of its answers.
@@ -295,50 +222,15 @@ mod tests {
         (response.status(), fields.collect(), dispatched)
     }
 
-    /// glibc keeps freed pieces at hand up to this size; a larger one is searched for.
-    const QUICKLY_HAD: usize = 1032;
-
     #[tokio::test(start_paused = true)]
-    async fn a_request_through_all_layers_is_small_enough_for_malloc_to_have_at_hand() {
-        let source = Arc::new(StaticToken::new("token").unwrap());
-        let upstream = upstream(&LayerName::ALL);
-        let gate = Gate::new(Default::default(), rand::make_rng());
-        let stack = Stack::new(&upstream, Some(&gate), Some(source)).unwrap();
-        let service = stack.usual(pipeline(&[]).service);
-        let future = service.oneshot(Request::new(Full::default()));
-        assert!(
-            size_of_val(&future) <= QUICKLY_HAD,
-            "{}",
-            size_of_val(&future)
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn every_lawful_order_does_what_the_usual_one_does() {
-        use LayerName::{BearerAuth, HeaderAlign, JitterThrottle, RetryOn429, TokenRefresh};
+    async fn the_order_is_fixed_whatever_that_of_the_list() {
         let (status, fields, dispatched) = ask(&LayerName::ALL).await;
         assert_eq!((status, dispatched), (StatusCode::UNAUTHORIZED, 2));
         assert_eq!(fields["authorization"], "Bearer token");
         assert_eq!(fields["accept"], "application/json");
-        for unusual in [
-            [
-                TokenRefresh,
-                HeaderAlign,
-                RetryOn429,
-                JitterThrottle,
-                BearerAuth,
-            ],
-            [
-                RetryOn429,
-                JitterThrottle,
-                TokenRefresh,
-                HeaderAlign,
-                BearerAuth,
-            ],
-        ] {
-            assert!(!is_usual(&unusual));
-            assert_eq!(ask(&unusual).await, (status, fields.clone(), 2));
-        }
+        let mut reversed = LayerName::ALL;
+        reversed.reverse();
+        assert_eq!(ask(&reversed).await, (status, fields, dispatched));
     }
 
     #[tokio::test(start_paused = true)]
