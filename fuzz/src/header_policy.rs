@@ -13,11 +13,7 @@ use pacegate::{
     config::LayerName,
     pipeline::{self, SharedService},
 };
-use pacegate_layers::{
-    error::BoxError,
-    header_align::{settle, strip_hop_by_hop},
-    token::StaticToken,
-};
+use pacegate_layers::{error::BoxError, header_align::strip_hop_by_hop, token::StaticToken};
 use tokio::runtime::Builder;
 use tower::{ServiceExt, service_fn};
 
@@ -57,8 +53,7 @@ fn pipeline(profile: &str) -> (SharedService, Arrived) {
     upstream.pipeline.push(LayerName::BearerAuth);
     let arrived = Arrived::default();
     let seen = Arc::clone(&arrived);
-    let client = service_fn(move |mut request: Request<Full<Bytes>>| {
-        settle(&mut request);
+    let client = service_fn(move |request: Request<Full<Bytes>>| {
         *seen.lock().unwrap() = request.into_parts().0.headers;
         let body: Body = Empty::new().map_err(|never| match never {}).boxed_unsync();
         async move { Ok::<_, BoxError>(Response::new(body)) }

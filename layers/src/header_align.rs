@@ -9,23 +9,15 @@
 //! It knows no profile and no provider: the list is data given to the [`HeaderAlignLayer`]. It does
 //! not touch responses.
 //!
-//! # Deferred
-//!
-//! A map of headers is the dearest thing in most requests: layers that keep a copy of each request for
-//! a retry copy its headers with it, and a client that writes them takes the map apart again. Where
-//! whoever is at the bottom asks for the [`fields`] of a request instead of its headers, or
-//! [settles](settle) it first, a [`DeferredLayer`] does the same as [`HeaderAlignLayer`] and builds
-//! no map: it leaves the client's headers in the request's [`Progress`](crate::progress::Progress),
-//! and the list is applied to them while they are written.
-//!
-//! Layers in between see none of the headers. What they set goes out as well, and instead of what the
-//! list has for the same name, as [`BearerAuth`](crate::BearerAuthLayer) needs it.
+//! The order of the list is the order of the [`HeaderMap`] that is built, and stays that as long as
+//! nothing further in removes a field: `HeaderMap::remove` moves the last one into the gap.
 //!
 //! # Order laws
 //!
 //! Outside [`BearerAuth`](crate::BearerAuthLayer), because it strips `Authorization`. A
 //! [`Rule::Place`] keeps an empty field where a layer further in will put its value, so that the
-//! order on the wire is the profile's.
+//! order on the wire is the list's. Inside [`JitterThrottle`](crate::JitterThrottleLayer), because
+//! headers need not be built before the request leaves.
 //!
 //! # Examples
 //!
@@ -75,25 +67,15 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
 use tower_layer::Layer;
 use tower_service::Service;
 
-mod deferred;
-mod fields;
 mod offer;
 mod plan;
-
-pub use self::{
-    deferred::{Deferred, DeferredLayer},
-    fields::{Fields, Part, fields, settle},
-};
-
-pub(crate) use self::deferred::Aside;
 
 use self::plan::Plan;
 
 /// Applies [`HeaderAlign`]; see the [module documentation](self).
 #[derive(Clone, Debug)]
 pub struct HeaderAlignLayer {
-    fields: Vec<(HeaderName, Rule)>,
-    pass: Vec<HeaderName>,
+    plan: Plan,
 }
 
 /// Builds the headers of each request anew; see the [module documentation](self).
@@ -154,34 +136,25 @@ fn is_never_passed(name: &HeaderName) -> bool {
     HOP_BY_HOP.contains(name) || OWN.contains(name)
 }
 
-/// Removes hop-by-hop fields and every field named in `Connection`.
+/// Removes hop-by-hop fields and every field named in `Connection`. The others keep their order.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(header::CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| HeaderName::try_from(name.trim()).ok())
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
+    let named = named_in_connection(headers);
+    let stays = |name: &HeaderName| !HOP_BY_HOP.contains(name) && !named.contains(name);
+    if headers.keys().all(stays) {
+        return;
     }
-    remove_all(headers, &HOP_BY_HOP);
+    let fields = std::mem::take(headers);
+    let staying = fields.iter().filter(|(name, _)| stays(name));
+    headers.extend(staying.map(|(name, value)| (name.clone(), value.clone())));
 }
 
-/// Removes every field named in `names`. Most requests have none of them, and one look at each field
-/// costs less than a search for each name.
-fn remove_all(headers: &mut HeaderMap, names: &[HeaderName]) {
-    let there: Vec<_> = headers
-        .keys()
-        .filter(|name| names.contains(name))
-        .cloned()
-        .collect();
-    for name in there {
-        headers.remove(name);
-    }
+fn named_in_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let options = headers.get_all(header::CONNECTION).iter();
+    options
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| HeaderName::try_from(name.trim()).ok())
+        .collect()
 }
 
 // === impl HeaderAlignLayer ===
@@ -191,8 +164,7 @@ impl HeaderAlignLayer {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            fields: Vec::new(),
-            pass: Vec::new(),
+            plan: Plan::default(),
         }
     }
 
@@ -200,9 +172,10 @@ impl HeaderAlignLayer {
     /// keeps the first one's place.
     #[must_use]
     pub fn field(mut self, name: HeaderName, rule: Rule) -> Self {
-        match self.fields.iter_mut().find(|(known, _)| *known == name) {
+        let fields = &mut self.plan.fields;
+        match fields.iter_mut().find(|(known, _)| *known == name) {
             Some((_, old)) => *old = rule,
-            None => self.fields.push((name, rule)),
+            None => fields.push((name, rule)),
         }
         self
     }
@@ -216,26 +189,23 @@ impl HeaderAlignLayer {
         if is_never_passed(&name) {
             return Err(NotPassable(name));
         }
-        self.pass.push(name);
+        self.plan.pass.push(name);
         Ok(self)
-    }
-
-    /// The same list for a client that asks for [`fields`]; see the [module documentation](self).
-    #[must_use]
-    pub fn deferred(&self) -> DeferredLayer {
-        DeferredLayer::new(self)
     }
 }
 
 impl Default for HeaderAlignLayer {
     fn default() -> Self {
+        let pass = vec![
+            header::ACCEPT,
+            header::ACCEPT_ENCODING,
+            header::CONTENT_TYPE,
+        ];
         Self {
-            fields: Vec::new(),
-            pass: vec![
-                header::ACCEPT,
-                header::ACCEPT_ENCODING,
-                header::CONTENT_TYPE,
-            ],
+            plan: Plan {
+                fields: Vec::new(),
+                pass,
+            },
         }
     }
 }
@@ -246,7 +216,7 @@ impl<S> Layer<S> for HeaderAlignLayer {
     fn layer(&self, inner: S) -> Self::Service {
         HeaderAlign {
             inner,
-            plan: Arc::new(Plan::new(self)),
+            plan: Arc::new(self.plan.clone()),
         }
     }
 }

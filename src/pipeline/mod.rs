@@ -58,10 +58,7 @@ pub enum PipelineError {
     NoToken(LayerName),
 }
 
-/// Puts the layers that `upstream` lists around `client`, which is to send the [`fields`]
-/// of a request. The gate obeys `quotas`.
-///
-/// [`fields`]: pacegate_layers::header_align::fields
+/// Puts the layers that `upstream` lists around `client`. The gate obeys `quotas`.
 ///
 /// # Errors
 ///

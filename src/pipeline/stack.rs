@@ -93,7 +93,7 @@ where
             .layer(jitter_throttle)
             // Keeps the client's credentials and whatever else is its own from the upstream.
             // Outside bearer-auth, because it strips `Authorization`.
-            .option_layer(header_align.map(|layer| layer.deferred()))
+            .option_layer(header_align)
             // Sends the account's token. Innermost, because one that was read before the wait may
             // be stale after it.
             .option_layer(bearer_auth)
@@ -161,9 +161,7 @@ mod tests {
     };
 
     use http::StatusCode;
-    use pacegate_layers::{
-        header_align::settle, progress::Progress, session::Session, token::StaticToken,
-    };
+    use pacegate_layers::{progress::Progress, session::Session, token::StaticToken};
     use tower::service_fn;
 
     use super::*;
@@ -192,9 +190,7 @@ mod tests {
             };
             let mut response = Response::new(Full::new(Bytes::from_static(b"{}")));
             *response.status_mut() = status;
-            let mut request = request.clone();
-            settle(&mut request);
-            *response.headers_mut() = std::mem::take(request.headers_mut());
+            response.headers_mut().clone_from(request.headers());
             response.map(|body| body.map_err(|never| match never {}))
         });
         let client =

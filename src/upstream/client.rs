@@ -178,7 +178,6 @@ impl Client {
     /// Sends `request` on a connection that is there, or else on a fresh one.
     async fn send(self, mut request: Outgoing) -> Result<Response<ResponseBody>, BoxError> {
         let target = self.target();
-        pacegate_layers::header_align::settle(&mut request);
         let url = target.base.url(request.uri())?;
         if let Some(connection) = target.connections.reuse() {
             match self

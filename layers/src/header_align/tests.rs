@@ -1,3 +1,5 @@
+use proptest::{collection::vec, prelude::*, sample::select};
+
 use super::*;
 
 fn client(fields: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -31,7 +33,7 @@ fn sends_the_fields_in_their_order_and_nothing_else() {
         .field(header::ACCEPT, set("application/json"))
         .field(header::AUTHORIZATION, Rule::Place)
         .field(header::USER_AGENT, set("a/1"));
-    let aligned = Plan::new(&layer).align(&client(&[
+    let aligned = layer.plan.align(&client(&[
         ("user-agent", "client/9"),
         ("x-session-id", "s1"),
         ("authorization", "Bearer client"),
@@ -57,7 +59,7 @@ fn a_clients_value_for_what_is_never_passed_counts_as_none() {
         .field(header::TE, Rule::SetIfAbsent(own.clone()))
         .field(header::UPGRADE, Rule::Narrow(own));
     let theirs = [("cookie", "theirs"), ("te", "own"), ("upgrade", "own")];
-    let aligned = Plan::new(&layer).align(&client(&theirs));
+    let aligned = layer.plan.align(&client(&theirs));
     assert_eq!(text(&aligned), ["cookie: own", "te: own"]);
 }
 
@@ -68,7 +70,7 @@ fn a_field_named_in_connection_is_not_passed() {
         .unwrap()
         .pass(HeaderName::from_static("x-drop"))
         .unwrap();
-    let aligned = Plan::new(&layer).align(&client(&[
+    let aligned = layer.plan.align(&client(&[
         ("x-keep", "1"),
         ("x-drop", "2"),
         ("connection", "close, X-Drop"),
@@ -79,7 +81,9 @@ fn a_field_named_in_connection_is_not_passed() {
 #[test]
 fn what_connection_names_cannot_remove_a_field_of_our_own() {
     let layer = HeaderAlignLayer::new().field(header::AUTHORIZATION, Rule::Place);
-    let aligned = Plan::new(&layer).align(&client(&[("connection", "authorization, host")]));
+    let aligned = layer
+        .plan
+        .align(&client(&[("connection", "authorization, host")]));
     assert_eq!(text(&aligned), ["authorization: "]);
 }
 
@@ -95,7 +99,7 @@ fn credentials_and_hop_by_hop_fields_cannot_be_passed() {
 
 #[test]
 fn passed_headers_keep_all_their_values() {
-    let aligned = Plan::new(&HeaderAlignLayer::default()).align(&client(&[
+    let aligned = HeaderAlignLayer::default().plan.align(&client(&[
         ("accept", "a"),
         ("accept", "b"),
         ("x-other", "c"),
@@ -110,13 +114,10 @@ fn set_if_absent_yields_to_the_client() {
         Rule::SetIfAbsent(HeaderValue::from_static("own")),
     );
     assert_eq!(
-        text(&Plan::new(&layer).align(&client(&[("user-agent", "theirs")]))),
+        text(&layer.plan.align(&client(&[("user-agent", "theirs")]))),
         ["user-agent: theirs"]
     );
-    assert_eq!(
-        text(&Plan::new(&layer).align(&client(&[]))),
-        ["user-agent: own"]
-    );
+    assert_eq!(text(&layer.plan.align(&client(&[]))), ["user-agent: own"]);
 }
 
 #[test]
@@ -125,14 +126,14 @@ fn an_encoding_is_asked_for_only_when_the_client_can_read_it() {
         header::ACCEPT_ENCODING,
         Rule::Narrow(HeaderValue::from_static("br, gzip")),
     );
-    let ask = |offer| text(&Plan::new(&layer).align(&client(&[("accept-encoding", offer)])));
+    let ask = |offer| text(&layer.plan.align(&client(&[("accept-encoding", offer)])));
     assert_eq!(
         ask("gzip, deflate, BR;q=0.5"),
         ["accept-encoding: br, gzip"]
     );
     assert_eq!(ask("gzip, br;q=0"), ["accept-encoding: gzip, br;q=0"]);
     assert_eq!(ask("identity"), ["accept-encoding: identity"]);
-    assert!(Plan::new(&layer).align(&client(&[])).is_empty());
+    assert!(layer.plan.align(&client(&[])).is_empty());
 }
 
 #[test]
@@ -144,7 +145,7 @@ fn the_clients_own_lists_stand_where_the_field_stands() {
         .field(header::ACCEPT_LANGUAGE, narrow("en"))
         .field(header::USER_AGENT, set("b"))
         .field(header::RANGE, narrow("c"));
-    let plan = Plan::new(&layer);
+    let plan = &layer.plan;
     let offers = [("accept-encoding", "gzip"), ("accept-encoding", "br")];
     assert_eq!(
         text(&plan.align(&client(&offers))),
@@ -185,7 +186,72 @@ fn the_last_rule_for_a_field_wins_in_the_first_ones_place() {
         .field(header::USER_AGENT, set("b"))
         .field(header::ACCEPT, set("c"));
     assert_eq!(
-        text(&Plan::new(&layer).align(&client(&[]))),
+        text(&layer.plan.align(&client(&[]))),
         ["accept: c", "user-agent: b"]
     );
+}
+
+#[test]
+fn what_stays_when_hop_by_hop_fields_go_keeps_its_order() {
+    let mut headers = client(&[
+        ("te", "trailers"),
+        ("accept", "a"),
+        ("connection", "x-drop"),
+        ("accept", "b"),
+        ("x-drop", "c"),
+        ("user-agent", "d"),
+        ("x-keep", "e"),
+    ]);
+    strip_hop_by_hop(&mut headers);
+    assert_eq!(
+        text(&headers),
+        ["accept: a", "accept: b", "user-agent: d", "x-keep: e"]
+    );
+}
+
+/// Fields by every rule, and two that are passed.
+fn every_rule() -> HeaderAlignLayer {
+    let own = HeaderValue::from_static("own");
+    HeaderAlignLayer::new()
+        .field(header::HOST, Rule::Place)
+        .field(header::ACCEPT, Rule::Narrow(own.clone()))
+        .field(header::COOKIE, Rule::SetIfAbsent(own.clone()))
+        .field(header::ORIGIN, Rule::Set(own.clone()))
+        .field(header::USER_AGENT, Rule::SetIfAbsent(own))
+        .pass(header::CONTENT_TYPE)
+        .and_then(|layer| layer.pass(header::RANGE))
+        .unwrap()
+}
+
+fn anything() -> impl Strategy<Value = HeaderMap> {
+    let name = select(
+        &[
+            "accept",
+            "authorization",
+            "connection",
+            "content-type",
+            "cookie",
+            "host",
+            "origin",
+            "range",
+            "te",
+            "user-agent",
+            "x-other",
+        ][..],
+    );
+    let value = select(&["own", "theirs, own", "close, range", "accept", "own;q=0"][..]);
+    vec((name, value), 0..12).prop_map(|fields| client(&fields))
+}
+
+proptest! {
+    #[test]
+    fn whatever_a_client_sends_the_order_is_the_lists(client in anything()) {
+        let layer = every_rule();
+        let aligned = layer.plan.align(&client);
+        let mut order = layer.plan.fields.iter().map(|(name, _)| name).chain(&layer.plan.pass);
+        prop_assert!(aligned.keys().all(|name| order.any(|known| known == name)));
+        prop_assert_eq!(&aligned["host"], "");
+        prop_assert_eq!(&aligned["cookie"], "own");
+        prop_assert_eq!(&aligned["origin"], "own");
+    }
 }
