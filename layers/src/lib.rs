@@ -70,7 +70,6 @@ pub mod jitter_throttle;
 pub mod progress;
 pub mod retry_on_429;
 pub mod session;
-mod spare;
 pub mod token;
 pub mod token_refresh;
 

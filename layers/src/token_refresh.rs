@@ -43,7 +43,6 @@ use tracing::{debug, warn};
 
 use crate::{
     error::BoxError,
-    spare::Spare,
     token::{BearerToken, TokenError, TokenFuture, TokenSource},
 };
 
@@ -72,8 +71,8 @@ pin_project! {
         inner: S,
         source: T,
         statuses: Arc<[u16]>,
-        // What a replay would send; gone once it is known that there will be none.
-        spare: Option<Spare<B>>,
+        // What a replay would send, until it is sent.
+        replay: Option<Request<B>>,
         #[pin]
         state: State<S::Future, S::Response>,
     }
@@ -153,13 +152,13 @@ where
         // The ready service goes into the future; its fresh clone has not been polled.
         let fresh = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, fresh);
-        let spare = Some(Spare::of(&request));
+        let replay = Some(request.clone());
         let response = inner.call(request);
         ResponseFuture {
             inner,
             source: self.source.clone(),
             statuses: Arc::clone(&self.statuses),
-            spare,
+            replay,
             state: State::First { response },
         }
     }
@@ -219,8 +218,8 @@ where
                 StateProjection::Ready => {
                     ready!(this.inner.poll_ready(cx)).map_err(Into::into)?;
                     #[expect(clippy::expect_used, reason = "taken once, with the state")]
-                    let spare = this.spare.take().expect("the spare is still here");
-                    let response = this.inner.call(spare.into_request());
+                    let replay = this.replay.take().expect("the replay is still here");
+                    let response = this.inner.call(replay);
                     this.state.set(State::Replay { response });
                 }
                 StateProjection::Replay { response } => {

@@ -25,7 +25,6 @@ use crate::{
     cooldown::{Cooldown, Pace},
     error::{BoxError, NotSent, chain_text},
     progress::Progress,
-    spare::Spare,
 };
 
 /// What a layer was told.
@@ -135,12 +134,25 @@ pub struct Exhausted {
     pub reset: Option<Duration>,
 }
 
+/// What it takes to make another attempt.
+pub(super) struct Retry<S, C, B> {
+    pub(super) service: S,
+    pub(super) request: Request<B>,
+    pub(super) policy: Arc<Policy<C>>,
+}
+
+impl<S, C, B> Retry<S, C, B> {
+    /// What all attempts share.
+    pub(super) fn progress(&self) -> Progress {
+        let extensions = self.request.extensions();
+        extensions.get().cloned().unwrap_or_default()
+    }
+}
+
 /// Brings a request whose first attempt ended in `outcome` to its end.
 pub(super) async fn resolve<S, C, B, R>(
     mut outcome: Result<Response<R>, BoxError>,
-    mut service: S,
-    spare: Spare<B>,
-    policy: Arc<Policy<C>>,
+    retry: Retry<S, C, B>,
     started: Instant,
 ) -> Result<Response<PeekedBody<R>>, BoxError>
 where
@@ -150,7 +162,12 @@ where
     B: Clone,
     R: Body + Unpin,
 {
-    let progress = spare.progress().cloned().unwrap_or_default();
+    let progress = retry.progress();
+    let Retry {
+        mut service,
+        request,
+        policy,
+    } = retry;
     let mut backoff = Backoff::new();
     let mut retries = 0;
     loop {
@@ -205,10 +222,7 @@ where
         poll_fn(|cx| service.poll_ready(cx))
             .await
             .map_err(Into::into)?;
-        outcome = service
-            .call(spare.clone().into_request())
-            .await
-            .map_err(Into::into);
+        outcome = service.call(request.clone()).await.map_err(Into::into);
     }
 }
 

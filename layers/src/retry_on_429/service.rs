@@ -22,9 +22,9 @@ use super::{
     body::PeekedBody,
     budget::Budget,
     classify::{Classify, StandardClassify},
-    resolve::{Policy, resolve},
+    resolve::{Policy, Retry, resolve},
 };
-use crate::{cooldown::Cooldown, error::BoxError, progress::Progress, spare::Spare};
+use crate::{cooldown::Cooldown, error::BoxError, progress::Progress};
 
 /// Applies [`RetryOn429`]; see the [module documentation](super).
 #[derive(Clone, Debug)]
@@ -47,8 +47,8 @@ pin_project! {
         S: Service<Request<B>>,
         R: Body,
     {
-        // The service and the request for another attempt, until they are needed.
-        spare: Option<(S, Spare<B>, Arc<Policy<C>>)>,
+        // What another attempt needs, until the first one has ended.
+        retry: Option<Retry<S, C, B>>,
         started: Instant,
         #[pin]
         state: State<S::Future, R>,
@@ -180,10 +180,14 @@ where
         }
         let started = Instant::now();
         self.policy.budget.count_try(started);
-        let spare = Spare::of(&request);
+        let copy = request.clone();
         let response = inner.call(request);
         ResponseFuture {
-            spare: Some((inner, spare, Arc::clone(&self.policy))),
+            retry: Some(Retry {
+                service: inner,
+                request: copy,
+                policy: Arc::clone(&self.policy),
+            }),
             started,
             state: State::First { response },
         }
@@ -212,21 +216,19 @@ where
                 StateProjection::First { response } => {
                     let outcome = ready!(response.poll(cx)).map_err(Into::into);
                     #[expect(clippy::expect_used, reason = "taken once, with the state")]
-                    let (inner, spare, policy) =
-                        this.spare.take().expect("the spare is still here");
+                    let retry = this.retry.take().expect("the retry is still here");
+                    let policy = &retry.policy;
                     if let Ok(response) = &outcome
                         && !policy.concerns(response)
                     {
-                        if (!response.status().is_success() || policy.judges_all())
-                            && let Some(progress) = spare.progress()
-                        {
-                            policy.tell_accepted(progress);
+                        if !response.status().is_success() || policy.judges_all() {
+                            policy.tell_accepted(&retry.progress());
                         }
                         return Poll::Ready(
                             outcome.map(|response| response.map(PeekedBody::untouched)),
                         );
                     }
-                    let response = Box::pin(resolve(outcome, inner, spare, policy, *this.started));
+                    let response = Box::pin(resolve(outcome, retry, *this.started));
                     this.state.set(State::Resolve { response });
                 }
                 StateProjection::Resolve { response } => return response.as_mut().poll(cx),
