@@ -92,7 +92,8 @@ pub enum Rule {
     /// `Accept-Encoding`: an answer passes undecoded, so only what the client can read may be
     /// asked for.
     Narrow(HeaderValue),
-    /// An empty value that a layer further in, or the HTTP client, replaces.
+    /// An empty value that a layer further in, or the HTTP client, replaces. hyper-util's client
+    /// does not replace an empty `host`.
     Place,
     /// This value, whatever the client sent.
     Set(HeaderValue),

@@ -2,20 +2,21 @@
 //! right moment.
 //!
 //! ```text
-//! request ─► HeaderAlign ─► RetryOn429 ─► TokenRefresh ─► JitterThrottle ─► BearerAuth ─► client
-//!            its headers    waits and     401: one        waits for its     the token
-//!            and no others  tries again   refresh, one    turn              valid now
-//!                                         replay
+//! request ─► RetryOn429 ─► TokenRefresh ─► JitterThrottle ─► HeaderAlign ─► BearerAuth ─► client
+//!            waits and     401: one        waits for its     the headers    the token
+//!            tries again   refresh, one    turn              of the list    valid now
+//!                          replay                            and no others
 //! ```
 //!
-//! Each layer works alone and knows no other; the order matters all the same:
+//! Each layer works alone and knows no other. Together they work in this order only:
 //!
-//! - [`HeaderAlignLayer`] outside [`BearerAuthLayer`]: it strips `Authorization`.
-//! - [`RetryOn429Layer`] outside [`JitterThrottleLayer`]: every attempt takes its turn.
-//! - [`TokenRefreshLayer`] outside [`BearerAuthLayer`], and never without it: it replaces the token
-//!   that layer used.
-//! - [`JitterThrottleLayer`] outside [`BearerAuthLayer`]: a token read before the wait may be stale
-//!   after it.
+//! - [`RetryOn429Layer`] and [`TokenRefreshLayer`] outside [`JitterThrottleLayer`]: every attempt
+//!   takes its turn, retries and replays too.
+//! - [`RetryOn429Layer`] outside [`TokenRefreshLayer`]: a replay may be told to slow down as well.
+//! - [`HeaderAlignLayer`] and [`BearerAuthLayer`] inside [`JitterThrottleLayer`]: what a request
+//!   carries is made when it leaves. A token that was read before the wait may be stale after it.
+//! - [`BearerAuthLayer`] innermost: [`HeaderAlignLayer`] strips `Authorization`, and
+//!   [`TokenRefreshLayer`], useless without this layer, replaces the token that it used.
 //!
 //! The crate knows no configuration, no JSON, no provider, no HTTP client and no TLS. What a layer
 //! needs from outside it takes as a trait or a value: a [`token::TokenSource`], a
@@ -46,10 +47,10 @@
 //! let gate = Gate::new(pacing, StdRng::seed_from_u64(1));
 //!
 //! let service = ServiceBuilder::new()
-//!     .layer(HeaderAlignLayer::default())
 //!     .layer(RetryOn429Layer::default().cooldown(gate.clone()))
 //!     .layer(TokenRefreshLayer::new(token.clone()))
 //!     .layer(JitterThrottleLayer::new(gate))
+//!     .layer(HeaderAlignLayer::default())
 //!     .layer(BearerAuthLayer::new(token))
 //!     .service(service_fn(|request: Request<Full<&'static [u8]>>| async move {
 //!         assert_eq!(request.headers()["authorization"], "Bearer sk-example");

@@ -11,8 +11,10 @@
 //!
 //! # Order laws
 //!
-//! Outside [`BearerAuth`](crate::BearerAuthLayer) and useless without it; outside
-//! [`JitterThrottle`](crate::JitterThrottleLayer) if the replay is to take its turn as well.
+//! Outside [`BearerAuth`](crate::BearerAuthLayer), which gives the replay its new token, and useless
+//! without it; outside [`JitterThrottle`](crate::JitterThrottleLayer), so that the replay takes its
+//! turn as well; inside [`RetryOn429`](crate::RetryOn429Layer), so that a replay that is told to
+//! slow down is retried.
 //!
 //! # Examples
 //!

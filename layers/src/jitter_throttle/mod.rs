@@ -28,8 +28,10 @@
 //!
 //! # Order laws
 //!
-//! Inside [`RetryOn429`](crate::RetryOn429Layer), so that every attempt takes its turn; outside
-//! [`BearerAuth`](crate::BearerAuthLayer), so that the token is read after the wait. A
+//! Inside [`RetryOn429`](crate::RetryOn429Layer) and [`TokenRefresh`](crate::TokenRefreshLayer), so
+//! that every attempt takes its turn; outside [`HeaderAlign`](crate::HeaderAlignLayer) and
+//! [`BearerAuth`](crate::BearerAuthLayer), so that headers are built and the token is read after the
+//! wait. A
 //! [`Progress`](crate::progress::Progress) among the request's extensions carries the place from
 //! one attempt to the next and takes the time waited; without one each attempt queues anew.
 //! `RetryOn429` may mark it, and then says itself what an answer means; without a mark every answer

@@ -23,7 +23,8 @@
 //!
 //! # Order laws
 //!
-//! Outside [`JitterThrottle`](crate::JitterThrottleLayer), so that every attempt takes its turn.
+//! Outside [`JitterThrottle`](crate::JitterThrottleLayer), so that every attempt takes its turn;
+//! outside [`TokenRefresh`](crate::TokenRefreshLayer), so that a refused replay is retried as well.
 //! With a [`Cooldown`](crate::cooldown::Cooldown) shared with that layer, one refusal pauses
 //! everyone on the account, and the waiting is done at the gate, where the request keeps its place.
 //! It puts a [`Progress`](crate::progress::Progress) into the request's extensions if none is there.
