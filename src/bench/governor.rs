@@ -3,15 +3,12 @@
 //! The original sleeps on a thread of its own and does not see tokio's paused clock. Its loop is
 //! short: look at the cell; if it is taken, sleep until it is free and a jitter longer; look again.
 
-use std::{
-    ops::RangeInclusive,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
+use parking_lot::Mutex;
 use rand::{RngExt, rngs::StdRng};
 use tokio::time::{Instant, sleep};
 use tower::{ServiceExt, service_fn};
@@ -33,7 +30,7 @@ pub(super) fn governor(upstream: SharedService, rng: StdRng) -> SharedService {
         let (cell, upstream) = (Arc::clone(&cell), upstream.clone());
         async move {
             loop {
-                let wait = cell.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let wait = cell.lock().take();
                 match wait {
                     Some(wait) => sleep(wait).await,
                     None => return upstream.oneshot(request).await,

@@ -1,14 +1,9 @@
 //! What an upstream admits, and the gate's half of it.
 
-use std::{
-    collections::VecDeque,
-    fmt,
-    num::NonZeroUsize,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::VecDeque, fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use pacegate_layers::jitter_throttle::{Quota, Share, Window};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::{
@@ -148,7 +143,7 @@ impl Count {
 
 impl Quota for Count {
     fn room(&self, ahead: usize, share: Share) -> Option<Instant> {
-        let (latest, spent) = *self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        let (latest, spent) = *self.spent.lock();
         let now = self.now();
         let spent = if latest == now { spent } else { 0 };
         let periods = (spent + ahead) / share.of(self.limit.requests);
@@ -158,7 +153,7 @@ impl Quota for Count {
 
     fn spend(&self) {
         let now = self.now();
-        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spent = self.spent.lock();
         *spent = match *spent {
             (latest, spent) if latest == now => (now, spent + 1),
             _ => (now, 1),

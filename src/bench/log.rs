@@ -1,10 +1,8 @@
 //! What happened in one run: what clients saw on one side, and the upstream on the other.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::pattern::Request;
 
@@ -92,7 +90,7 @@ impl Book {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Log> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     pub(super) fn take(&self) -> Log {

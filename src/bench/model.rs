@@ -2,7 +2,7 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -12,6 +12,7 @@ use http::{Request, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use pacegate_layers::error::BoxError;
+use parking_lot::Mutex;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::{Instant, Sleep, sleep};
 use tower::service_fn;
@@ -92,7 +93,7 @@ impl Model {
     /// Notes an arrival; how long to wait if it is refused. What is refused counts nowhere.
     fn count(&self, Ticket(asked): Ticket) -> Option<Duration> {
         let at = self.epoch.elapsed();
-        let mut tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tallies = self.tallies.lock();
         let wait = tallies.iter_mut().filter_map(|tally| tally.wait(at)).max();
         if wait.is_none() {
             tallies.iter_mut().for_each(|tally| tally.admit(at));

@@ -1,15 +1,11 @@
 //! The plugin that pacegate replaces, re-stated with its race, and the same without it.
 
-use std::{
-    collections::VecDeque,
-    ops::RangeInclusive,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::VecDeque, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::Full;
+use parking_lot::{Mutex, MutexGuard};
 use rand::{RngExt, rngs::StdRng};
 use tokio::time::{Instant, sleep};
 use tower::{ServiceExt, service_fn};
@@ -88,7 +84,7 @@ impl Queue {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -11,11 +11,11 @@ use std::{
     io::{self, Read},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
 use pacegate_layers::token::{BearerToken, TokenFuture, TokenSource};
+use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -139,7 +139,7 @@ impl ApiKeySource {
 impl TokenSource for ApiKeySource {
     fn token(&self) -> TokenFuture {
         // Every change of the state is complete before anything that can panic.
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         if let Some(file) = &self.file {
             self.look(file, &mut state);
         }

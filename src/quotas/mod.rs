@@ -25,14 +25,10 @@
 //! The count of a window of the same length, and of a day, week or month in the same zone (and
 //! with the same anchor day), whatever the limits. Everything else starts anew.
 
-use std::{
-    fmt, io,
-    path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::SystemTime,
-};
+use std::{fmt, io, path::Path, time::SystemTime};
 
 use pacegate_layers::jitter_throttle::{Quota, Share};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -255,8 +251,7 @@ impl Book {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No code panics while it holds the lock, and the state is whole between any two lines.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -1,15 +1,11 @@
 //! What the fake upstream admits: so many in any window, so many at once.
 
-use std::{
-    collections::VecDeque,
-    str::FromStr,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::VecDeque, str::FromStr, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{lock, wording::Reason};
+use super::wording::Reason;
 
 /// What is admitted; nothing here means everything.
 #[derive(Clone, Debug, Default)]
@@ -112,7 +108,7 @@ impl Gate {
 
     /// Counts a chat, unless a limit forbids it. What is refused is not counted.
     pub(super) fn admit(gate: &Arc<Mutex<Self>>, now: Instant) -> Result<Slot, Refused> {
-        let mut state = lock(gate);
+        let mut state = gate.lock();
         state.check(now)?;
         state.admitted.push_back(now);
         let kept = state
@@ -164,7 +160,7 @@ impl Gate {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        lock(&self.0).in_flight -= 1;
+        self.0.lock().in_flight -= 1;
     }
 }
 

@@ -12,12 +12,13 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::{net::TcpListener, time::Instant};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -188,32 +189,32 @@ impl Simulator {
 
     /// Replaces what goes wrong, and counts requests from 1 again for [`When::Nth`].
     pub fn set_faults(&self, faults: Vec<Rule>) {
-        *lock(&self.shared.faults) = faults::Plan::new(faults);
+        *self.shared.faults.lock() = faults::Plan::new(faults);
     }
 
     /// Adds one more thing to go wrong.
     pub fn push_fault(&self, fault: Rule) {
-        lock(&self.shared.faults).push(fault);
+        self.shared.faults.lock().push(fault);
     }
 
     /// Adds one more thing to go wrong with a refresh.
     pub fn push_refresh_fault(&self, fault: RefreshFault) {
-        lock(&self.shared.issuer).push_refresh_fault(fault);
+        self.shared.issuer.lock().push_refresh_fault(fault);
     }
 
     /// Issues a token pair out of band, as if someone had logged in.
     pub fn issue(&self) -> Grant {
-        lock(&self.shared.issuer).issue(Instant::now())
+        self.shared.issuer.lock().issue(Instant::now())
     }
 
     /// Lets the access tokens that are issued from now on live for `lifetime`.
     pub fn set_token_lifetime(&self, lifetime: Duration) {
-        lock(&self.shared.issuer).set_token_lifetime(lifetime);
+        self.shared.issuer.lock().set_token_lifetime(lifetime);
     }
 
     /// Makes every access token issued so far stop working; refresh tokens keep working.
     pub fn revoke_access_tokens(&self) {
-        lock(&self.shared.issuer).revoke_access_tokens();
+        self.shared.issuer.lock().revoke_access_tokens();
     }
 
     /// Forgets arrivals, faults and what the limits counted.
@@ -274,12 +275,7 @@ impl Simulator {
 impl Shared {
     fn reset(&self) {
         self.record.clear();
-        lock(&self.gate).clear();
-        *lock(&self.faults) = faults::Plan::default();
+        self.gate.lock().clear();
+        *self.faults.lock() = faults::Plan::default();
     }
-}
-
-/// Locks even after a panic elsewhere: a test that fails should still be able to read the record.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

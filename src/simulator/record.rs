@@ -5,17 +5,18 @@ use std::{
     fmt::Write,
     net::IpAddr,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
 use http::{Request, Version};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-use super::{limits::Slot, lock, wire::Line};
+use super::{limits::Slot, wire::Line};
 
 /// One request as it came in. Times are microseconds since the simulator started, on a clock that
 /// never steps.
@@ -131,7 +132,7 @@ impl Record {
     pub(super) fn open<B>(self: &Arc<Self>, request: &Request<B>, line: &Line) -> Open {
         let headers = headers(request);
         // Number and time are taken together, so that the record is in order of time.
-        let mut book = lock(&self.book);
+        let mut book = self.book.lock();
         let sequence = book.first + book.arrivals.len() as u64;
         book.arrivals.push_back(Arrival {
             sequence,
@@ -173,13 +174,13 @@ impl Record {
     }
 
     pub(super) fn clear(&self) {
-        let mut book = lock(&self.book);
+        let mut book = self.book.lock();
         book.first += book.arrivals.len() as u64;
         book.arrivals.clear();
     }
 
     pub(super) fn arrivals(&self) -> Vec<Arrival> {
-        lock(&self.book).arrivals.iter().cloned().collect()
+        self.book.lock().arrivals.iter().cloned().collect()
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -192,7 +193,7 @@ impl Record {
 
     /// Changes an arrival, unless it has been forgotten.
     fn amend(&self, sequence: u64, change: impl FnOnce(&mut Arrival)) {
-        let mut book = lock(&self.book);
+        let mut book = self.book.lock();
         let index = sequence
             .checked_sub(book.first)
             .and_then(|index| usize::try_from(index).ok());

@@ -19,7 +19,7 @@ use super::{
     faults::{Fault, Plan, Refusal, Rule},
     hint::Hint,
     limits::Gate,
-    lock, oauth,
+    oauth,
     record::{self, Open, Outcome},
     script::{Script, Steps},
     wire::Line,
@@ -75,11 +75,11 @@ impl Shared {
         match (&head.method, head.uri.path()) {
             (&Method::POST, "/api/v1/oauth2/device/code") => {
                 let origin = self.origin(head);
-                let answer = lock(&self.issuer).device(&body, &origin, Instant::now());
+                let answer = self.issuer.lock().device(&body, &origin, Instant::now());
                 oauth_reply(answer).await
             }
             (&Method::POST, "/api/v1/oauth2/token") => {
-                let answer = lock(&self.issuer).token(&body, Instant::now());
+                let answer = self.issuer.lock().token(&body, Instant::now());
                 oauth_reply(answer).await
             }
             (_, path) if !path.starts_with("/v1/") => self.error(404),
@@ -101,7 +101,7 @@ impl Shared {
                 return notice(&wording.limited(refused.reason, refused.limit, refused.wait));
             }
         }
-        let fault = lock(&self.faults).strike();
+        let fault = self.faults.lock().strike();
         pause(self.options.latency).await;
         match &fault {
             Some(Fault::Redirect(location)) => return redirect(location),
@@ -147,7 +147,7 @@ impl Shared {
             (Access::Open, _) => true,
             (_, None) => false,
             (Access::AnyToken, Some(_)) => true,
-            (Access::Issued, Some(token)) => lock(&self.issuer).accepts(token, Instant::now()),
+            (Access::Issued, Some(token)) => self.issuer.lock().accepts(token, Instant::now()),
             (Access::Tokens(tokens), Some(token)) => tokens.iter().any(|known| known == token),
         }
     }
@@ -183,7 +183,7 @@ impl Shared {
             (&Method::POST, "/simulator/faults") => {
                 match serde_json::from_slice::<Vec<Rule>>(body) {
                     Ok(rules) => {
-                        *lock(&self.faults) = Plan::new(rules);
+                        *self.faults.lock() = Plan::new(rules);
                         status(StatusCode::OK, &json!({}))
                     }
                     Err(error) => {

@@ -14,7 +14,7 @@ use std::{
     fmt,
     path::PathBuf,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, Once, PoisonError},
+    sync::{Arc, Once},
     time::{Duration, SystemTime},
 };
 
@@ -26,6 +26,7 @@ use pacegate_layers::{
     error::BoxError,
     token::{BearerToken, TokenError, TokenFuture, TokenSource},
 };
+use parking_lot::{Mutex, MutexGuard};
 use secrecy::SecretString;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::task::TaskTracker;
@@ -130,10 +131,7 @@ impl OAuthSource {
         // In a mutex only because a service need not be `Sync`.
         let service = Mutex::new(service);
         let ask: Ask = Box::new(move |refresh_token| {
-            let service = service
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone();
+            let service = service.lock().clone();
             let endpoint = endpoint.clone();
             Box::pin(async move { refresh(service, &endpoint, &refresh_token).await })
         });
@@ -307,8 +305,7 @@ impl Shared {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every change of the state is complete before anything that can panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn now(&self) -> SystemTime {

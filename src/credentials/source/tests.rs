@@ -434,7 +434,7 @@ impl House {
             let call = calls.fetch_add(1, Ordering::Relaxed) + 1;
             let lifetime = lifetime.load(Ordering::Relaxed);
             let latency = Duration::from_millis(latency.load(Ordering::Relaxed).into());
-            let mut answers = answers.lock().unwrap();
+            let mut answers = answers.lock();
             let planned = answers
                 .planned
                 .pop_front()
@@ -459,13 +459,12 @@ impl House {
     fn then(&self, status: u16, body: &str) {
         self.answers
             .lock()
-            .unwrap()
             .planned
             .push_back((status, body.to_owned()));
     }
 
     fn always(&self, status: u16, body: &str) {
-        self.answers.lock().unwrap().always = Some((status, body.to_owned()));
+        self.answers.lock().always = Some((status, body.to_owned()));
     }
 
     fn calls(&self) -> u32 {

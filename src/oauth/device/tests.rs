@@ -1,10 +1,7 @@
-use std::{
-    collections::VecDeque,
-    convert::Infallible,
-    sync::{Arc, Mutex},
-};
+use std::{collections::VecDeque, convert::Infallible, sync::Arc};
 
 use http_body_util::BodyExt;
+use parking_lot::Mutex;
 use tower::{service_fn, util::BoxCloneSyncService};
 
 use super::*;
@@ -29,8 +26,8 @@ fn server(answers: &[(u16, &'static str)]) -> (Mock, Arc<Mutex<Vec<Instant>>>) {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let times = seen.clone();
     let service = service_fn(move |_request| {
-        times.lock().unwrap().push(Instant::now());
-        let answer = answers.lock().unwrap().pop_front();
+        times.lock().push(Instant::now());
+        let answer = answers.lock().pop_front();
         async move {
             let Some((status, body)) = answer else {
                 return std::future::pending().await;
@@ -68,7 +65,7 @@ async fn polls(answers: &[(u16, &'static str)]) -> Polled {
         told.push(it)
     })
     .await;
-    let seen = seen.lock().unwrap();
+    let seen = seen.lock();
     Polled {
         outcome,
         at: seen.iter().map(|it| (*it - start).as_secs()).collect(),

@@ -28,13 +28,13 @@ impl Log {
 
     /// What has been logged since the last call.
     fn take(&self) -> String {
-        String::from_utf8(std::mem::take(&mut self.0.lock().unwrap())).unwrap()
+        String::from_utf8(std::mem::take(&mut *self.0.lock())).unwrap()
     }
 }
 
 impl Write for Log {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(text)
+        self.0.lock().write(text)
     }
 
     fn flush(&mut self) -> io::Result<()> {
