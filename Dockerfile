@@ -8,13 +8,14 @@
 
 # Debian 12's C library, linked in: from 2.34 on its resolver (hosts file and DNS) needs no module
 # at run time, and its malloc is the one that the program is measured with. musl's is slower.
+# No default features: the commands bench, demo and simulate are not for a container.
 FROM rust:1.95-bookworm AS build
 WORKDIR /build
 COPY . .
 # The target is named so that the flag holds for the program and not for what builds it.
 RUN target="$(uname -m)-unknown-linux-gnu" \
     && RUSTFLAGS="-C target-feature=+crt-static" \
-        cargo build --locked --release --bin pacegate --target "$target" \
+        cargo build --locked --release --no-default-features --bin pacegate --target "$target" \
     && install -D "target/$target/release/pacegate" /out/pacegate \
     && mkdir -p /out/lib/pacegate
 

@@ -2,10 +2,12 @@
 //!
 //! The way of a request: [`gateway`] (who may talk, which upstream, every error as an answer) →
 //! [`pipeline`] (the layers that the [`config`] lists) → [`upstream`] (the HTTP client).
-//! [`credentials`] and [`oauth`] hold the tokens, [`quotas`] the counts that outlive the process;
-//! [`simulator`] is a fake upstream that knows nothing of the rest, and [`bench`](mod@bench) shows
-//! what a pacing policy does.
+//! [`credentials`] and [`oauth`] hold the tokens, [`quotas`] the counts that outlive the process.
+//!
+//! The cargo feature `tools` adds `simulator`, a fake upstream that knows nothing of the rest, `bench`,
+//! which shows what a pacing policy does, and `demo`, which shows one burst.
 
+#[cfg(feature = "tools")]
 pub mod bench;
 pub mod body;
 pub mod cli;
@@ -13,6 +15,7 @@ pub mod commands;
 pub mod config;
 pub mod core_dumps;
 pub mod credentials;
+#[cfg(feature = "tools")]
 pub mod demo;
 pub mod descriptors;
 pub mod gateway;
@@ -21,6 +24,7 @@ pub mod metrics;
 pub mod oauth;
 pub mod pipeline;
 pub mod quotas;
+#[cfg(feature = "tools")]
 pub mod simulator;
 pub mod telemetry;
 pub mod upstream;

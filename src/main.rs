@@ -1,20 +1,24 @@
 //! The `pacegate` program: arguments in, exit code out.
 
-use std::process::ExitCode;
+use std::{env, process::ExitCode};
 
-use clap::Parser;
+#[cfg(feature = "tools")]
+use pacegate::commands::{bench, demo, simulate};
 use pacegate::{
     cli::{Cli, Command},
-    commands::{self, bench, check, config, demo, health, login, logout, serve, simulate, status},
+    commands::{self, check, config, health, login, logout, serve, status},
 };
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::read(env::args_os()).unwrap_or_else(|error| error.exit());
     let outcome = match cli.command {
         None => serve::run(&cli.serve),
         Some(Command::Serve(args)) => serve::run(&args),
+        #[cfg(feature = "tools")]
         Some(Command::Demo(args)) => demo::run(&args),
+        #[cfg(feature = "tools")]
         Some(Command::Simulate(args)) => simulate::run(&args),
+        #[cfg(feature = "tools")]
         Some(Command::Bench(args)) => bench::run(&args),
         Some(Command::Login(args)) => login::run(&args),
         Some(Command::Logout(args)) => logout::run(&args),

@@ -5,11 +5,12 @@ use std::{future, io, io::Write, net::SocketAddr, pin::pin, process::ExitCode};
 use anyhow::Context;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::serve::{pipelines, runtime, signals};
+use super::serve::{runtime, signals};
 use crate::{
     config::{self, Config, Listen},
     demo::{self, Home, Screen, Stage},
     gateway::{BindError, Gateway},
+    pipeline::{Pipeline, assemble},
     telemetry,
 };
 
@@ -84,6 +85,15 @@ async fn bind(args: &Args, config: &Config, tasks: &TaskTracker) -> anyhow::Resu
         }
         bound => Ok(bound?),
     }
+}
+
+/// The pipelines of all upstreams, in order.
+fn pipelines(config: &Config, tasks: &TaskTracker) -> anyhow::Result<Vec<Pipeline>> {
+    config
+        .upstreams
+        .iter()
+        .map(|upstream| Ok(assemble(upstream, config.state_dir.as_deref(), tasks)?))
+        .collect()
 }
 
 fn is_taken(error: &BindError) -> bool {

@@ -5,15 +5,18 @@ use std::{
     process::ExitCode,
 };
 
+#[cfg(feature = "tools")]
 pub mod bench;
 pub mod check;
 pub mod config;
+#[cfg(feature = "tools")]
 pub mod demo;
 pub mod health;
 pub mod login;
 pub mod logout;
 mod reload;
 pub mod serve;
+#[cfg(feature = "tools")]
 pub mod simulate;
 pub mod source;
 pub mod status;

@@ -26,7 +26,7 @@ use crate::{
     config::{self, Config},
     core_dumps, descriptors,
     gateway::{Gateway, record::Recorder},
-    pipeline::{Fleet, Pipeline, assemble},
+    pipeline::Fleet,
     telemetry,
 };
 
@@ -92,19 +92,6 @@ pub(super) fn runtime(config: &Config) -> io::Result<Runtime> {
     }
     .enable_all()
     .build()
-}
-
-/// The pipelines of all upstreams, in order.
-///
-/// # Errors
-///
-/// The first upstream that cannot be put together.
-pub(super) fn pipelines(config: &Config, tasks: &TaskTracker) -> anyhow::Result<Vec<Pipeline>> {
-    config
-        .upstreams
-        .iter()
-        .map(|upstream| Ok(assemble(upstream, config.state_dir.as_deref(), tasks)?))
-        .collect()
 }
 
 fn recorder(path: &Path) -> anyhow::Result<Recorder> {

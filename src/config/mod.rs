@@ -34,6 +34,7 @@ mod upstream;
 pub use data::{opencode_sample, presets, throttle_profiles};
 pub use dialect::{Dialect, DialectRule, Pace, Until, Verdict};
 pub use error::Error;
+#[cfg(feature = "tools")]
 pub(crate) use error::suggestion;
 pub use limits::Limits;
 pub use load::{Loaded, Sample, load, origins, sample, without_secrets};

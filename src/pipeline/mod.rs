@@ -29,6 +29,7 @@ pub use self::{
     shared::{Shared, SharedFuture, SharedService},
 };
 
+#[cfg(feature = "tools")]
 pub(crate) use self::stack::boxed;
 
 use self::stack::stack;

@@ -96,6 +96,22 @@ async fn refuses_to_start_without_a_key_that_is_worth_one() {
 }
 
 #[tokio::test]
+async fn says_that_it_leaves_out_what_no_container_needs() {
+    if !inside("says_that_it_leaves_out_what_no_container_needs").await {
+        return;
+    }
+    for verb in ["bench", "demo", "simulate"] {
+        let mut container = Container::start(None, &[], &[verb]);
+        assert_eq!(container.end().await, Some(2), "{}", container.output());
+        assert!(
+            container.output().contains("(cargo feature tools)"),
+            "{}",
+            container.output()
+        );
+    }
+}
+
+#[tokio::test]
 async fn is_well_by_its_own_check_and_lets_in_who_has_the_key() {
     if !inside("is_well_by_its_own_check_and_lets_in_who_has_the_key").await {
         return;

@@ -13,19 +13,7 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 #[test]
 fn layers_know_no_config_no_json_no_http_client_and_no_tls() {
-    let output = Command::new(env!("CARGO"))
-        .args(["tree", "--package", "pacegate-layers", "--edges", "normal"])
-        .args(["--prefix", "none", "--format", "{lib}"])
-        .args(["--locked", "--offline"])
-        .current_dir(ROOT)
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let tree = String::from_utf8(output.stdout).unwrap();
+    let tree = tree(&["--package", "pacegate-layers"], "{lib}");
     assert!(tree.starts_with("pacegate_layers\n"), "{tree}");
 
     let strangers = [
@@ -54,6 +42,20 @@ fn layers_know_no_config_no_json_no_http_client_and_no_tls() {
 }
 
 #[test]
+fn without_its_tools_the_program_leads_to_nothing_that_only_they_need() {
+    let tree = tree(&["--no-default-features"], "{lib} {f}");
+    assert!(tree.contains("\ntokio "), "{tree}");
+    let only_theirs = ["indicatif ", "plotters ", "rcgen "];
+    let known: Vec<_> = tree
+        .lines()
+        .filter(|line| {
+            only_theirs.iter().any(|name| line.starts_with(name)) || line.contains("test-util")
+        })
+        .collect();
+    assert_eq!(known, [""; 0], "Cargo.toml leads to these");
+}
+
+#[test]
 fn the_simulator_knows_nothing_of_the_gateway() {
     assert_eq!(reaches("simulator"), [""; 0]);
 }
@@ -61,6 +63,24 @@ fn the_simulator_knows_nothing_of_the_gateway() {
 #[test]
 fn the_config_knows_nothing_of_those_who_read_it() {
     assert_eq!(reaches("config"), [""; 0]);
+}
+
+/// What cargo says the program, or a package, is built from, a line for each.
+fn tree(package: &[&str], format: &str) -> String {
+    let output = Command::new(env!("CARGO"))
+        .arg("tree")
+        .args(package)
+        .args(["--edges", "normal", "--prefix", "none", "--format", format])
+        .args(["--locked", "--offline"])
+        .current_dir(ROOT)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// Whether what follows a name makes it that very crate or one of its family.
