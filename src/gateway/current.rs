@@ -10,10 +10,9 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use super::{
-    EdgeService,
+    EdgeBody, EdgeService,
     bodies::Bodies,
     edge,
-    outgoing::Outgoing,
     wire::{ListenTlsError, server_config},
 };
 use crate::{
@@ -126,7 +125,7 @@ impl Current {
     pub(super) fn answer(
         &self,
         request: Request<Incoming>,
-    ) -> impl Future<Output = Result<Response<Outgoing>, Infallible>> + use<> {
+    ) -> impl Future<Output = Result<Response<EdgeBody>, Infallible>> + use<> {
         // Nothing in there has to be waited for before it is called.
         self.read(|edge| edge.service.clone()).call(request)
     }

@@ -1,14 +1,28 @@
 //! The edge: who may talk, where a request goes, and every error as an answer.
 //!
 //! ```text
-//! socket ─► wire ─► observe ─► rescue ─► guard ─► routes ─► pipeline
+//! socket ─► wire ─► request id, trace ─► observe ─► rescue ─► guard ─► routes ─► pipeline
 //! ```
 
-use std::sync::Arc;
+use std::{any::Any, convert::Infallible, sync::Arc};
 
+use bytes::Bytes;
+use http::{HeaderName, Request, Response, header};
+use http_body_util::Either;
+use hyper::body::Incoming;
+use pacegate_layers::error::BoxError;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceBuilder;
+use tower::{ServiceBuilder, util::BoxCloneSyncService};
+use tower_http::{
+    ServiceBuilderExt,
+    body::UnsyncBoxBody,
+    catch_panic::CatchPanicLayer,
+    classify::{NeverClassifyEos, ServerErrorsFailureClass},
+    request_id::MakeRequestUuid,
+    trace::{self, TraceLayer},
+};
+use tracing::{Span, debug_span};
 
 mod answer;
 mod bodies;
@@ -36,24 +50,47 @@ pub use self::{
 };
 
 use self::{
+    answer::Answer,
     bodies::Bodies,
-    guard::{Guard, GuardLayer},
+    guard::GuardLayer,
     inbound::Intake,
-    observe::{Observe, ObserveLayer},
-    rescue::{Rescue, RescueLayer},
+    observe::ObserveLayer,
+    outgoing::Outgoing,
+    rescue::RescueLayer,
     response_headers::Passing,
     route::{Route, Routes, Table},
 };
 use crate::{
+    body::Body,
     config::{Config, LayerName},
     metrics::{EdgeMetrics, register_gates, register_quotas},
     pipeline::Pipeline,
 };
 
 /// What a connection's requests go to.
-type EdgeService = Observe<Rescue<Guard<Routes>>>;
+type EdgeService = BoxCloneSyncService<Request<Incoming>, Response<EdgeBody>, Infallible>;
 
-/// The chain around the pipelines of `config`.
+/// The body of every answer: an upstream's or one of ours, watched by [`Outgoing`] and in the span of
+/// its request.
+type EdgeBody = trace::ResponseBody<
+    Outgoing<Either<UnsyncBoxBody<Bytes, BoxError>, Body>>,
+    NeverClassifyEos<ServerErrorsFailureClass>,
+    (),
+    (),
+    (),
+>;
+
+/// What clients prove themselves with.
+const SECRETS: [HeaderName; 5] = [
+    HeaderName::from_static("api-key"),
+    header::AUTHORIZATION,
+    header::COOKIE,
+    header::PROXY_AUTHORIZATION,
+    HeaderName::from_static("x-api-key"),
+];
+
+/// The chain around the pipelines of `config`, from the outside in: request id, sensitive headers,
+/// trace, observe, rescue, catch-panic, guard, routes.
 ///
 /// Extensions: the accept loop adds the [`Connection`](wire::Connection); [`observe`] reads it and
 /// adds a [`Progress`](pacegate_layers::progress::Progress) of the client's session for the pipeline.
@@ -101,14 +138,46 @@ fn edge(
         registry,
         draining: Arc::new(draining.clone()),
     });
-    ServiceBuilder::new()
-        // Names the request and counts every answer that leaves, so everything that makes one is
-        // inside.
+    let chain = ServiceBuilder::new()
+        // `x-request-id`: the client's or a new one, in the request, its span and the answer. An
+        // upstream's own id stays in the answer: its support asks for that one.
+        .set_x_request_id(MakeRequestUuid)
+        .propagate_x_request_id()
+        // Keys and tokens never reach a log line.
+        .sensitive_request_headers(Arc::new(SECRETS))
+        // Everything further in is logged with the request's id, so this is inside what sets it.
+        .layer(
+            TraceLayer::new_for_http()
+                .make_span_with(request_span as fn(&Request<Incoming>) -> Span)
+                .on_request(())
+                .on_response(())
+                .on_body_chunk(())
+                .on_eos(())
+                .on_failure(()),
+        )
+        // Counts every answer that leaves, so everything that makes one is inside.
         .layer(ObserveLayer::new(Arc::clone(metrics)))
-        // Errors and panics become answers here; everything further in may fail. Inside observe, so
-        // that they are counted.
+        // Errors become answers here; everything further in may fail.
         .layer(RescueLayer)
+        // A panic costs the one request, not the process. Inside rescue, whose words it uses.
+        .layer(CatchPanicLayer::custom(panicked as fn(_) -> _))
         // Before anything of the body is read.
         .layer(GuardLayer::new(config))
-        .service(routes)
+        .service(routes);
+    BoxCloneSyncService::new(chain)
+}
+
+fn request_span(request: &Request<Incoming>) -> Span {
+    let id = request.headers().get("x-request-id");
+    debug_span!(
+        "request",
+        id = id.and_then(|id| id.to_str().ok()),
+        method = %request.method(),
+        path = request.uri().path(),
+    )
+}
+
+/// The panic itself is in the log, by the hook.
+fn panicked(_payload: Box<dyn Any + Send>) -> Response<Body> {
+    Answer::internal().into_response()
 }

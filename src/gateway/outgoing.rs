@@ -9,13 +9,13 @@ use std::{
 
 use bytes::Bytes;
 use http::StatusCode;
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Body, Frame, SizeHint};
 use pacegate_layers::error::BoxError;
 use pin_project_lite::pin_project;
 use tracing::{Span, debug, info};
 
 use super::wire::Connection;
-use crate::{body::Body, metrics::EdgeMetrics};
+use crate::metrics::EdgeMetrics;
 
 pin_project! {
     /// Streams an answer and knows how it ended.
@@ -24,9 +24,9 @@ pin_project! {
     /// clean end would look like a complete answer, and OpenCode then asks again at once and without
     /// limit.
     #[derive(Debug)]
-    pub(super) struct Outgoing {
+    pub(super) struct Outgoing<B> {
         #[pin]
-        inner: Body,
+        inner: B,
         in_flight: InFlight,
         failed: Option<BoxError>,
     }
@@ -49,11 +49,7 @@ struct Panicked;
 // === impl InFlight ===
 
 impl InFlight {
-    pub(super) fn new(
-        metrics: Arc<EdgeMetrics>,
-        connection: Option<Connection>,
-        span: Span,
-    ) -> Self {
+    pub(super) fn new(metrics: Arc<EdgeMetrics>, connection: Option<Connection>) -> Self {
         metrics.in_flight.inc();
         if let Some(connection) = &connection {
             connection.begin_answer();
@@ -61,7 +57,7 @@ impl InFlight {
         Self {
             metrics,
             connection,
-            span,
+            span: Span::current(),
             sent: 0,
         }
     }
@@ -84,8 +80,8 @@ impl Drop for InFlight {
 
 // === impl Outgoing ===
 
-impl Outgoing {
-    pub(super) fn new(inner: Body, in_flight: InFlight) -> Self {
+impl<B> Outgoing<B> {
+    pub(super) fn new(inner: B, in_flight: InFlight) -> Self {
         Self {
             inner,
             in_flight,
@@ -94,7 +90,10 @@ impl Outgoing {
     }
 }
 
-impl http_body::Body for Outgoing {
+impl<B> Body for Outgoing<B>
+where
+    B: Body<Data = Bytes, Error = BoxError>,
+{
     type Data = Bytes;
     type Error = BoxError;
 
@@ -141,10 +140,13 @@ impl http_body::Body for Outgoing {
 }
 
 /// What `body` has, or [`Panicked`]; a body that has panicked is not polled again.
-fn poll_caught(
-    body: Pin<&mut Body>,
+fn poll_caught<B>(
+    body: Pin<&mut B>,
     cx: &mut Context<'_>,
-) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+) -> Poll<Option<Result<Frame<Bytes>, BoxError>>>
+where
+    B: Body<Data = Bytes, Error = BoxError>,
+{
     catch_unwind(AssertUnwindSafe(|| body.poll_frame(cx)))
         .unwrap_or_else(|_payload| Poll::Ready(Some(Err(Panicked.into()))))
 }

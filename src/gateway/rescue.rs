@@ -1,14 +1,14 @@
-//! Turns every error, and every panic, into an answer.
+//! Turns every error into an answer.
 
 use std::{
     convert::Infallible,
     future::Future,
-    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
 use http::Response;
+use http_body_util::Either;
 use pacegate_layers::error::BoxError;
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
@@ -20,8 +20,7 @@ use crate::body::Body;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RescueLayer;
 
-/// A service that never fails: what its inner service says as an error, it says as an answer. A panic
-/// in there costs the one request, not the process.
+/// A service that never fails: an error of its inner service becomes an answer.
 #[derive(Clone, Debug)]
 pub(super) struct Rescue<S> {
     inner: S,
@@ -29,9 +28,8 @@ pub(super) struct Rescue<S> {
 
 pin_project! {
     pub(super) struct ResponseFuture<F> {
-        // None where the call itself has panicked.
         #[pin]
-        inner: Option<F>,
+        inner: F,
     }
 }
 
@@ -43,11 +41,11 @@ impl<S> Layer<S> for RescueLayer {
     }
 }
 
-impl<S, R> Service<R> for Rescue<S>
+impl<S, R, B> Service<R> for Rescue<S>
 where
-    S: Service<R, Response = Response<Body>, Error = BoxError>,
+    S: Service<R, Response = Response<B>, Error = BoxError>,
 {
-    type Response = Response<Body>;
+    type Response = Response<Either<B, Body>>;
     type Error = Infallible;
     type Future = ResponseFuture<S::Future>;
 
@@ -57,28 +55,24 @@ where
     }
 
     fn call(&mut self, request: R) -> Self::Future {
-        let call = AssertUnwindSafe(|| self.inner.call(request));
         ResponseFuture {
-            inner: catch_unwind(call).ok(),
+            inner: self.inner.call(request),
         }
     }
 }
 
-impl<F> Future for ResponseFuture<F>
+impl<F, B> Future for ResponseFuture<F>
 where
-    F: Future<Output = Result<Response<Body>, BoxError>>,
+    F: Future<Output = Result<Response<B>, BoxError>>,
 {
-    type Output = Result<Response<Body>, Infallible>;
+    type Output = Result<Response<Either<B, Body>>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let inner = self.project().inner.as_pin_mut();
-        let poll = inner.and_then(|inner| catch_unwind(AssertUnwindSafe(|| inner.poll(cx))).ok());
-        let answer = match poll {
-            Some(poll) => {
-                ready!(poll).unwrap_or_else(|error| Answer::from_error(&*error).into_response())
-            }
-            None => Answer::internal().into_response(),
-        };
-        Poll::Ready(Ok(answer))
+        Poll::Ready(Ok(match ready!(self.project().inner.poll(cx)) {
+            Ok(response) => response.map(Either::Left),
+            Err(error) => Answer::from_error(&*error)
+                .into_response()
+                .map(Either::Right),
+        }))
     }
 }
