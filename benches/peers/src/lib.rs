@@ -6,6 +6,14 @@ use anyhow::Context;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
+mod forward;
+mod upstream;
+
+pub use self::{
+    forward::{collected, serve, without_hop_by_hop},
+    upstream::{Io, Upstream},
+};
+
 /// What a proxy is told on its command line: `LISTEN UPSTREAM [CA-FILE]`.
 #[derive(Debug)]
 pub struct Orders {
