@@ -135,13 +135,20 @@ fn the_performance_tables_have_the_lines_that_are_measured() {
         _ => panic!("{words:?}"),
     });
     let lines: Vec<_> = lines.collect();
-    // Without the heads and the rules below them.
-    let rows = rows("Performance").into_iter();
-    let measured: Vec<_> = rows
-        .map(|row| row[0].clone())
-        .filter(|first| !first.is_empty() && first != "---")
-        .collect();
-    assert_eq!(measured, [&lines[..], &lines[..]].concat());
+    let rows = rows("Performance");
+    // A table's head has nothing in its first cell; a rule follows.
+    let tables = rows.split(|row| row[0].is_empty()).skip(1);
+    let mut shown = 0;
+    for table in tables {
+        let table = table.iter().map(|row| row[0].as_str());
+        let table: Vec<_> = table.filter(|first| *first != "---").collect();
+        // A line that is measured since shows up when the figures are renewed.
+        let known = lines.iter().filter(|line| table.contains(&line.as_str()));
+        let known: Vec<_> = known.map(String::as_str).collect();
+        assert_eq!(table, known);
+        shown += table.len();
+    }
+    assert!(shown > 0);
 }
 
 /// The codes in the sources: what `fn code` returns, and in `answer.rs` every word in quotes that is

@@ -1,7 +1,7 @@
 //! A client that adds as little as it can: one blocking socket.
 
 use std::{
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
@@ -80,7 +80,8 @@ impl Connection {
         mut see: impl FnMut(&[u8], Instant),
     ) -> anyhow::Result<Taken> {
         let start = Instant::now();
-        let mut framing = self.begin(request)?;
+        self.send(request)?;
+        let mut framing = self.head()?;
         let mut first_byte = None;
         let mut bytes = 0;
         loop {
@@ -122,11 +123,27 @@ impl Connection {
 
     /// Sends `request` and reads no further than the first bytes of the body.
     pub(crate) fn ask_for_a_stream(&mut self, request: &[u8]) -> anyhow::Result<()> {
-        self.begin(request)?;
-        while self.filled == 0 {
-            self.read()?;
+        self.send(request)?;
+        self.begin()
+    }
+
+    /// Sends `request` and waits for nothing.
+    pub(crate) fn send(&mut self, request: &[u8]) -> anyhow::Result<()> {
+        Ok(self.socket.write_all(request)?)
+    }
+
+    /// Whether the first bytes of a body come within `patience`.
+    pub(crate) fn begins_within(&mut self, patience: Duration) -> anyhow::Result<bool> {
+        self.socket.set_read_timeout(Some(patience))?;
+        let begun = self.begin();
+        self.socket.set_read_timeout(Some(PATIENCE))?;
+        match begun {
+            Ok(()) => Ok(true),
+            Err(error) => match error.downcast_ref::<io::Error>().map(io::Error::kind) {
+                Some(io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) => Ok(false),
+                _ => Err(error),
+            },
         }
-        Ok(())
     }
 
     /// For one that is only to stay open.
@@ -136,8 +153,15 @@ impl Connection {
         self
     }
 
-    fn begin(&mut self, request: &[u8]) -> anyhow::Result<Framing> {
-        self.socket.write_all(request)?;
+    fn begin(&mut self) -> anyhow::Result<()> {
+        self.head()?;
+        while self.filled == 0 {
+            self.read()?;
+        }
+        Ok(())
+    }
+
+    fn head(&mut self) -> anyhow::Result<Framing> {
         loop {
             self.read()?;
             let mut fields = [httparse::EMPTY_HEADER; 64];

@@ -9,7 +9,7 @@ pub(crate) fn nginx(place: &Place, scheme: Scheme, listen: SocketAddr, bulk: Soc
     let upstream = place.upstream(scheme);
     let (scheme, tls) = match scheme {
         Scheme::Http => ("http", String::new()),
-        Scheme::Https => (
+        Scheme::Https | Scheme::Http2 => (
             "https",
             format!(
                 "proxy_ssl_verify on; proxy_ssl_name localhost; proxy_ssl_server_name on; \
@@ -42,7 +42,7 @@ pub(crate) fn haproxy(place: &Place, scheme: Scheme, listen: SocketAddr) -> Stri
     let upstream = place.upstream(scheme);
     let tls = match scheme {
         Scheme::Http => String::new(),
-        Scheme::Https => format!(
+        Scheme::Https | Scheme::Http2 => format!(
             "ssl verify required sni str(localhost) verifyhost localhost ca-file {}",
             place.ca().display()
         ),
@@ -59,8 +59,15 @@ pub(crate) fn haproxy(place: &Place, scheme: Scheme, listen: SocketAddr) -> Stri
 /// For the gate: as many at once as want.
 pub(crate) const WIDE_OPEN: &str = "concurrency = 100000";
 
-/// The built-in config with its pacing wide open, and `settings` for its gate.
-pub(crate) fn pacegate(urls: &[String], layers: &[&str], settings: &str, folder: &Path) -> String {
+/// The built-in config with its pacing wide open, the upstreams' HTTP `version`, and `settings` for
+/// its gate.
+pub(crate) fn pacegate(
+    urls: &[String],
+    version: &str,
+    layers: &[&str],
+    settings: &str,
+    folder: &Path,
+) -> String {
     let folder = folder.display();
     let has = |layer: &str| layers.contains(&layer);
     let mut config =
@@ -73,7 +80,7 @@ pub(crate) fn pacegate(urls: &[String], layers: &[&str], settings: &str, folder:
         };
         config += &format!(
             "[[upstream]]\nname = \"u{number}\"\npreset = \"qwen-oauth\"\nbase-url = \"{url}/v1\"\n\
-             models = [{{ id = \"{model}\" }}]\npipeline = {layers:?}\nhttp = \"h1\"\n\
+             models = [{{ id = \"{model}\" }}]\npipeline = {layers:?}\nhttp = \"{version}\"\n\
              tls = {{ roots = \"bundled\", ca-file = \"{folder}/ca.pem\" }}\n\
              [upstream.credentials]\n"
         );

@@ -24,7 +24,12 @@ pub(crate) enum Kind {
     /// Nothing.
     Direct,
     Haproxy,
+    /// hyper-util's client, with a task for each connection.
     Hyper,
+    /// hyper's HTTP/2.
+    HyperHttp2,
+    /// hyper's HTTP/1.1, its connection polled by the task that waits.
+    HyperInline,
     Nginx,
     /// pacegate with these layers.
     Pacegate(Vec<&'static str>),
@@ -35,7 +40,10 @@ pub(crate) enum Kind {
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Scheme {
     Http,
+    /// In HTTP/1.1.
     Https,
+    /// HTTPS in HTTP/2, by those that can.
+    Http2,
 }
 
 /// Where programs and files are.
@@ -78,16 +86,26 @@ impl Kind {
         Self::Pacegate(LAYERS.to_vec())
     }
 
-    /// Those that everything is measured of.
-    pub(crate) fn main_ones() -> Vec<Self> {
-        vec![
-            Self::Direct,
-            Self::Nginx,
-            Self::Haproxy,
-            Self::Hyper,
-            Self::AxumReqwest,
-            Self::pacegate(),
-        ]
+    /// Those that everything is measured of, as they stand beside each other.
+    pub(crate) fn main_ones(scheme: Scheme) -> Vec<Self> {
+        match scheme {
+            Scheme::Http | Scheme::Https => vec![
+                Self::Direct,
+                Self::Nginx,
+                Self::Haproxy,
+                Self::Hyper,
+                Self::HyperInline,
+                Self::AxumReqwest,
+                Self::pacegate(),
+            ],
+            // nginx speaks HTTP/1.1 to an upstream, whatever that offers.
+            Scheme::Http2 => vec![
+                Self::Direct,
+                Self::Nginx,
+                Self::HyperHttp2,
+                Self::pacegate(),
+            ],
+        }
     }
 
     /// pacegate without each of its layers in turn, and without any.
@@ -109,7 +127,9 @@ impl Kind {
             Self::AxumReqwest => "axum + reqwest".into(),
             Self::Direct => "no gateway".into(),
             Self::Haproxy => "haproxy".into(),
-            Self::Hyper => "bare hyper".into(),
+            Self::Hyper => "bare hyper, pooled".into(),
+            Self::HyperHttp2 => "bare hyper, HTTP/2".into(),
+            Self::HyperInline => "bare hyper, inline".into(),
             Self::Nginx => "nginx".into(),
             Self::Pacegate(layers) if layers.is_empty() => "pacegate, no layers".into(),
             Self::Pacegate(layers) => {
@@ -125,6 +145,31 @@ impl Kind {
             }
         }
     }
+
+    /// Which of the programs of this workspace it is.
+    fn peer(&self) -> Option<&'static str> {
+        match self {
+            Self::AxumReqwest => Some("axum-proxy"),
+            Self::Hyper => Some("hyper-proxy"),
+            Self::HyperHttp2 => Some("hyper-http2-proxy"),
+            Self::HyperInline => Some("hyper-inline-proxy"),
+            Self::Direct | Self::Haproxy | Self::Nginx | Self::Pacegate(_) => None,
+        }
+    }
+}
+
+// === impl Scheme ===
+
+impl Scheme {
+    pub(crate) const ALL: [Self; 3] = [Self::Http, Self::Https, Self::Http2];
+
+    /// As pacegate's config calls the version. `auto` is the default, and offers both.
+    fn version(self) -> &'static str {
+        match self {
+            Self::Http | Self::Https => "h1",
+            Self::Http2 => "auto",
+        }
+    }
 }
 
 // === impl Place ===
@@ -133,8 +178,9 @@ impl Place {
     /// Where `scheme`'s upstream listens.
     pub(crate) fn upstream(&self, scheme: Scheme) -> SocketAddr {
         match scheme {
-            Scheme::Http => self.upstream.http,
-            Scheme::Https => self.upstream.https,
+            Scheme::Http => self.upstream.listens.http,
+            Scheme::Https => self.upstream.listens.https,
+            Scheme::Http2 => self.upstream.listens.http2,
         }
     }
 
@@ -150,7 +196,7 @@ impl Place {
         let port = self.upstream(scheme).port();
         match scheme {
             Scheme::Http => format!("http://127.0.0.1:{port}"),
-            Scheme::Https => format!("https://localhost:{port}"),
+            Scheme::Https | Scheme::Http2 => format!("https://localhost:{port}"),
         }
     }
 
@@ -170,12 +216,8 @@ impl Place {
         let file = |kind: &str| format!("{}-{}.{kind}", listen.port(), bulk.port());
         let program = match kind {
             Kind::Direct => return Err(anyhow!("nothing to start")),
-            Kind::Hyper | Kind::AxumReqwest => {
-                let name = if *kind == Kind::Hyper {
-                    "hyper-proxy"
-                } else {
-                    "axum-proxy"
-                };
+            Kind::AxumReqwest | Kind::Hyper | Kind::HyperHttp2 | Kind::HyperInline => {
+                let name = kind.peer().context("none of this workspace")?;
                 let mut command = Command::new(self.peers.join(name));
                 command.args([listen.to_string(), self.url(scheme)]);
                 command.arg(self.ca());
@@ -198,6 +240,7 @@ impl Place {
             Kind::Pacegate(layers) => {
                 let config = configs::pacegate(
                     &[self.url(scheme)],
+                    scheme.version(),
                     layers,
                     configs::WIDE_OPEN,
                     &self.folder,
@@ -215,10 +258,8 @@ impl Place {
     /// In MB, of what is one file.
     pub(crate) fn size(&self, kind: &Kind) -> Option<f64> {
         let file = match kind {
-            Kind::AxumReqwest => self.peers.join("axum-proxy"),
-            Kind::Hyper => self.peers.join("hyper-proxy"),
             Kind::Pacegate(_) => self.pacegate.clone(),
-            Kind::Direct | Kind::Haproxy | Kind::Nginx => return None,
+            peer => self.peers.join(peer.peer()?),
         };
         Some(fs::metadata(file).ok()?.len() as f64 / 1e6)
     }
@@ -226,7 +267,7 @@ impl Place {
     /// Starts `kind` and waits for its first answer.
     pub(crate) fn start(&self, kind: &Kind, scheme: Scheme) -> anyhow::Result<Gateway> {
         if *kind == Kind::Direct {
-            let address = self.upstream.http;
+            let address = self.upstream.listens.http;
             return Ok(Gateway {
                 name: kind.name(),
                 address,
@@ -252,7 +293,7 @@ impl Place {
     ) -> anyhow::Result<Gateway> {
         let listen = free_port()?;
         let urls = vec![self.url(Scheme::Http); upstreams];
-        let config = configs::pacegate(&urls, &LAYERS, settings, &self.folder);
+        let config = configs::pacegate(&urls, "h1", &LAYERS, settings, &self.folder);
         let config = self.write(&format!("{}.toml", listen.port()), &config)?;
         let mut command = Command::new(&self.pacegate);
         command.arg("serve").arg("--config").arg(config);

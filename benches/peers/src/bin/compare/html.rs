@@ -40,7 +40,7 @@ pub(crate) fn page(
         escaped(&circumstances.versions.join(", ")),
     );
     doubts(&mut page, &results.doubts(circumstances));
-    for scheme in [Scheme::Http, Scheme::Https] {
+    for scheme in Scheme::ALL {
         let names = results.gateways(scheme);
         if !names.contains(&OURS) {
             continue;

@@ -12,6 +12,12 @@
 //!   without the way itself: for a budget of 1.0 that changes no verdict.
 //! - *CPU per request* is what the kernel has counted for the gateway's threads and children under a
 //!   crowd of 50 connections; *requests a second* is what wrk saw meanwhile.
+//! - *HTTPS, HTTP/2* has an upstream that offers both versions, as most providers do, and allows 128
+//!   streams of a connection; nginx speaks HTTP/1.1 to it all the same. What is added to an exchange
+//!   includes what HTTP/2 costs the upstream.
+//! - *Memory* is that of a new process, idle and with 1,000 streams: of requests of 1 KB and, in another
+//!   new process, of 30 KB. How many of them are open at once the upstream counts: those that wait in
+//!   the gateway cost it little, and their clients the answer.
 //! - nginx hands on what it gets at once (`proxy_buffering off`), has Nagle's algorithm off and keeps
 //!   connections to the upstream; for bulk streams it has buffers of 64 KiB.
 //! - A ratio to nginx is the median of ratios, each of two figures of one turn, with how far that
@@ -47,7 +53,7 @@ mod scale;
 mod table;
 mod upstream;
 
-/// Measure pacegate beside nginx, haproxy, a bare hyper proxy and axum with reqwest
+/// Measure pacegate beside nginx, haproxy, bare hyper proxies and axum with reqwest
 #[derive(Debug, Parser)]
 struct Args {
     /// Fewer and shorter rounds, no curves: three minutes, less where nothing else runs
@@ -129,7 +135,7 @@ fn main() -> anyhow::Result<()> {
     };
     let watch = machine::Watch::start();
     let mut results = Results::default();
-    for scheme in [Scheme::Http, Scheme::Https] {
+    for scheme in Scheme::ALL {
         measure_all(&place, scheme, rounds, &effort, &args, &mut results)
             .with_context(|| format!("over {}", table::spelled(scheme)))?;
     }
@@ -179,12 +185,12 @@ fn measure_all(
     let start = |kinds: Vec<Kind>| -> anyhow::Result<Vec<Gateway>> {
         kinds.iter().map(|kind| place.start(kind, scheme)).collect()
     };
-    let main_ones = start(Kind::main_ones())?;
-    // In a hurry the layers are looked at once.
-    let pipelines = if args.quick && scheme == Scheme::Https {
-        Vec::new()
-    } else {
-        Kind::pipelines()
+    let main_ones = start(Kind::main_ones(scheme))?;
+    // A layer costs the same however the upstream is spoken to: in a hurry they are looked at once.
+    let pipelines = match scheme {
+        Scheme::Http => Kind::pipelines(),
+        Scheme::Https if !args.quick => Kind::pipelines(),
+        Scheme::Https | Scheme::Http2 => Vec::new(),
     };
     let pipelines = start(pipelines)?;
     for round in 0..rounds {
@@ -228,18 +234,28 @@ fn measure_all(
     }
     drop((main_ones, pipelines));
     // Start and memory belong to a process that has done nothing yet.
-    let kinds = Kind::main_ones();
+    let kinds = Kind::main_ones(scheme);
     for start in 0..effort.starts {
         for kind in kinds.iter().filter(|kind| **kind != Kind::Direct) {
             let gateway = place.start(kind, scheme)?;
             let mut figures = Figures::new();
             figures.insert("start", gateway.cold_start.as_secs_f64() * 1e3);
             if start < rounds.min(3) {
-                let memory = measure::memory(&gateway).with_context(|| gateway.name.clone())?;
-                figures.extend(memory);
                 figures.extend(place.size(kind).map(|size| ("binary", size)));
+                figures.insert("idle", gateway.rss());
+                let held = &place.upstream.held;
+                let small = measure::crowded(&gateway, held, measure::KB_1)
+                    .with_context(|| gateway.name.clone())?;
+                drop(gateway);
+                let gateway = place.start(kind, scheme)?;
+                let large = measure::crowded(&gateway, held, measure::KB_30)
+                    .with_context(|| gateway.name.clone())?;
+                figures.insert("open", small.memory);
+                figures.insert("open 30k", large.memory);
+                figures.insert("held", small.open.min(large.open) as f64);
+                figures.insert("connections", small.connections as f64);
             }
-            results.add(scheme, &gateway.name, figures);
+            results.add(scheme, &kind.name(), figures);
         }
     }
     Ok(())

@@ -9,6 +9,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -18,7 +19,8 @@ use super::{
     client::{Connection, Taken, request},
     clock,
     gateway::Gateway,
-    upstream::{BURST, EVENT, PART, PARTS, TICKS},
+    metric::STREAMS,
+    upstream::{BURST, EVENT, Held, PART, PARTS, TICKS},
 };
 
 /// A figure, by name; see `metric`.
@@ -45,8 +47,9 @@ pub(crate) struct Effort {
 const CROWD: usize = 50;
 const CROWD_SECONDS: u64 = 1;
 
-/// Streams that are open at once while memory is measured.
-const STREAMS: usize = 1000;
+/// Requests of streams that are open at once.
+pub(crate) const KB_1: usize = 1_000;
+pub(crate) const KB_30: usize = 30_000;
 
 pub(crate) const KIB_64: usize = 64 * 1024;
 pub(crate) const MB_10: usize = 10_000_000;
@@ -146,29 +149,53 @@ pub(crate) fn uploads(gateway: &Gateway, effort: &Effort) -> anyhow::Result<Figu
     Ok(figures)
 }
 
-/// What it holds, idle and with many streams open.
-pub(crate) fn memory(gateway: &Gateway) -> anyhow::Result<Figures> {
-    let mut figures = Figures::new();
-    if gateway.process().is_none() {
-        return Ok(figures);
-    }
-    figures.insert("idle", gateway.rss());
-    let streams = open_streams(gateway.address, STREAMS)?;
-    figures.insert("open", gateway.rss());
-    drop(streams);
-    Ok(figures)
+/// A thousand streams that are open at once.
+pub(crate) struct Crowded {
+    /// What the gateway holds meanwhile, in MB.
+    pub(crate) memory: f64,
+    /// How many of them are open at the upstream.
+    pub(crate) open: usize,
+    /// How many connections to the upstream they share.
+    pub(crate) connections: usize,
 }
 
-/// Opens `many` streams, each held open by the upstream.
-pub(crate) fn open_streams(address: SocketAddr, many: usize) -> anyhow::Result<Vec<Connection>> {
-    let request = request("hold", "m", 400);
-    (0..many)
-        .map(|_| {
-            let mut connection = Connection::open(address)?;
-            connection.ask_for_a_stream(&request)?;
-            anyhow::Ok(connection.without_buffer())
-        })
-        .collect()
+/// Opens the streams with requests of `size`, each held open by the upstream, which counts them.
+pub(crate) fn crowded(gateway: &Gateway, held: &Held, size: usize) -> anyhow::Result<Crowded> {
+    /// A stream that has not begun by then waits for another to end.
+    const BEGINNING: Duration = Duration::from_secs(2);
+    let request = request("hold", "m", size);
+    if settled(held, 0) > 0 {
+        return Err(anyhow!("streams of another gateway are still open"));
+    }
+    let mut streams = Vec::with_capacity(STREAMS);
+    let mut begin = true;
+    for _ in 0..STREAMS {
+        let mut connection = Connection::open(gateway.address)?;
+        connection.send(&request)?;
+        // Where one has to wait those behind it have to, too.
+        begin = begin && connection.begins_within(BEGINNING)?;
+        streams.push(connection.without_buffer());
+    }
+    let open = settled(held, STREAMS);
+    Ok(Crowded {
+        memory: gateway.rss(),
+        open,
+        connections: held.connections(),
+    })
+}
+
+/// How many streams are held when there are `awaited`, or when their number changes no more.
+fn settled(held: &Held, awaited: usize) -> usize {
+    const STEP: Duration = Duration::from_millis(500);
+    let mut before = None;
+    loop {
+        let now = held.streams();
+        if now == awaited || before == Some(now) {
+            return now;
+        }
+        before = Some(now);
+        thread::sleep(STEP);
+    }
 }
 
 /// One request after the other.

@@ -15,6 +15,9 @@ pub(crate) struct Metric {
     pub(crate) budget: Option<(f64, f64)>,
 }
 
+/// Streams that are open at once while memory is measured.
+pub(crate) const STREAMS: usize = 1000;
+
 const fn less(key: &'static str, label: &'static str, unit: &'static str) -> Metric {
     Metric {
         key,
@@ -47,7 +50,7 @@ const fn within(http: f64, https: f64, metric: Metric) -> Metric {
     }
 }
 
-pub(crate) const METRICS: [Metric; 17] = [
+pub(crate) const METRICS: [Metric; 20] = [
     within(1.15, 0.95, added("p50", "added p50, one at a time", "µs")),
     added("p99", "added p99, one at a time", "µs"),
     within(1.15, 0.95, less("cpu", "CPU per request", "µs")),
@@ -67,6 +70,9 @@ pub(crate) const METRICS: [Metric; 17] = [
     added("10m", "added by an upload of 10 MB", "ms"),
     within(0.6, 0.6, less("idle", "memory, idle", "MB")),
     within(1.15, 1.15, less("open", "memory, 1,000 streams open", "MB")),
+    less("open 30k", "memory, 1,000 streams, requests of 30 KB", "MB"),
+    more("held", "of 1,000 streams open at the upstream", ""),
+    more("connections", "connections to the upstream for them", ""),
     within(0.6, 0.6, less("start", "first answer after start", "ms")),
     less("binary", "size of the binary", "MB"),
 ];
@@ -85,7 +91,7 @@ impl Metric {
         let (http, https) = self.budget?;
         let limit = match scheme {
             Scheme::Http => http,
-            Scheme::Https => https,
+            Scheme::Https | Scheme::Http2 => https,
         };
         Some(if self.more {
             ratio >= limit
@@ -99,7 +105,7 @@ impl Metric {
         let (http, https) = self.budget?;
         let limit = match scheme {
             Scheme::Http => http,
-            Scheme::Https => https,
+            Scheme::Https | Scheme::Http2 => https,
         };
         Some(format!("{} {limit}", if self.more { "≥" } else { "≤" }))
     }

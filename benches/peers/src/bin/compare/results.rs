@@ -117,7 +117,7 @@ impl Results {
             let stolen = stolen * 100.0;
             doubts.push(format!("the host took {stolen:.0} % of the machine away"));
         }
-        for scheme in [Scheme::Http, Scheme::Https] {
+        for scheme in Scheme::ALL {
             for (metric, ratio, _) in self.verdicts(scheme) {
                 let Some(doubt) = ratio.doubt() else {
                     continue;
@@ -175,11 +175,13 @@ impl Results {
     }
 }
 
-const ORDER: [&str; 6] = [
+const ORDER: [&str; 8] = [
     DIRECT,
     YARDSTICK,
     "haproxy",
-    "bare hyper",
+    "bare hyper, pooled",
+    "bare hyper, inline",
+    "bare hyper, HTTP/2",
     "axum + reqwest",
     OURS,
 ];

@@ -11,7 +11,7 @@ use super::{
 
 pub(crate) fn text(results: &Results, circumstances: &Circumstances) -> String {
     let mut text = String::new();
-    for scheme in [Scheme::Http, Scheme::Https] {
+    for scheme in Scheme::ALL {
         let names = results.gateways(scheme);
         if !names.contains(&OURS) {
             continue;
@@ -34,7 +34,7 @@ pub(crate) fn text(results: &Results, circumstances: &Circumstances) -> String {
             let _infallible = writeln!(text, "- {doubt}");
         }
     }
-    for scheme in [Scheme::Http, Scheme::Https] {
+    for scheme in Scheme::ALL {
         for (metric, ratio, holds) in results.verdicts(scheme) {
             if !holds {
                 let limit = metric.limit(scheme).unwrap_or_default();
@@ -99,6 +99,7 @@ pub(crate) fn spelled(scheme: Scheme) -> &'static str {
     match scheme {
         Scheme::Http => "HTTP",
         Scheme::Https => "HTTPS",
+        Scheme::Http2 => "HTTPS, HTTP/2",
     }
 }
 

@@ -10,17 +10,23 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
+use bytes::Bytes;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::ServerConfig;
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     time::{Instant, interval},
 };
 use tokio_rustls::TlsAcceptor;
 
 use super::clock;
+
+mod held;
+mod http2;
+
+pub(crate) use self::held::Held;
 
 /// Events of a burst.
 pub(crate) const BURST: usize = 40_000;
@@ -39,21 +45,47 @@ const TICK: Duration = Duration::from_millis(2);
 /// Events of a paced stream.
 pub(crate) const TICKS: usize = 25;
 
-/// Where it listens, without and with TLS.
+/// Between two events of an open stream.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// An upstream that runs.
 pub(crate) struct Upstream {
-    pub(crate) http: SocketAddr,
-    pub(crate) https: SocketAddr,
+    pub(crate) listens: Listens,
     /// The certificate of its own authority.
     pub(crate) ca: String,
+    /// The streams that are held open.
+    pub(crate) held: Arc<Held>,
 }
 
-/// The bytes of all answers.
+/// Where it listens.
+#[derive(Clone, Copy)]
+pub(crate) struct Listens {
+    pub(crate) http: SocketAddr,
+    /// With TLS, in HTTP/1.1 only.
+    pub(crate) https: SocketAddr,
+    /// With TLS, in HTTP/2 to those that offer it, as most providers do.
+    pub(crate) http2: SocketAddr,
+}
+
+/// The bytes of all answers; over HTTP/1.1 but for `part`.
 struct Answers {
     json: Vec<u8>,
     event: Vec<u8>,
     burst: Vec<u8>,
-    part: Vec<u8>,
+    chunked_part: Vec<u8>,
+    part: Bytes,
 }
+
+/// What a connection has to know.
+#[derive(Clone)]
+struct Link {
+    answers: Arc<Answers>,
+    held: Arc<Held>,
+    /// Its own number.
+    connection: usize,
+}
+
+const JSON: &str = r#"{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"Hello! How can I help you today?"},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":9,"total_tokens":18}}"#;
 
 const STREAM: &[u8] =
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
@@ -74,21 +106,23 @@ impl Upstream {
                 PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
             )?;
         let (tell, told) = std::sync::mpsc::channel();
+        let held = Arc::new(Held::default());
+        let counted = Arc::clone(&held);
         thread::Builder::new()
             .name("upstream".into())
-            .spawn(move || run(tls, &tell))?;
-        let (http, https) = told.recv().context("the upstream did not start")?;
+            .spawn(move || run(tls, counted, &tell))?;
         Ok(Self {
-            http,
-            https,
+            listens: told.recv().context("the upstream did not start")?,
             ca: certificate.pem(),
+            held,
         })
     }
 }
 
 fn run(
     tls: ServerConfig,
-    tell: &std::sync::mpsc::Sender<(SocketAddr, SocketAddr)>,
+    held: Arc<Held>,
+    tell: &std::sync::mpsc::Sender<Listens>,
 ) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -97,42 +131,60 @@ fn run(
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let http = TcpListener::bind(any).await?;
         let https = TcpListener::bind(any).await?;
-        tell.send((http.local_addr()?, https.local_addr()?))?;
-        let answers = Arc::new(Answers::new());
-        let acceptor = TlsAcceptor::from(Arc::new(tls));
+        let http2 = TcpListener::bind(any).await?;
+        tell.send(Listens {
+            http: http.local_addr()?,
+            https: https.local_addr()?,
+            http2: http2.local_addr()?,
+        })?;
+        let mut either = tls.clone();
+        either.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let tls = TlsAcceptor::from(Arc::new(tls));
+        let either = TlsAcceptor::from(Arc::new(either));
+        let mut link = Link {
+            answers: Arc::new(Answers::new()),
+            held,
+            connection: 0,
+        };
         loop {
-            tokio::select! {
-                accepted = http.accept() => {
-                    let (socket, _) = accepted?;
-                    socket.set_nodelay(true)?;
-                    tokio::spawn(serve(socket, Arc::clone(&answers)));
-                }
-                accepted = https.accept() => {
-                    let (socket, _) = accepted?;
-                    socket.set_nodelay(true)?;
-                    let (acceptor, answers) = (acceptor.clone(), Arc::clone(&answers));
-                    tokio::spawn(async move {
-                        serve(acceptor.accept(socket).await?, answers).await
-                    });
-                }
-            }
+            let (accepted, acceptor) = tokio::select! {
+                accepted = http.accept() => (accepted, None),
+                accepted = https.accept() => (accepted, Some(&tls)),
+                accepted = http2.accept() => (accepted, Some(&either)),
+            };
+            let (socket, _) = accepted?;
+            socket.set_nodelay(true)?;
+            link.connection += 1;
+            tokio::spawn(greet(socket, acceptor.cloned(), link.clone()));
         }
     })
 }
 
+async fn greet(socket: TcpStream, acceptor: Option<TlsAcceptor>, link: Link) -> anyhow::Result<()> {
+    let Some(acceptor) = acceptor else {
+        return serve(socket, link).await;
+    };
+    let socket = acceptor.accept(socket).await?;
+    if socket.get_ref().1.alpn_protocol() == Some(b"h2") {
+        http2::serve(socket, link).await
+    } else {
+        serve(socket, link).await
+    }
+}
+
 impl Answers {
     fn new() -> Self {
-        let body = r#"{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"Hello! How can I help you today?"},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":9,"total_tokens":18}}"#;
-        let length = body.len();
+        let length = JSON.len();
         let head = format!(
             "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
         );
         let event = chunk(EVENT);
         let part = [b"data: ", &[b'x'; PART - 8][..], b"\n\n"].concat();
         Self {
-            json: [head.as_bytes(), body.as_bytes()].concat(),
+            json: [head.as_bytes(), JSON.as_bytes()].concat(),
             burst: event.repeat(BURST),
-            part: chunk(&part),
+            chunked_part: chunk(&part),
+            part: part.into(),
             event,
         }
     }
@@ -146,7 +198,7 @@ fn chunk(data: &[u8]) -> Vec<u8> {
 }
 
 /// Answers one request after the other. What to answer stands in the query.
-async fn serve<S>(mut socket: S, answers: Arc<Answers>) -> anyhow::Result<()>
+async fn serve<S>(mut socket: S, link: Link) -> anyhow::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -171,15 +223,16 @@ where
             }
             missing -= got;
         }
-        answer(&mut socket, &answers, &wanted).await?;
+        answer(&mut socket, &link, &wanted).await?;
         socket.flush().await?;
     }
 }
 
-async fn answer<S>(socket: &mut S, answers: &Answers, wanted: &str) -> anyhow::Result<()>
+async fn answer<S>(socket: &mut S, link: &Link, wanted: &str) -> anyhow::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let answers = &link.answers;
     if wanted == "json" {
         return Ok(socket.write_all(&answers.json).await?);
     }
@@ -193,15 +246,14 @@ where
             let mut tick = interval(TICK);
             for _ in 0..TICKS {
                 tick.tick().await;
-                let event = format!("data: {:020}\n\n", clock::nanos());
-                socket.write_all(&chunk(event.as_bytes())).await?;
+                socket.write_all(&chunk(stamped().as_bytes())).await?;
                 socket.flush().await?;
             }
         }
         "burst" => socket.write_all(&answers.burst).await?,
         "bulk" => {
             for _ in 0..PARTS {
-                socket.write_all(&answers.part).await?;
+                socket.write_all(&answers.chunked_part).await?;
             }
         }
         // One event, then one in each second, for as long as the other side stays.
@@ -217,6 +269,7 @@ where
         }
         // Nothing more until the other side leaves.
         "hold" => {
+            let _counted = link.held.open(link.connection);
             socket.write_all(&answers.event).await?;
             socket.flush().await?;
             if socket.read(&mut [0; 64]).await? == 0 {
@@ -229,7 +282,16 @@ where
     Ok(socket.write_all(END).await?)
 }
 
-const BEAT: Duration = Duration::from_secs(1);
+/// An event that says when it was sent.
+fn stamped() -> String {
+    format!("data: {:020}\n\n", clock::nanos())
+}
+
+/// What to answer, of a path with its query.
+fn wanted(path: &str) -> &str {
+    path.split_once("?want=")
+        .map_or("json", |(_, wanted)| wanted)
+}
 
 /// The length of the head, of the body, and what is wanted; `None` if the head is not whole.
 fn parse(read: &[u8]) -> anyhow::Result<Option<(usize, usize, String)>> {
@@ -247,9 +309,6 @@ fn parse(read: &[u8]) -> anyhow::Result<Option<(usize, usize, String)>> {
             return Err(anyhow!("a chunked request body is not read here"));
         }
     }
-    let path = request.path.unwrap_or_default();
-    let wanted = path
-        .split_once("?want=")
-        .map_or("json", |(_, wanted)| wanted);
-    Ok(Some((head, length, wanted.to_owned())))
+    let wanted = wanted(request.path.unwrap_or_default()).to_owned();
+    Ok(Some((head, length, wanted)))
 }
