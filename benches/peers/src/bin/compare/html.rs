@@ -6,10 +6,11 @@ use plotters::prelude::*;
 
 use super::{
     gateway::Scheme,
+    judge::Judgement,
     metric::{METRICS, Metric},
     results::{Circumstances, DIRECT, OURS, Results},
     scale::Curve,
-    table::{cell, known, measured_of_all, number, spelled},
+    table::{RATIOS, cell, heading, measured_of_all, number, ratio, spelled},
 };
 
 const SIZE: (u32, u32) = (880, 250);
@@ -20,6 +21,7 @@ const OUR_COLOUR: RGBColor = RGBColor(0xd9, 0x6b, 0x1c);
 const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:62em;padding:0 1em;color:#222;background:#fff}\
 table{border-collapse:collapse;font-size:13px}td,th{padding:.25em .6em;text-align:right;border-bottom:1px solid #ddd}\
 th:first-child{text-align:left}.ours{background:#fdf1e7}.over{color:#b00020;font-weight:600}.ok{color:#207020}\
+td.budget{text-align:left;white-space:nowrap}.unsure{background:#fff3cd}\
 .doubt{background:#fff3cd;padding:.6em 1em;border:1px solid #e0c060}svg{max-width:100%;height:auto}\
 div.wide{overflow-x:auto}";
 
@@ -42,7 +44,7 @@ pub(crate) fn page(
     doubts(&mut page, &results.doubts(circumstances));
     for scheme in Scheme::ALL {
         let names = results.gateways(scheme);
-        if !names.contains(&OURS) {
+        if !names.iter().any(|name| name == OURS) {
             continue;
         }
         let _infallible = writeln!(page, "<h2>Upstream over {}</h2>", spelled(scheme));
@@ -84,43 +86,69 @@ fn doubts(page: &mut String, doubts: &[String]) {
     page.push_str(".</p>\n");
 }
 
-fn table(page: &mut String, results: &Results, scheme: Scheme, names: &[&str]) {
+fn table(page: &mut String, results: &Results, scheme: Scheme, names: &[String]) {
     page.push_str("<div class=\"wide\"><table>\n<tr><th></th>");
     for name in names {
         let _infallible = write!(page, "<th>{}</th>", escaped(name));
     }
-    page.push_str("<th>pacegate / nginx</th><th>budget</th></tr>\n");
+    for against in RATIOS {
+        let _infallible = write!(page, "<th>{}</th>", escaped(&heading(against, scheme)));
+    }
+    page.push_str("<th>budget</th></tr>\n");
+    let judgements = Judgement::all(results, scheme);
     for metric in &METRICS {
         let _infallible = write!(page, "<tr><th>{}</th>", metric.heading());
         for name in names {
-            let class = if *name == OURS { " class=\"ours\"" } else { "" };
+            let class = if name == OURS { " class=\"ours\"" } else { "" };
             let _infallible = write!(
                 page,
                 "<td{class}>{}</td>",
                 cell(results, scheme, name, metric.key)
             );
         }
-        let ratio = results.ratio(scheme, OURS, metric);
-        let class = match ratio.and_then(|ratio| metric.holds(ratio.median, scheme)) {
-            Some(true) => "ok",
-            Some(false) => "over",
-            None => "",
-        };
-        let ratio = ratio.map_or_else(String::new, known);
-        let limit = metric.limit(scheme).unwrap_or_default();
-        let _infallible = writeln!(
-            page,
-            "<td class=\"{class}\">{ratio}</td><td>{limit}</td></tr>"
-        );
+        for against in RATIOS {
+            let ratio = ratio(results, scheme, metric, against);
+            let _infallible = write!(page, "<td>{ratio}</td>");
+        }
+        page.push_str("<td class=\"budget\">");
+        for judgement in &judgements {
+            if judgement.metric.key == metric.key {
+                budget(page, judgement);
+            }
+        }
+        page.push_str("</td></tr>\n");
     }
     page.push_str("</table></div>\n");
+}
+
+/// One limit, and whether it is kept.
+fn budget(page: &mut String, judgement: &Judgement) {
+    let class = if judgement.over().is_some() {
+        "over"
+    } else {
+        "ok"
+    };
+    let _infallible = write!(
+        page,
+        "<div>{}: <span class=\"{class}\">{}</span>",
+        escaped(&judgement.limit()),
+        judgement.verdict()
+    );
+    if let Some(doubt) = &judgement.doubt {
+        let _infallible = write!(
+            page,
+            " <span class=\"unsure\">not to be trusted: {}</span>",
+            escaped(doubt)
+        );
+    }
+    page.push_str("</div>");
 }
 
 fn chart(
     page: &mut String,
     results: &Results,
     scheme: Scheme,
-    names: &[&str],
+    names: &[String],
     metric: &Metric,
 ) -> anyhow::Result<()> {
     let better = if metric.more { "more" } else { "less" };
@@ -134,13 +162,13 @@ fn chart(
 fn bars(
     results: &Results,
     scheme: Scheme,
-    names: &[&str],
+    names: &[String],
     metric: &Metric,
 ) -> anyhow::Result<String> {
     let values: Vec<(&str, f64)> = names
         .iter()
-        .filter(|name| **name != DIRECT)
-        .filter_map(|name| Some((*name, results.figure(scheme, name, metric)?.median)))
+        .filter(|name| *name != DIRECT)
+        .filter_map(|name| Some((name.as_str(), results.figure(scheme, name, metric)?.median)))
         .collect();
     let most = values.iter().map(|(_, value)| *value).fold(1e-6, f64::max);
     let height = 26 * values.len() as u32 + 8;

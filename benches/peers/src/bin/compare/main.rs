@@ -9,7 +9,7 @@
 //!   and as root everything that takes part runs at a real-time priority.
 //! - *Time to first byte* is that of a stream's body, its first event, which the upstream writes after
 //!   the head. *Delay of a lone event* is from the upstream's write to the client's read, likewise
-//!   without the way itself: for a budget of 1.0 that changes no verdict.
+//!   without the way itself.
 //! - *CPU per request* is what the kernel has counted for the gateway's threads and children under a
 //!   crowd of 50 connections; *requests a second* is what wrk saw meanwhile.
 //! - *HTTPS, HTTP/2* has an upstream that offers both versions, as most providers do, and allows 128
@@ -20,8 +20,14 @@
 //!   the gateway cost it little, and their clients the answer.
 //! - nginx hands on what it gets at once (`proxy_buffering off`), has Nagle's algorithm off and keeps
 //!   connections to the upstream; for bulk streams it has buffers of 64 KiB.
-//! - A ratio to nginx is the median of ratios, each of two figures of one turn, with how far that
-//!   median may be off. More than a tenth, and the run is not to be trusted.
+//! - A ratio is the median of ratios, each of two figures of one turn, with how far that median may be
+//!   off. A line that is known to more than a tenth only, whose streams were not all open, or whose
+//!   gateway was not what limited a rate, says that it is not to be trusted.
+//!
+//! The budget is in `metric`. *Bare hyper* there is the proxy of this workspace that speaks to the
+//! upstream as pacegate does, without any layers. What is over its budget is printed with its distance
+//! and fails nothing. What else is promised of the cost, such as waits for a disk or a shared store, is
+//! measured where it is tested.
 
 use std::{
     path::{Path, PathBuf},
@@ -44,6 +50,7 @@ mod clock;
 mod configs;
 mod gateway;
 mod html;
+mod judge;
 mod machine;
 mod measure;
 mod metric;

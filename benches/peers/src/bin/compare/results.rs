@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{
-    gateway::Scheme,
+    gateway::{Kind, Scheme},
+    judge::Judgement,
     machine::Foreign,
     measure::Figures,
-    metric::{METRICS, Metric},
+    metric::{Against, METRICS, Metric},
     middle::Middle,
-    table::spelled,
 };
 
 /// What the run was like.
@@ -34,13 +34,9 @@ pub(crate) struct Results {
 type Series = BTreeMap<&'static str, Vec<f64>>;
 
 pub(crate) const DIRECT: &str = "no gateway";
-pub(crate) const YARDSTICK: &str = "nginx";
 pub(crate) const OURS: &str = "pacegate";
 
-/// A ratio that is known no better than this says little.
-const CALM_DOUBT: f64 = 0.1;
-
-/// More of the machine than this in other hands, likewise.
+/// With more of the machine than this in other hands, figures say little.
 const CALM_SHARE: f64 = 0.05;
 
 impl Results {
@@ -62,10 +58,16 @@ impl Results {
         Middle::of(self.series(scheme, DIRECT, metric)?.to_vec())
     }
 
-    /// What `gateway` is to nginx, turn by turn: medians of figures that lie minutes apart would
+    /// What `gateway` is to `yardstick`, turn by turn: medians of figures that lie minutes apart would
     /// compare the machine with itself.
-    pub(crate) fn ratio(&self, scheme: Scheme, gateway: &str, metric: &Metric) -> Option<Middle> {
-        let theirs = self.values(scheme, YARDSTICK, metric)?;
+    pub(crate) fn ratio(
+        &self,
+        scheme: Scheme,
+        gateway: &str,
+        metric: &Metric,
+        yardstick: &str,
+    ) -> Option<Middle> {
+        let theirs = self.values(scheme, yardstick, metric)?;
         let ours = self.values(scheme, gateway, metric)?;
         Middle::of(
             ours.iter()
@@ -73,6 +75,12 @@ impl Results {
                 .map(|(our, their)| our / their)
                 .collect(),
         )
+    }
+
+    /// The figure called `key`.
+    pub(crate) fn median(&self, scheme: Scheme, gateway: &str, key: &str) -> Option<f64> {
+        let metric = METRICS.iter().find(|metric| metric.key == key)?;
+        Some(self.figure(scheme, gateway, metric)?.median)
     }
 
     fn values(&self, scheme: Scheme, gateway: &str, metric: &Metric) -> Option<Vec<f64>> {
@@ -90,19 +98,21 @@ impl Results {
     }
 
     /// Those that stand beside each other.
-    pub(crate) fn gateways(&self, scheme: Scheme) -> Vec<&'static str> {
-        let measured = |name: &&str| self.series.contains_key(&(scheme, (*name).to_owned()));
-        ORDER.into_iter().filter(measured).collect()
+    pub(crate) fn gateways(&self, scheme: Scheme) -> Vec<String> {
+        let names = Kind::main_ones(scheme).into_iter().map(|kind| kind.name());
+        names
+            .filter(|name| self.series.contains_key(&(scheme, name.clone())))
+            .collect()
     }
 
     /// pacegate with its layers, and with fewer.
-    pub(crate) fn pipelines(&self, scheme: Scheme) -> Vec<&str> {
+    pub(crate) fn pipelines(&self, scheme: Scheme) -> Vec<String> {
         let named = self.series.keys().filter(|(its, _)| *its == scheme);
-        let names = named.map(|(_, name)| name.as_str());
+        let names = named.map(|(_, name)| name.clone());
         names.filter(|name| name.starts_with(OURS)).collect()
     }
 
-    /// Why the figures should not be trusted, if they should not.
+    /// Why none of the figures should be trusted, if they should not.
     pub(crate) fn doubts(&self, circumstances: &Circumstances) -> Vec<String> {
         let mut doubts = Vec::new();
         if circumstances.rounds < 3 {
@@ -117,35 +127,7 @@ impl Results {
             let stolen = stolen * 100.0;
             doubts.push(format!("the host took {stolen:.0} % of the machine away"));
         }
-        for scheme in Scheme::ALL {
-            for (metric, ratio, _) in self.verdicts(scheme) {
-                let Some(doubt) = ratio.doubt() else {
-                    continue;
-                };
-                let doubt = doubt / ratio.median.abs();
-                if doubt > CALM_DOUBT {
-                    doubts.push(format!(
-                        "{} over {}: {:.2} × {YARDSTICK} is known to ± {:.0} % only",
-                        metric.label,
-                        spelled(scheme),
-                        ratio.median,
-                        doubt * 100.0
-                    ));
-                }
-            }
-        }
         doubts
-    }
-
-    /// Lines of the budget that `pacegate` does not keep, and that it does.
-    pub(crate) fn verdicts(&self, scheme: Scheme) -> Vec<(&'static Metric, Middle, bool)> {
-        METRICS
-            .iter()
-            .filter_map(|metric| {
-                let ratio = self.ratio(scheme, OURS, metric)?;
-                Some((metric, ratio, metric.holds(ratio.median, scheme)?))
-            })
-            .collect()
     }
 
     pub(crate) fn document(&self, circumstances: &Circumstances) -> serde_json::Value {
@@ -157,9 +139,13 @@ impl Results {
                     .iter()
                     .filter_map(|metric| {
                         let figure = self.figure(*scheme, name, metric)?;
-                        let ratio = self.ratio(*scheme, name, metric);
+                        let to = |against: Against| {
+                            let yardstick = against.whose(*scheme)?;
+                            self.ratio(*scheme, name, metric, &yardstick.name())
+                        };
                         let entry = serde_json::json!({
-                            "label": metric.label, "unit": metric.unit, "figure": figure, "to_nginx": ratio,
+                            "label": metric.label, "unit": metric.unit, "figure": figure,
+                            "to_bare_hyper": to(Against::BareHyper), "to_nginx": to(Against::Nginx),
                         });
                         Some((metric.key, entry))
                     })
@@ -167,21 +153,18 @@ impl Results {
                 serde_json::json!({ "scheme": scheme, "name": name, "figures": figures, "turns": series })
             })
             .collect();
+        let budget: Vec<_> = Scheme::ALL
+            .into_iter()
+            .flat_map(|scheme| {
+                let judgements = Judgement::all(self, scheme).into_iter();
+                judgements.map(move |judgement| judgement.document(scheme))
+            })
+            .collect();
         serde_json::json!({
             "run": circumstances,
             "doubts": self.doubts(circumstances),
+            "budget": budget,
             "gateways": gateways,
         })
     }
 }
-
-const ORDER: [&str; 8] = [
-    DIRECT,
-    YARDSTICK,
-    "haproxy",
-    "bare hyper, pooled",
-    "bare hyper, inline",
-    "bare hyper, HTTP/2",
-    "axum + reqwest",
-    OURS,
-];

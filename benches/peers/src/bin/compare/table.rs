@@ -4,16 +4,17 @@ use std::fmt::Write;
 
 use super::{
     gateway::Scheme,
-    metric::{METRICS, Metric},
+    judge::Judgement,
+    metric::{Against, METRICS, Metric},
     middle::Middle,
-    results::{Circumstances, DIRECT, OURS, Results, YARDSTICK},
+    results::{Circumstances, DIRECT, OURS, Results},
 };
 
 pub(crate) fn text(results: &Results, circumstances: &Circumstances) -> String {
     let mut text = String::new();
     for scheme in Scheme::ALL {
         let names = results.gateways(scheme);
-        if !names.contains(&OURS) {
+        if !names.iter().any(|name| name == OURS) {
             continue;
         }
         let _infallible = writeln!(text, "\nUpstream over {}\n", spelled(scheme));
@@ -35,42 +36,84 @@ pub(crate) fn text(results: &Results, circumstances: &Circumstances) -> String {
         }
     }
     for scheme in Scheme::ALL {
-        for (metric, ratio, holds) in results.verdicts(scheme) {
-            if !holds {
-                let limit = metric.limit(scheme).unwrap_or_default();
-                let _infallible = writeln!(
-                    text,
-                    "over budget, {}: {}: {} × {YARDSTICK}, budget {limit}",
-                    spelled(scheme),
-                    metric.label,
-                    known(ratio)
-                );
-            }
+        for judgement in Judgement::all(results, scheme) {
+            said_of(&mut text, scheme, &judgement);
         }
     }
     text
 }
 
-fn beside_each_other(text: &mut String, results: &Results, scheme: Scheme, names: &[&str]) {
-    head(text, names, &["pacegate / nginx", "budget"]);
+/// A line for what is over its budget, and for what says little of it.
+fn said_of(text: &mut String, scheme: Scheme, judgement: &Judgement) {
+    let verdict = match (judgement.over(), &judgement.doubt) {
+        (None, None) => return,
+        (Some(_), _) => judgement.verdict(),
+        (None, Some(_)) => "within budget".into(),
+    };
+    let trust = judgement.doubt.as_ref();
+    let trust = trust.map_or_else(String::new, |doubt| format!("; NOT TO BE TRUSTED: {doubt}"));
+    let _infallible = writeln!(
+        text,
+        "{}: {}: {}, budget {}: {verdict}{trust}",
+        spelled(scheme),
+        judgement.metric.label,
+        judgement.value(),
+        judgement.limit(),
+    );
+}
+
+fn beside_each_other(text: &mut String, results: &Results, scheme: Scheme, names: &[String]) {
+    let judgements = Judgement::all(results, scheme);
+    let headings = RATIOS.map(|against| heading(against, scheme));
+    head(text, names, &[&headings[..], &["budget".into()]].concat());
     for metric in &METRICS {
         let figures = names
             .iter()
             .map(|name| cell(results, scheme, name, metric.key));
-        let ratio = results.ratio(scheme, OURS, metric);
-        let mark = match ratio.and_then(|ratio| metric.holds(ratio.median, scheme)) {
-            Some(true) => " ok",
-            Some(false) => " **over**",
-            None => "",
-        };
-        let ratio = ratio.map_or_else(String::new, |ratio| known(ratio) + mark);
-        let limit = metric.limit(scheme).unwrap_or_default();
+        let ratios = RATIOS.map(|against| ratio(results, scheme, metric, against));
+        let budget = judgements
+            .iter()
+            .filter(|judgement| judgement.metric.key == metric.key)
+            .map(|judgement| {
+                let mark = if judgement.over().is_some() { "**" } else { "" };
+                let trust = judgement
+                    .doubt
+                    .as_ref()
+                    .map_or("", |_| ", not to be trusted");
+                format!(
+                    "{}: {mark}{}{mark}{trust}",
+                    judgement.limit(),
+                    judgement.verdict()
+                )
+            });
+        let budget = budget.collect::<Vec<_>>().join("; ");
         let label = std::iter::once(metric.heading());
-        row(text, label.chain(figures).chain([ratio, limit]));
+        row(text, label.chain(figures).chain(ratios).chain([budget]));
     }
 }
 
-fn layers(text: &mut String, results: &Results, scheme: Scheme, names: &[&str]) {
+/// The ratios that have a column.
+pub(crate) const RATIOS: [Against; 2] = [Against::BareHyper, Against::Nginx];
+
+/// Of the column of a ratio.
+pub(crate) fn heading(against: Against, scheme: Scheme) -> String {
+    let whose = against.whose(scheme).map(|kind| kind.name());
+    format!("{OURS} / {}", whose.unwrap_or_default())
+}
+
+/// What pacegate's figure is to another's.
+pub(crate) fn ratio(
+    results: &Results,
+    scheme: Scheme,
+    metric: &Metric,
+    against: Against,
+) -> String {
+    let yardstick = against.whose(scheme).map(|kind| kind.name());
+    let ratio = yardstick.and_then(|name| results.ratio(scheme, OURS, metric, &name));
+    ratio.map_or_else(String::new, known)
+}
+
+fn layers(text: &mut String, results: &Results, scheme: Scheme, names: &[String]) {
     head(text, names, &[]);
     for metric in measured_of_all(results, scheme, names) {
         let figures = names
@@ -84,7 +127,7 @@ fn layers(text: &mut String, results: &Results, scheme: Scheme, names: &[&str]) 
 pub(crate) fn measured_of_all(
     results: &Results,
     scheme: Scheme,
-    names: &[&str],
+    names: &[String],
 ) -> impl Iterator<Item = &'static Metric> {
     let has = move |metric: &&Metric| {
         let mut figures = names
@@ -131,9 +174,9 @@ pub(crate) fn number(value: f64) -> String {
     }
 }
 
-fn head(text: &mut String, names: &[&str], more: &[&str]) {
-    let cells = std::iter::once(&"").chain(names).chain(more);
-    row(text, cells.map(|cell| (*cell).to_owned()));
+fn head(text: &mut String, names: &[String], more: &[String]) {
+    let cells = std::iter::once(String::new()).chain(names.iter().chain(more).cloned());
+    row(text, cells);
     row(
         text,
         std::iter::repeat_n("---".into(), names.len() + more.len() + 1),
@@ -145,4 +188,54 @@ fn row(text: &mut String, cells: impl Iterator<Item = String>) {
         let _infallible = write!(text, "| {cell} ");
     }
     text.push_str("|\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{gateway::Kind, machine::Foreign, measure::Figures};
+
+    fn calm() -> Circumstances {
+        Circumstances {
+            command: "benches/compare".into(),
+            machine: "2 cores".into(),
+            versions: Vec::new(),
+            rounds: 7,
+            load_before: 0.0,
+            foreign: Foreign {
+                busy: 0.0,
+                stolen: 0.0,
+            },
+        }
+    }
+
+    #[test]
+    fn a_line_over_budget_is_printed_with_its_distance_and_its_doubt() {
+        let mut results = Results::default();
+        let mut add = |kind: &Kind, figures| results.add(Scheme::Http2, &kind.name(), figures);
+        for noise in [0.0, 10.0, 40.0] {
+            let theirs = Figures::from([("cpu", 20.0), ("bulk", 500.0)]);
+            add(&Kind::HyperHttp2, theirs.clone());
+            add(&Kind::Nginx, theirs);
+            let bulk = 400.0 - 10.0 * noise;
+            add(
+                &Kind::pacegate(),
+                Figures::from([("cpu", 33.0), ("bulk", bulk)]),
+            );
+        }
+        let text = text(&results, &calm());
+        for said in [
+            "Upstream over HTTPS, HTTP/2\n",
+            "|  | nginx | bare hyper, HTTP/2 | pacegate | pacegate / bare hyper, HTTP/2 | pacegate / nginx | budget |",
+            "| CPU per request, µs | 20.0 | 20.0 | 33.0 | 1.65 ± 0.00 | 1.65 ± 0.00 | \
+             ≤ 1.5 × bare hyper, HTTP/2: **over by 1.10 ×** |",
+            "≥ 0.75 × nginx: **over by 1.25 ×**, not to be trusted |",
+            "The machine was calm.",
+            "HTTPS, HTTP/2: CPU per request: 1.65 ± 0.00 × bare hyper, HTTP/2, budget ≤ 1.5 × bare hyper, HTTP/2: \
+             over by 1.10 ×\n",
+            "over by 1.25 ×; NOT TO BE TRUSTED: it is known to ± ",
+        ] {
+            assert!(text.contains(said), "{said}\n{text}");
+        }
+    }
 }
