@@ -10,7 +10,7 @@ use super::{
     metric::{Limit, METRICS, Metric, STREAMS},
     middle::Middle,
     results::{OURS, Results},
-    table::known,
+    table::{known, number},
 };
 
 /// One limit, and what it was held against.
@@ -56,7 +56,8 @@ impl Judgement {
         }?;
         let compared = [Some(OURS), yardstick.as_deref()];
         let compared: Vec<_> = compared.into_iter().flatten().collect();
-        let doubt = unlike(results, scheme, metric, &compared).or_else(|| badly_known(value));
+        let doubt =
+            unlike(results, scheme, metric, &compared).or_else(|| badly_known(metric, value));
         Some(Self {
             metric,
             yardstick,
@@ -76,21 +77,33 @@ impl Judgement {
         (factor > 1.0).then_some(factor)
     }
 
-    /// The limit as it is written: `≤ 1.6 × nginx`, `≤ 10 MB`.
-    pub(crate) fn limit(&self) -> String {
+    /// The limit without what it is a limit of: `≤ 1.6`.
+    pub(crate) fn bound(&self) -> String {
         let sign = if self.metric.more { "≥" } else { "≤" };
-        format!("{sign} {}{}", self.limit, self.unit())
+        format!("{sign} {}", self.limit)
     }
 
-    /// What was measured, and how well that is known, in the same terms.
+    /// The limit as it is written: `≤ 1.6 × nginx`, `≤ 10 MB`.
+    pub(crate) fn limit(&self) -> String {
+        self.bound() + &self.unit()
+    }
+
+    /// What was measured, in the same terms, and how well a ratio is known.
     pub(crate) fn value(&self) -> String {
-        known(self.value) + &self.unit()
+        let value = match self.yardstick {
+            Some(_) => known(self.value),
+            None => number(self.value.median),
+        };
+        value + &self.unit()
     }
 
     /// Whether it is kept, and if not, the distance.
     pub(crate) fn verdict(&self) -> String {
-        self.over()
-            .map_or_else(|| "ok".into(), |factor| format!("over by {factor:.2} ×"))
+        match self.over() {
+            None => "ok".into(),
+            Some(f64::INFINITY) => "over: there was none".into(),
+            Some(factor) => format!("over by {factor:.2} ×"),
+        }
     }
 
     fn unit(&self) -> String {
@@ -136,17 +149,16 @@ fn unlike(results: &Results, scheme: Scheme, metric: &Metric, compared: &[&str])
 }
 
 /// Why a value says little by itself, if it does.
-fn badly_known(value: Middle) -> Option<String> {
+fn badly_known(metric: &Metric, value: Middle) -> Option<String> {
     // What a gateway adds may drown in what the way itself takes.
-    if value.median.is_nan() || value.median <= 0.0 {
+    if metric.added && value.median <= 0.0 {
         return Some("what is added was not more than nothing".into());
     }
     let Some(doubt) = value.doubt() else {
         return Some("it was measured fewer than three times".into());
     };
     let doubt = doubt / value.median;
-    (doubt.is_nan() || doubt > CALM_DOUBT)
-        .then(|| format!("it is known to ± {:.0} % only", doubt * 100.0))
+    (doubt > CALM_DOUBT).then(|| format!("it is known to ± {:.0} % only", doubt * 100.0))
 }
 
 #[cfg(test)]
@@ -212,6 +224,24 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_that_breaks_each_time_is_over_budget() {
+        let bulk = |speed: f64, cpu: f64| Figures::from([("bulk", speed), ("bulk cpu", cpu)]);
+        let results = run(
+            Scheme::Http2,
+            &[
+                (Kind::Nginx, bulk(100.0, 1.0)),
+                (Kind::pacegate(), bulk(0.0, f64::NAN)),
+            ],
+        );
+        let bulk = judged(&results, Scheme::Http2, "bulk", Some(Kind::Nginx));
+        assert_eq!(
+            (bulk.verdict(), bulk.doubt),
+            ("over: there was none".into(), None)
+        );
+        assert_eq!(results.median(Scheme::Http2, OURS, "bulk cpu"), None);
+    }
+
+    #[test]
     fn what_a_gateway_adds_is_compared_without_the_way_itself() {
         let turn = |added: f64| Figures::from([("p50", 20.0 + added)]);
         let results = run(
@@ -233,7 +263,7 @@ mod tests {
         let idle = judged(&results, Scheme::Https, "idle", None);
         assert_eq!(
             (idle.limit(), idle.value()),
-            ("≤ 10 MB".into(), "11.00 ± 0.00 MB".into())
+            ("≤ 10 MB".into(), "11.0 MB".into())
         );
         assert_eq!(idle.verdict(), "over by 1.10 ×");
     }

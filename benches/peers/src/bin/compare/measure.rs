@@ -117,25 +117,57 @@ pub(crate) fn crowd(gateway: &Gateway, folder: &Path) -> anyhow::Result<Figures>
 }
 
 /// One turn: how fast long streams come through.
+///
+/// One that breaks has come through at no speed at all, and has no cost. A client that falls behind
+/// many small frames of HTTP/2 may end its connection, to protect itself (h2's `too_many_data_frames`).
 pub(crate) fn streams(gateway: &Gateway) -> anyhow::Result<Figures> {
     let mut figures = Figures::new();
-    let mut connection = Connection::open(gateway.address)?;
-    let before = gateway.cpu_time();
-    let burst = connection.ask(&request("burst", "m", 400))?;
-    complete(burst.bytes, BURST * EVENT.len())?;
-    figures.insert("burst", megabytes(burst.bytes, burst.whole));
-    let ran = gateway.cpu_time() - before;
-    let mut connection = Connection::open(gateway.bulk_address)?;
-    let before = gateway.cpu_time();
-    let bulk = connection.ask(&request("bulk", "m", 400))?;
-    complete(bulk.bytes, PARTS * PART)?;
-    figures.insert("bulk", megabytes(bulk.bytes, bulk.whole));
+    let burst = stream(gateway, gateway.address, "burst", BURST * EVENT.len())?;
+    let bulk = stream(gateway, gateway.bulk_address, "bulk", PARTS * PART)?;
+    figures.insert("burst", burst.speed);
+    figures.insert("bulk", bulk.speed);
     if gateway.process().is_some() {
-        figures.insert("event cpu", micros(ran) / BURST as f64);
-        let ran = gateway.cpu_time() - before;
-        figures.insert("bulk cpu", micros(ran) / PARTS as f64);
+        figures.insert("event cpu", burst.cpu / BURST as f64);
+        figures.insert("bulk cpu", bulk.cpu / PARTS as f64);
     }
     Ok(figures)
+}
+
+/// How a long stream came through.
+struct Stream {
+    /// In MB/s.
+    speed: f64,
+    /// In µs, of the gateway; not a number if the stream broke.
+    cpu: f64,
+}
+
+fn stream(
+    gateway: &Gateway,
+    address: SocketAddr,
+    wanted: &str,
+    size: usize,
+) -> anyhow::Result<Stream> {
+    let mut connection = Connection::open(address)?;
+    let before = gateway.cpu_time();
+    let taken = connection
+        .ask(&request(wanted, "m", 400))
+        .and_then(|taken| {
+            complete(taken.bytes, size)?;
+            Ok(taken)
+        });
+    match taken {
+        Ok(taken) => Ok(Stream {
+            speed: megabytes(taken.bytes, taken.whole),
+            cpu: micros(gateway.cpu_time() - before),
+        }),
+        Err(error) => {
+            eprintln!("{}: the {wanted} stream broke: {error:#}", gateway.name);
+            Ok(Stream {
+                speed: 0.0,
+                cpu: f64::NAN,
+            })
+        }
+    }
 }
 
 /// One round: how fast large uploads do.

@@ -12,8 +12,9 @@ pub(crate) struct Middle {
 }
 
 impl Middle {
-    /// None of no values.
+    /// None of no values. What is not a number was not measured.
     pub(crate) fn of(mut values: Vec<f64>) -> Option<Self> {
+        values.retain(|value| !value.is_nan());
         values.sort_by(f64::total_cmp);
         let last = values.len().checked_sub(1)?;
         let at = |part: f64| {
@@ -49,6 +50,7 @@ mod tests {
         let middle = Middle::of(vec![4.0, 1.0, 3.0, 2.0]).unwrap();
         assert_eq!((middle.low, middle.median, middle.high), (1.75, 2.5, 3.25));
         assert!(Middle::of(Vec::new()).is_none());
+        assert!(Middle::of(vec![f64::NAN]).is_none());
     }
 
     #[test]

@@ -58,7 +58,7 @@ fn said_of(text: &mut String, scheme: Scheme, judgement: &Judgement) {
         spelled(scheme),
         judgement.metric.label,
         judgement.value(),
-        judgement.limit(),
+        judgement.bound(),
     );
 }
 
@@ -231,7 +231,7 @@ mod tests {
              ≤ 1.5 × bare hyper, HTTP/2: **over by 1.10 ×** |",
             "≥ 0.75 × nginx: **over by 1.25 ×**, not to be trusted |",
             "The machine was calm.",
-            "HTTPS, HTTP/2: CPU per request: 1.65 ± 0.00 × bare hyper, HTTP/2, budget ≤ 1.5 × bare hyper, HTTP/2: \
+            "HTTPS, HTTP/2: CPU per request: 1.65 ± 0.00 × bare hyper, HTTP/2, budget ≤ 1.5: \
              over by 1.10 ×\n",
             "over by 1.25 ×; NOT TO BE TRUSTED: it is known to ± ",
         ] {
