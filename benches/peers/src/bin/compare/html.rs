@@ -18,11 +18,11 @@ const SIZE: (u32, u32) = (880, 250);
 const COLOUR: RGBColor = RGBColor(0x33, 0x66, 0xaa);
 const OUR_COLOUR: RGBColor = RGBColor(0xd9, 0x6b, 0x1c);
 
-const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:62em;padding:0 1em;color:#222;background:#fff}\
+const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:96em;padding:0 1em;color:#222;background:#fff}\
 table{border-collapse:collapse;font-size:13px}td,th{padding:.25em .6em;text-align:right;border-bottom:1px solid #ddd}\
-th:first-child{text-align:left}.ours{background:#fdf1e7}.over{color:#b00020;font-weight:600}.ok{color:#207020}\
-td.budget{text-align:left;white-space:nowrap}.unsure{background:#fff3cd}\
-.doubt{background:#fff3cd;padding:.6em 1em;border:1px solid #e0c060}svg{max-width:100%;height:auto}\
+th:first-child,th:last-child{text-align:left}.ours{background:#fdf1e7}.over{color:#b00020;font-weight:600}.ok{color:#207020}\
+tr>:first-child,td{white-space:nowrap}td.budget{text-align:left;white-space:normal;min-width:18em}.unsure{background:#fff3cd}\
+.doubt{background:#fff3cd;padding:.6em 1em;border:1px solid #e0c060}svg{max-width:min(100%,880px);height:auto}\
 div.wide{overflow-x:auto}";
 
 /// The whole run as a page.

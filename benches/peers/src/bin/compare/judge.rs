@@ -122,6 +122,7 @@ impl Judgement {
             "against": self.yardstick,
             "limit": self.limit,
             "value": self.value,
+            "kept": self.over().is_none(),
             "over": self.over(),
             "doubt": self.doubt,
         })
