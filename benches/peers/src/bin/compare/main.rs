@@ -63,7 +63,7 @@ mod upstream;
 /// Measure pacegate beside nginx, haproxy, bare hyper proxies and axum with reqwest
 #[derive(Debug, Parser)]
 struct Args {
-    /// Fewer and shorter rounds, no curves: three minutes, less where nothing else runs
+    /// Fewer and shorter rounds, no curves: four minutes where nothing else runs
     #[arg(long)]
     quick: bool,
     /// Rounds; every gateway has its turn in each
