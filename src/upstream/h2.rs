@@ -22,6 +22,14 @@ pub(super) type Sender = http2::SendRequest<Full<Bytes>>;
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How much of one response may wait unread. At a round trip of 100 ms it lets 5 MB/s through.
+const STREAM_WINDOW: u32 = 512 * 1024;
+
+/// How much of all together may. h2 ends a connection on which small DATA frames, as streams of tokens
+/// have them, wait unread in such a number that 256 bytes for each are more than half of this window
+/// (`data_frame_budget`); the streams' own windows are what limits the memory. Go's client has the same.
+const CONNECTION_WINDOW: u32 = 1 << 30;
+
 /// Fields that HTTP/2 forbids ([RFC 9113 §8.2.2]) or says otherwise (`host`, §8.3.1).
 ///
 /// [RFC 9113 §8.2.2]: https://www.rfc-editor.org/rfc/rfc9113#section-8.2.2
@@ -66,6 +74,8 @@ pub(super) async fn handshake(
 ) -> hyper::Result<Sender> {
     let (sender, connection) = http2::Builder::new(Tracked(tasks.clone()))
         .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(u32::try_from(max_head).unwrap_or(u32::MAX))
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)

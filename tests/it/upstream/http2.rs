@@ -9,8 +9,10 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::stream;
 use http::{Request, Response, Version};
-use http_body_util::{BodyExt, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use pacegate::{
@@ -164,4 +166,54 @@ async fn a_stream_that_is_reset_without_an_error_is_cut_short_all_the_same() {
     assert_eq!(data(&mut body).await, "part");
     let error = frame(&mut body).await.unwrap().unwrap_err();
     assert!(error.is::<Truncated>(), "{error:?}");
+}
+
+/// What a stream of tokens looks like: a DATA frame for each event.
+const EVENT: &[u8] = b"data: {\"n\":1}\n\n";
+
+/// h2 ends a whole connection on which too many small frames wait unread. Readers that are slow must not
+/// bring that upon the others.
+#[tokio::test]
+async fn small_events_that_nobody_reads_yet_end_no_connection() {
+    const SLOW: usize = 8;
+    const EVENTS: usize = 200_000;
+
+    let server = Server::bind().await;
+    let client = prior_knowledge(&server);
+    let serving = async {
+        let io = server.accept().await.io;
+        let service = service_fn(|request: Request<Incoming>| async move {
+            let events = if request.uri().path().ends_with("/slow") {
+                EVENTS
+            } else {
+                1
+            };
+            let frames =
+                (0..events).map(|_| Ok::<_, Infallible>(Frame::data(Bytes::from_static(EVENT))));
+            Ok::<_, Infallible>(Response::new(StreamBody::new(stream::iter(frames))))
+        });
+        let connection =
+            http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(io), service);
+        let _ended = connection.await;
+    };
+    let asking = async {
+        let slow = futures((0..SLOW).map(|_| get(&client, "/slow"))).await;
+        let mut slow: Vec<_> = slow
+            .into_iter()
+            .map(|slow| slow.unwrap().into_body())
+            .collect();
+        // As many as their windows let come.
+        tokio::time::sleep(SHORT * 4).await;
+        let response = get(&client, "/fast").await.unwrap();
+        assert_eq!(text(response).await.unwrap().as_bytes(), EVENT);
+        let whole = slow.pop().unwrap().collect().await.unwrap().to_bytes();
+        assert_eq!(whole.len(), EVENTS * EVENT.len());
+        for mut body in slow {
+            assert!(data(&mut body).await.starts_with(b"data: "));
+        }
+    };
+    tokio::select! {
+        () = serving => panic!("the server ended first"),
+        () = asking => {}
+    }
 }
