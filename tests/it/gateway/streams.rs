@@ -10,6 +10,7 @@ use pacegate::simulator::{Answer, Options};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
     time::{Instant, timeout},
 };
 
@@ -110,6 +111,54 @@ async fn each_chunk_passes_when_it_comes() {
         let gap = pair[1] - pair[0];
         assert!(gap > GAP / 4, "two chunks came together: {gap:?}");
     }
+}
+
+#[tokio::test]
+async fn a_lone_event_leaves_at_once_and_events_that_are_there_together_leave_together() {
+    const EVENT: &str = "data: {\"n\":1}\n\n";
+    const EVENTS: usize = 100;
+    let chunk = format!("{:x}\r\n{EVENT}\r\n", EVENT.len());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}/v1", listener.local_addr().unwrap());
+    let gateway = Gateway::start(&upstream(&base, ""));
+    let (seen, proof) = tokio::sync::oneshot::channel();
+    let serving = async {
+        let (mut peer, _) = listener.accept().await.unwrap();
+        let mut asked = Vec::new();
+        while !asked.ends_with(b"}") {
+            assert_ne!(peer.read_buf(&mut asked).await.unwrap(), 0);
+        }
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\
+                    transfer-encoding: chunked\r\n\r\n";
+        let first = format!("{head}{chunk}");
+        peer.write_all(first.as_bytes()).await.unwrap();
+        proof.await.unwrap();
+        let rest = format!("{}0\r\n\r\n", chunk.repeat(EVENTS));
+        peer.write_all(rest.as_bytes()).await.unwrap();
+        peer
+    };
+    let asking = async {
+        let json = "content-type: application/json\r\n";
+        let mut client = dial(&gateway).await;
+        let chat = request("POST /v1/chat/completions", json, &streamed("m"));
+        client.write_all(&chat).await.unwrap();
+        let mut read = Vec::new();
+        while !read.windows(EVENT.len()).any(|it| it == EVENT.as_bytes()) {
+            assert_ne!(client.read_buf(&mut read).await.unwrap(), 0);
+        }
+        seen.send(()).unwrap();
+        let (mut reads, mut room) = (0, vec![0; 64 * 1024]);
+        while let read @ 1.. = client.read(&mut room).await.unwrap() {
+            reads += 1;
+            if room[..read].ends_with(b"0\r\n\r\n") {
+                break;
+            }
+        }
+        reads
+    };
+    let talk = async { tokio::join!(serving, asking) };
+    let (_peer, reads) = timeout(PATIENCE, talk).await.expect("it hangs");
+    assert!(reads <= 5, "{reads} pieces");
 }
 
 #[tokio::test]
