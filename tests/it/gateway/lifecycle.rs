@@ -18,6 +18,7 @@ use super::{
 use crate::support::{
     client::{send, send_over, whole},
     gateway::{Gateway, upstream},
+    lateness::Lateness,
 };
 
 const JSON: &str = "content-type: application/json\r\n";
@@ -112,7 +113,10 @@ async fn sigterm_tells_those_in_the_queue_to_ask_again_and_ends_what_has_left() 
 
 #[tokio::test]
 async fn a_half_sent_head_or_body_does_not_hold_the_drain() {
-    let (_simulator, mut gateway) = pair(&[], "").await;
+    // So long that nobody waits for it.
+    let simulator = simulator(Options::default()).await;
+    let config = "drain-timeout = \"300s\"\n".to_owned() + &upstream(&simulator.base_url(), "");
+    let mut gateway = Gateway::start(&config);
     let mut head = dial(&gateway).await;
     head.write_all(b"POST /v1/chat/completions HTTP/1.1\r\nhost: loc")
         .await
@@ -124,7 +128,6 @@ async fn a_half_sent_head_or_body_does_not_hold_the_drain() {
         gateway.metrics().await.sum("pacegate_requests_in_flight") == 2
     })
     .await;
-    let start = Instant::now();
     gateway.terminate();
     let mut read = Vec::new();
     assert_eq!(head.read_to_end(&mut read).await.unwrap_or(0), 0);
@@ -133,10 +136,6 @@ async fn a_half_sent_head_or_body_does_not_hold_the_drain() {
     assert!(read.starts_with("HTTP/1.1 503 "), "{read}");
     assert!(read.contains("retry-after: 5\r\n"), "{read}");
     assert_eq!(gateway.ended().await, Some(0));
-    assert!(
-        start.elapsed() < Duration::from_secs(8),
-        "it took the drain's limit"
-    );
 }
 
 #[tokio::test]
@@ -161,17 +160,26 @@ async fn a_stream_that_outlasts_the_drain_is_broken_off_and_not_ended() {
 
 #[tokio::test]
 async fn a_second_signal_ends_it_at_once() {
-    let (simulator, mut gateway) = pair(&["stall@1"], "").await;
+    let simulator = simulator(Options {
+        faults: vec!["stall@1".parse().unwrap()],
+        ..Options::default()
+    })
+    .await;
+    let config = "drain-timeout = \"300s\"\n".to_owned() + &upstream(&simulator.base_url(), "");
+    let mut gateway = Gateway::start(&config);
     let mut client = dial(&gateway).await;
     let chat = request("POST /v1/chat/completions", JSON, &streamed("m"));
     client.write_all(&chat).await.unwrap();
     client.read_u8().await.unwrap();
     gateway.terminate();
+    // Two signals at once would be one.
+    gateway.logged("\"Stopping\"").await;
     sleep(Duration::from_millis(100)).await;
     assert_eq!(simulator.in_flight(), 1, "the first signal cut the stream");
+    let lateness = Lateness::watch();
     let start = Instant::now();
     assert_eq!(gateway.stop().await, Some(1));
-    assert!(start.elapsed() < Duration::from_secs(1));
+    lateness.assert_within("its end", start.elapsed(), Duration::from_secs(1));
 }
 
 #[tokio::test]
@@ -237,12 +245,9 @@ async fn a_state_dir_that_is_missing_and_cannot_be_made_is_told_and_the_gateway_
     let in_proc = "state-dir = \"/proc/self/state\"\n".to_owned();
     let gateway = Gateway::start(&(in_proc + &upstream(&simulator.base_url(), quotas)));
     assert_ok(&gateway.chat(plain("m")).await.unwrap());
-    let log = gateway.log();
-    assert!(log.contains("\"level\":\"WARN\""), "{log}");
-    assert!(
-        log.contains("Quotas are counted in memory only") && log.contains("a restart forgets"),
-        "{log}"
-    );
+    gateway.logged("Quotas are counted in memory only").await;
+    gateway.logged("a restart forgets").await;
+    gateway.logged("\"level\":\"WARN\"").await;
     assert_eq!(gateway.metrics().await.sum("pacegate_quota_used"), 1);
 }
 

@@ -18,6 +18,7 @@ use tokio::{
 use crate::support::{
     client::Answer,
     gateway::{Gateway, PATIENCE, upstream},
+    lateness::Lateness,
 };
 
 mod crowd;
@@ -86,9 +87,10 @@ fn models(arrivals: &[Arrival]) -> Vec<&str> {
         .collect()
 }
 
-/// Waits until nothing is open or under way on either side, for no longer than `limit`.
+/// Waits until nothing is open or under way on either side, which may take `limit`.
 async fn assert_at_rest(gateway: &Gateway, simulator: &Simulator, limit: Duration) {
     let start = Instant::now();
+    let lateness = Lateness::watch();
     loop {
         let metrics = gateway.metrics().await;
         let gauges = [
@@ -100,9 +102,9 @@ async fn assert_at_rest(gateway: &Gateway, simulator: &Simulator, limit: Duratio
             simulator.in_flight() as u64,
         ];
         if gauges == [0; 5] {
-            return;
+            return lateness.assert_within("coming to rest", start.elapsed(), limit);
         }
-        assert!(start.elapsed() < limit, "{gauges:?} after {limit:?}");
+        assert!(start.elapsed() < PATIENCE, "{gauges:?} after {PATIENCE:?}");
         sleep(Duration::from_millis(5)).await;
     }
 }
@@ -150,7 +152,7 @@ fn sha256_hex(bytes: &[u8]) -> Option<String> {
     Some(digest.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Waits for something that has to come, and soon.
+/// Waits for something that has to come.
 async fn eventually(what: &str, happened: impl AsyncFn() -> bool) {
     let waiting = async {
         while !happened().await {
@@ -158,6 +160,14 @@ async fn eventually(what: &str, happened: impl AsyncFn() -> bool) {
         }
     };
     timeout(PATIENCE, waiting).await.expect(what);
+}
+
+/// Waits until so many requests stand in the queue.
+async fn queued(gateway: &Gateway, count: u64) {
+    eventually("they do not wait", async || {
+        gateway.metrics().await.sum("pacegate_queue_waiting") == count
+    })
+    .await;
 }
 
 /// A connection that is spoken by hand.

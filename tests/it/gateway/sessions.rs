@@ -1,71 +1,47 @@
 //! Sessions that take turns, with clients that leave and an upstream that refuses: what the
 //! upstream saw is held against what was promised.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use pacegate::simulator::{Arrival, Options, Simulator};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{
     runtime::{Builder, Runtime},
-    time::{Instant, sleep, timeout},
+    task::JoinSet,
+    time::{sleep, timeout},
 };
 
-use super::{assert_ok, chats, gaps_ms, models, plain, simulator};
+use super::{assert_ok, chats, eventually, gaps_ms, models, pair, plain, queued, simulator};
 use crate::support::{
     client::{Answer, post_json},
     gateway::{Gateway, PATIENCE, upstream},
+    lateness::Lateness,
 };
 
 /// What the way to the upstream may add to one request and not to the next.
 const SKEW: Duration = Duration::from_millis(20);
 
-/// A thread for a simulator, so that clients do not keep it from looking at the clock; and how late
-/// that thread itself has been, because on a busy machine nobody arrives in time.
+/// A thread for a simulator, so that clients do not keep it from looking at the clock.
 struct OwnThread {
     runtime: Option<Runtime>,
-    late_us: Arc<AtomicU64>,
 }
 
 impl OwnThread {
     fn start() -> Self {
-        const TICK: Duration = Duration::from_millis(1);
-
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .unwrap();
-        let late_us = Arc::new(AtomicU64::new(0));
-        let latest = Arc::clone(&late_us);
-        runtime.spawn(async move {
-            loop {
-                let begun = Instant::now();
-                sleep(TICK).await;
-                let late = begun.elapsed().saturating_sub(TICK).as_micros();
-                latest.fetch_max(u64::try_from(late).unwrap(), Ordering::Relaxed);
-            }
-        });
         Self {
             runtime: Some(runtime),
-            late_us,
         }
     }
 
     async fn simulator(&self, options: Options) -> Simulator {
         let runtime = self.runtime.as_ref().unwrap();
         runtime.spawn(simulator(options)).await.unwrap()
-    }
-
-    /// The most by which it was late until now.
-    fn late(&self) -> Duration {
-        Duration::from_micros(self.late_us.load(Ordering::Relaxed))
     }
 }
 
@@ -77,11 +53,22 @@ impl Drop for OwnThread {
 }
 
 /// A request of `session`, which the upstream will know by the name of its model.
-async fn ask(gateway: &Gateway, session: &str, parent: Option<&str>, name: String) -> Answer {
+fn ask(
+    gateway: &Gateway,
+    session: &str,
+    parent: Option<&str>,
+    name: String,
+) -> impl Future<Output = Answer> + use<> {
     let url = gateway.url("/v1/chat/completions");
-    let mut headers = vec![("x-session-id", session)];
-    headers.extend(parent.map(|parent| ("x-parent-session-id", parent)));
-    post_json(&url, plain(name), &headers).await.unwrap()
+    let mut headers = vec![("x-session-id", session.to_owned())];
+    headers.extend(parent.map(|parent| ("x-parent-session-id", parent.to_owned())));
+    async move {
+        let headers: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| (*name, &**value))
+            .collect();
+        post_json(&url, plain(name), &headers).await.unwrap()
+    }
 }
 
 async fn settle(gateway: &Gateway, simulator: &Simulator) {
@@ -112,6 +99,8 @@ fn most_in_any(arrivals: &[Arrival], per: Duration) -> usize {
 #[tokio::test]
 async fn two_hundred_requests_of_eight_sessions_keep_every_promise_at_the_upstream() {
     let thread = OwnThread::start();
+    // On a busy machine nobody arrives in time.
+    let lateness = Lateness::watch();
     let simulator = thread
         .simulator(Options {
             latency: Duration::from_millis(20),
@@ -163,7 +152,7 @@ async fn two_hundred_requests_of_eight_sessions_keep_every_promise_at_the_upstre
     let arrivals = chats(&simulator);
     let dispatched = gateway.metrics().await.sum("pacegate_dispatches_total");
     assert_eq!(dispatched, arrivals.len() as u64, "tries on both sides");
-    let late = SKEW + thread.late();
+    let late = SKEW + 2 * lateness.most();
     let least = gaps_ms(&arrivals).into_iter().fold(f64::MAX, f64::min);
     let promised = Duration::from_millis(50).saturating_sub(late).as_secs_f64() * 1000.0;
     assert!(least >= promised, "{least} of {promised} ms between two");
@@ -173,31 +162,29 @@ async fn two_hundred_requests_of_eight_sessions_keep_every_promise_at_the_upstre
 
 #[tokio::test]
 async fn a_session_with_one_request_does_not_wait_behind_anothers_eight() {
-    let simulator = simulator(Options::default()).await;
-    let pacing = "[upstream.jitter-throttle]\nmin-interval = \"200ms\"\njitter = \"0s..0s\"";
-    let gateway = Gateway::start(&upstream(&simulator.base_url(), pacing));
-    let first = ask(&gateway, "busy", None, "first".into());
-    let eight = join_all((0..8).map(|number| {
-        let gateway = &gateway;
-        async move {
-            sleep(Duration::from_millis(30 + 5 * number)).await;
-            let child = format!("child {number}");
-            ask(gateway, &child, Some("busy"), child.clone()).await
-        }
-    }));
-    let own = async {
-        sleep(Duration::from_millis(90)).await;
-        ask(&gateway, "busy", None, "own".into()).await
-    };
-    let lonely = async {
-        sleep(Duration::from_millis(100)).await;
-        ask(&gateway, "lonely", None, "lonely".into()).await
-    };
-    let (first, eight, own, lonely) = tokio::join!(first, eight, own, lonely);
-    eight
-        .iter()
-        .chain([&first, &own, &lonely])
-        .for_each(assert_ok);
+    // The first is held until all others are there; then they leave one after another.
+    let one_at_once = "[upstream.jitter-throttle]\nconcurrency = 1";
+    let (simulator, gateway) = pair(&["stall"], one_at_once).await;
+    let mut first = JoinSet::new();
+    first.spawn(ask(&gateway, "busy", None, "first".into()));
+    eventually("the first does not leave", async || {
+        chats(&simulator).len() == 1
+    })
+    .await;
+    let mut others = JoinSet::new();
+    for number in 0..8 {
+        let child = format!("child {number}");
+        others.spawn(ask(&gateway, &child, Some("busy"), child.clone()));
+        queued(&gateway, number + 1).await;
+    }
+    others.spawn(ask(&gateway, "busy", None, "own".into()));
+    queued(&gateway, 9).await;
+    others.spawn(ask(&gateway, "lonely", None, "lonely".into()));
+    queued(&gateway, 10).await;
+    drop(first);
+    while let Some(answer) = others.join_next().await {
+        assert_ok(&answer.unwrap());
+    }
     let arrivals = chats(&simulator);
     assert_eq!(
         models(&arrivals)[..4],

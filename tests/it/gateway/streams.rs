@@ -18,6 +18,7 @@ use super::{assert_ok, dial, pair, plain, request, sha256_hex, simulator, stream
 use crate::support::{
     client::{BoxError, send},
     gateway::{Gateway, PATIENCE, upstream},
+    lateness::Lateness,
 };
 
 async fn begin(gateway: &Gateway, body: String) -> Response<Incoming> {
@@ -97,6 +98,7 @@ async fn each_chunk_passes_when_it_comes() {
     })
     .await;
     let gateway = Gateway::start(&upstream(&simulator.base_url(), ""));
+    let lateness = Lateness::watch();
     let mut response = begin(&gateway, streamed("m")).await;
     // The first event is there before any gap; then one chunk after another.
     let mut seen = Vec::new();
@@ -109,7 +111,10 @@ async fn each_chunk_passes_when_it_comes() {
     assert_eq!(seen.len(), 4);
     for pair in seen.windows(2) {
         let gap = pair[1] - pair[0];
-        assert!(gap > GAP / 4, "two chunks came together: {gap:?}");
+        assert!(
+            gap > GAP / 4 || lateness.excuses("when a chunk comes", GAP / 4),
+            "two chunks came together: {gap:?}"
+        );
     }
 }
 
@@ -181,7 +186,7 @@ async fn compressed_bytes_pass_as_they_are() {
 
 #[tokio::test]
 async fn a_stream_that_breaks_off_breaks_the_clients_connection() {
-    let idle = "idle-timeout = \"300ms\"";
+    let idle = "idle-timeout = \"2s\"";
     for fault in ["truncate@3", "reset@3", "stall@3"] {
         let (_simulator, gateway) = pair(&[fault], idle).await;
         let response = begin(&gateway, streamed("m")).await;
@@ -250,7 +255,7 @@ async fn a_client_that_reads_slowly_loses_nothing() {
     })
     .await;
     // Shorter than the pause below: the upstream is not silent, it is only not listened to.
-    let idle = "idle-timeout = \"200ms\"";
+    let idle = "idle-timeout = \"1500ms\"";
     let gateway = Gateway::start(&upstream(&simulator.base_url(), idle));
     let mut response = begin(&gateway, plain("m")).await;
     let first = response
@@ -260,7 +265,7 @@ async fn a_client_that_reads_slowly_loses_nothing() {
         .unwrap()
         .into_data()
         .unwrap();
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
     let rest: Bytes = response.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(first.len() + rest.len(), 8_000_000);
 }

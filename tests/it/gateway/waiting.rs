@@ -5,22 +5,35 @@ use std::time::Duration;
 use tokio::{io::AsyncWriteExt, time::Instant};
 
 use super::{
-    assert_marked, assert_ok, assert_refused, chats, dial, eventually, models, pair, plain, request,
+    assert_marked, assert_ok, assert_refused, chats, dial, eventually, models, pair, plain, queued,
+    request,
 };
-use crate::support::gateway::Gateway;
+use crate::support::{client::Answer, gateway::Gateway, lateness::Lateness};
 
-/// One that leaves, and then nobody for a long time.
-async fn waits_behind_one(more: &str) -> (pacegate::simulator::Simulator, Gateway) {
+/// One that leaves, and then nobody for a long time, counted from the moment that is returned.
+async fn waits_behind_one(more: &str) -> (pacegate::simulator::Simulator, Gateway, Instant) {
     let pacing =
         format!("[upstream.jitter-throttle]\nmin-interval = \"30s\"\njitter = \"0s..0s\"\n{more}");
     let (simulator, gateway) = pair(&[], &pacing).await;
+    let before = Instant::now();
     assert_ok(&gateway.chat(plain("first")).await.unwrap());
-    (simulator, gateway)
+    (simulator, gateway, before)
+}
+
+/// Checks that it names what is left of `gaps`, the first of which began after `before`.
+#[track_caller]
+fn assert_left(refused: &Answer, gaps: u64, before: Instant) {
+    let seconds: u64 = refused.header("retry-after").parse().unwrap();
+    let (all, passed) = (gaps * 30, before.elapsed().as_secs() + 1);
+    assert!(
+        (all.saturating_sub(passed)..=all).contains(&seconds),
+        "{seconds}"
+    );
 }
 
 #[tokio::test]
 async fn a_full_queue_refuses_with_its_own_estimate() {
-    let (simulator, gateway) = waits_behind_one("max-queue = 1").await;
+    let (simulator, gateway, before) = waits_behind_one("max-queue = 1").await;
     let mut waiting = dial(&gateway).await;
     let chat = request(
         "POST /v1/chat/completions",
@@ -28,35 +41,33 @@ async fn a_full_queue_refuses_with_its_own_estimate() {
         &plain("waits"),
     );
     waiting.write_all(&chat).await.unwrap();
-    eventually("the queue stays empty", async || {
-        gateway.metrics().await.sum("pacegate_queue_waiting") == 1
-    })
-    .await;
+    queued(&gateway, 1).await;
 
     let refused = gateway.chat(plain("refused")).await.unwrap();
     assert_refused(&refused, 429, "queue_full");
     // One gap for the one that waits, another for this.
-    let seconds: u64 = refused.header("retry-after").parse().unwrap();
-    assert!((55..=60).contains(&seconds), "{seconds}");
+    assert_left(&refused, 2, before);
     assert_eq!(refused.header("x-pacegate-attempts"), "0");
     assert_eq!(models(&chats(&simulator)), ["first"]);
 }
 
 #[tokio::test]
 async fn a_wait_that_would_be_too_long_is_not_begun() {
-    let (simulator, gateway) = waits_behind_one("max-wait = \"10s\"").await;
+    let (simulator, gateway, before) = waits_behind_one("max-wait = \"10s\"").await;
     let refused = gateway.chat(plain("refused")).await.unwrap();
     assert_refused(&refused, 429, "would_wait_too_long");
-    let seconds: u64 = refused.header("retry-after").parse().unwrap();
-    assert!((25..=30).contains(&seconds), "{seconds}");
+    assert_left(&refused, 1, before);
     assert_eq!(models(&chats(&simulator)), ["first"]);
 }
 
 #[tokio::test]
 async fn the_place_of_a_client_that_left_the_queue_goes_to_the_next() {
-    let pacing = "[upstream.jitter-throttle]\nmin-interval = \"1s\"\njitter = \"0s..0s\"";
+    // Long enough for two to come and leave.
+    const GAP: Duration = Duration::from_secs(4);
+    let pacing = "[upstream.jitter-throttle]\nmin-interval = \"4s\"\njitter = \"0s..0s\"";
     let (simulator, gateway) = pair(&[], pacing).await;
     assert_ok(&gateway.chat(plain("first")).await.unwrap());
+    let lateness = Lateness::watch();
     let left = Instant::now();
     for reset in [true, false] {
         let mut leaving = dial(&gateway).await;
@@ -66,27 +77,17 @@ async fn the_place_of_a_client_that_left_the_queue_goes_to_the_next() {
             &plain("leaves"),
         );
         leaving.write_all(&chat).await.unwrap();
-        eventually("it does not wait", async || {
-            gateway.metrics().await.sum("pacegate_queue_waiting") == 1
-        })
-        .await;
+        queued(&gateway, 1).await;
         if reset {
             leaving.set_zero_linger().unwrap();
         }
         drop(leaving);
-        eventually("it still waits", async || {
-            gateway.metrics().await.sum("pacegate_queue_waiting") == 0
-        })
-        .await;
+        queued(&gateway, 0).await;
     }
     let next = gateway.chat(plain("next")).await.unwrap();
     assert_ok(&next);
     // With either of the places kept it would be two gaps or three.
-    assert!(
-        left.elapsed() < Duration::from_millis(1900),
-        "{:?}",
-        left.elapsed()
-    );
+    lateness.assert_within("the next one's wait", left.elapsed(), GAP * 19 / 10);
     assert_eq!(models(&chats(&simulator)), ["first", "next"]);
 }
 
@@ -124,10 +125,7 @@ async fn a_slot_is_taken_until_the_answer_has_ended() {
     })
     .await;
     let (second, ()) = tokio::join!(gateway.chat(plain("second")), async {
-        eventually("the second does not wait", async || {
-            gateway.metrics().await.sum("pacegate_queue_waiting") == 1
-        })
-        .await;
+        queued(&gateway, 1).await;
         assert_eq!(chats(&simulator).len(), 1);
         drop(first);
     });

@@ -6,7 +6,10 @@ use serde_json::Value;
 use tokio::time::sleep;
 
 use super::{Home, Said, simulator};
-use crate::support::gateway::Gateway;
+use crate::support::{
+    gateway::{Gateway, PATIENCE},
+    lateness::Lateness,
+};
 
 #[tokio::test]
 async fn logout_forgets_only_when_it_may() {
@@ -177,14 +180,14 @@ async fn status_reads_the_quotas_of_a_gateway_that_runs_and_its_login_is_used_at
     };
     run(&["login", "--no-browser"]).await;
     // Within the five seconds in which the file is not looked at again.
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(6);
+    let lateness = Lateness::watch();
+    let written = tokio::time::Instant::now();
     while gateway.chat(body).await.unwrap().status != 200 {
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "the login is not picked up"
-        );
+        assert!(written.elapsed() < PATIENCE, "the login is not picked up");
         sleep(Duration::from_millis(200)).await;
     }
+    let took = written.elapsed();
+    lateness.assert_within("picking up a login", took, Duration::from_secs(6));
     let status: Value = serde_json::from_str(&run(&["status", "--json"]).await).unwrap();
     assert_eq!(status[0]["state"], "logged-in");
     let left = status[0]["quotas"][1]["left"].as_u64();

@@ -5,5 +5,6 @@
 
 pub(crate) mod client;
 pub(crate) mod gateway;
+pub(crate) mod lateness;
 pub(crate) mod tap;
 pub(crate) mod terminal;

@@ -35,14 +35,23 @@ async fn expiries(processes: usize) {
     let gateways: Vec<_> = (0..processes).map(|_| Gateway::start(&config)).collect();
 
     for expiry in 1..=expiries {
+        let before = refreshes(&simulator);
         sleep(LIFETIME + Duration::from_millis(20)).await;
+        let expired = Instant::now();
         // Time for everybody to find the token expired before the first has another.
         simulator.push_refresh_fault(RefreshFault::Delay(Duration::from_millis(60)));
         let asking = (0..10).map(|request| gateways[request % processes].chat(plain("m")));
         for answer in join_all(asking).await {
             assert_ok(&answer.unwrap());
         }
-        assert_eq!(refreshes(&simulator), expiry);
+        let renewed = refreshes(&simulator) - before;
+        if renewed > 1 && expired.elapsed() >= LIFETIME * 3 / 4 {
+            not_judged(&format!(
+                "expiry {expiry}: the answers took longer than a token lives"
+            ));
+        } else {
+            assert_eq!(renewed, 1, "expiry {expiry}");
+        }
     }
     assert_eq!(chats(&simulator).len(), 10 * expiries, "some were replayed");
     let mode = fs::metadata(&file).unwrap().permissions().mode();
@@ -119,12 +128,14 @@ async fn upstreams_of_every_kind_of_credentials_stand_side_by_side_and_follow_th
     let second = simulator.issue();
     write_credentials(gateway.folder(), &second, LIFETIME);
     fs::write(gateway.folder().join("key"), "sk-second\n").unwrap();
+    let lateness = Lateness::watch();
     let written = Instant::now();
     for (name, token) in [("sim", &*second.access_token), ("keyed", "sk-second")] {
         while sent(name).await != bearer(token) {
-            assert!(written.elapsed() < Duration::from_secs(6), "{name}");
+            assert!(written.elapsed() < PATIENCE, "{name}");
             sleep(Duration::from_millis(50)).await;
         }
+        lateness.assert_within(name, written.elapsed(), Duration::from_secs(6));
     }
     assert_eq!(refreshes(&simulator), 0);
     assert!(!gateway.log().contains("sk-"));
