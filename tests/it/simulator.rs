@@ -9,7 +9,10 @@ use pacegate::simulator::{Options, Simulator};
 use sha2::{Digest, Sha256};
 use tokio::time::{self, timeout};
 
-use crate::support::client::{self, BoxError, post_json};
+use crate::support::{
+    client::{self, BoxError, post_json},
+    gateway::PATIENCE,
+};
 
 mod answers;
 mod connections;
@@ -50,14 +53,14 @@ fn sha256_hex(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// Waits until nothing is under way; panics after two seconds.
+/// Waits until nothing is under way.
 async fn idle(simulator: &Simulator) {
     let quiet = async {
         while simulator.in_flight() > 0 || simulator.connections() > 0 {
             time::sleep(Duration::from_millis(2)).await;
         }
     };
-    timeout(Duration::from_secs(2), quiet)
+    timeout(PATIENCE, quiet)
         .await
         .expect("something is still under way");
 }

@@ -138,7 +138,8 @@ async fn too_many_at_once_are_retried_with_fewer() {
             concurrency: Some(2),
             ..Limits::default()
         },
-        latency: Duration::from_millis(150),
+        // Long enough for four to be there together.
+        latency: Duration::from_millis(800),
         ..Options::default()
     })
     .await

@@ -326,13 +326,17 @@ impl Suspect {
         assert_eq!(stalled.status(), 200);
         let mut stream = stalled.into_body();
         stream.frame().await.unwrap().unwrap();
-        for _ in 0..2 {
+        let deadline = Instant::now() + PATIENCE;
+        // Two signals at once would be one.
+        for said in ["\"Stopping\"", "\"Stopping at once\""] {
             let id = self.child.id().to_string();
             let kill = Command::new("kill").args(["-TERM", &id]).status().unwrap();
             assert!(kill.success());
-            sleep(Duration::from_millis(100)).await;
+            while !self.read("stderr").contains(said) {
+                assert!(Instant::now() < deadline, "it is not told: {said}");
+                sleep(Duration::from_millis(5)).await;
+            }
         }
-        let deadline = Instant::now() + PATIENCE;
         while self.child.try_wait().unwrap().is_none() {
             assert!(Instant::now() < deadline, "it does not end");
             sleep(Duration::from_millis(5)).await;

@@ -1,6 +1,6 @@
 //! TLS, HTTP/2, and the end of connections.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
@@ -15,7 +15,10 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::task::TaskTracker;
 
 use super::{STREAMED, chat_with, idle, start};
-use crate::support::client::{send, send_over};
+use crate::support::{
+    client::{send, send_over},
+    gateway::PATIENCE,
+};
 
 /// A TLS connection that trusts the simulator's CA and nothing else.
 async fn connect(simulator: &Simulator, alpn: &str) -> std::io::Result<TlsStream<TcpStream>> {
@@ -136,9 +139,7 @@ async fn stops_everything_at_shutdown() {
         .await
         .unwrap();
     let address = simulator.address();
-    timeout(Duration::from_secs(2), simulator.shutdown())
-        .await
-        .unwrap();
+    timeout(PATIENCE, simulator.shutdown()).await.unwrap();
     stalled.frame().await.unwrap().unwrap();
     stalled.frame().await.unwrap().unwrap_err();
     TcpStream::connect(address).await.unwrap_err();

@@ -85,10 +85,11 @@ async fn grants_a_device_after_its_script_and_only_with_the_right_verifier() {
 
 #[tokio::test]
 async fn rotates_a_refresh_token_that_works_once() {
+    const LIFETIME: Duration = Duration::from_secs(2);
     let simulator = start(Options {
         access: Access::Issued,
         oauth: Behaviour {
-            token_lifetime: Duration::from_millis(150),
+            token_lifetime: LIFETIME,
             refresh_faults: vec![RefreshFault::Failure, RefreshFault::BadJson],
             refresh_once: true,
             ..Behaviour::default()
@@ -101,12 +102,13 @@ async fn rotates_a_refresh_token_that_works_once() {
         models_with(&simulator, &first.access_token).await,
         StatusCode::OK
     );
-    time::sleep(Duration::from_millis(160)).await;
+    time::sleep(LIFETIME + Duration::from_millis(10)).await;
     assert_eq!(
         models_with(&simulator, &first.access_token).await,
         StatusCode::UNAUTHORIZED
     );
 
+    simulator.set_token_lifetime(Duration::from_secs(3600));
     let fields = format!(
         "grant_type=refresh_token&refresh_token={}&client_id=c",
         first.refresh_token

@@ -5,7 +5,7 @@ use std::{net::Ipv4Addr, time::Duration};
 use http::StatusCode;
 use pacegate::simulator::{Limits, Options, Outcome};
 use serde_json::json;
-use tokio::time::{self, timeout};
+use tokio::time;
 
 use super::{PLAIN, STREAMED, chat, idle, sha256_hex, start};
 use crate::support::client::{get, post_json};
@@ -77,10 +77,21 @@ async fn notices_when_a_client_leaves_before_the_head_and_in_the_stream() {
         ..Options::default()
     })
     .await;
-    for _ in 0..2 {
-        timeout(Duration::from_millis(60), chat(&simulator, STREAMED))
-            .await
-            .unwrap_err();
+    for (number, status) in [(1, None), (2, Some(200))] {
+        let stalled = async {
+            let is_there = || {
+                let arrivals = simulator.arrivals();
+                arrivals.len() == number && arrivals[number - 1].status == status
+            };
+            while !is_there() {
+                time::sleep(Duration::from_millis(2)).await;
+            }
+            time::sleep(Duration::from_millis(50)).await;
+        };
+        tokio::select! {
+            _ = chat(&simulator, STREAMED) => panic!("it stalls"),
+            () = stalled => {}
+        }
         idle(&simulator).await;
     }
     // Both places were given back.
