@@ -15,6 +15,9 @@ use tokio::time::{sleep, timeout};
 
 use crate::program::Program;
 
+/// Nothing that the gateway does takes longer unless it hangs, however busy the machine is.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
 /// The real program, the upstream behind it, and the folder that is home to both it and its client.
 pub(crate) struct Rig {
     pub(crate) home: TempDir,
@@ -115,7 +118,7 @@ impl Rig {
     /// Asks the gateway to end, and sees to it that it does so well.
     pub(crate) async fn stop(mut self) {
         self.gateway.terminate();
-        let status = self.gateway.end(Duration::from_secs(20)).await;
+        let status = self.gateway.end(PATIENCE).await;
         assert!(status.success(), "{status}\n{}", self.gateway.output());
         self.simulator.shutdown().await;
     }
@@ -147,7 +150,7 @@ token-url = "{origin}/api/v1/oauth2/token"
 
 /// Waits for the first line, which says where the gateway listens.
 pub(crate) async fn listening(gateway: &mut Program) -> String {
-    let said = timeout(Duration::from_secs(20), async {
+    let said = timeout(PATIENCE, async {
         loop {
             let stdout = gateway.stdout();
             if let Some((first, _)) = stdout.split_once('\n') {

@@ -69,6 +69,12 @@ impl Program {
         format!("stdout:\n{}\nstderr:\n{stderr}", self.stdout())
     }
 
+    /// The same as a quotation: a line of a test inside a test is nobody's to count.
+    pub(crate) fn quoted(&self) -> String {
+        let output = self.output();
+        output.lines().map(|line| format!("  | {line}\n")).collect()
+    }
+
     /// Asks it to end, as a container's runtime would.
     pub(crate) fn terminate(&self) {
         self.signal("-TERM").unwrap();

@@ -32,8 +32,8 @@ const LOCKED_DOWN: [&str; 12] = [
     "no-new-privileges",
 ];
 
-/// Nothing here takes longer unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Nothing here takes longer unless it hangs, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Set where the network is the test's own.
 const INSIDE: &str = "PACEGATE_TEST_INSIDE";
@@ -68,7 +68,7 @@ pub(crate) async fn inside(test: &str) -> bool {
         "inside",
     );
     let status = inside.end(PATIENCE * 2).await;
-    assert!(status.success(), "{status}\n{}", inside.output());
+    assert!(status.success(), "{status}\n{}", inside.quoted());
     assert!(inside.stdout().contains(" 1 passed"), "no such test");
     false
 }

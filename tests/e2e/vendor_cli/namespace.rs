@@ -4,7 +4,7 @@
 use std::{env, ffi::OsStr, fs, path::Path, process::Command, time::Duration};
 
 use super::stage::{DEVICE_HOST, SERVICE_HOST};
-use crate::program::Program;
+use crate::{lateness::not_judged, program::Program};
 
 /// Set where the names are this machine's.
 const INSIDE: &str = "PACEGATE_TEST_INSIDE";
@@ -43,9 +43,14 @@ pub(super) async fn run(test: &str, limit: Duration) {
         "inside",
     );
     let status = inside.end(limit).await;
-    assert!(status.success(), "{status}\n{}", inside.output());
+    assert!(status.success(), "{status}\n{}", inside.quoted());
     assert!(inside.stdout().contains(" 1 passed"), "no such test");
-    println!("{}", inside.stdout());
+    println!("{}", inside.quoted());
+    let output = inside.output();
+    let lines = output.lines();
+    lines
+        .filter_map(|line| line.strip_prefix("not judged: "))
+        .for_each(not_judged);
 }
 
 /// A command that finds the service where the gateway is to find it.

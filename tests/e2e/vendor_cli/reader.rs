@@ -15,7 +15,7 @@ use serde_json::Value;
 
 /// Reads the file again and again, as any program may. Each reading has to be whole.
 pub(super) struct Reader {
-    reading: thread::JoinHandle<usize>,
+    reading: Option<thread::JoinHandle<usize>>,
     stop: Arc<AtomicBool>,
 }
 
@@ -39,12 +39,25 @@ impl Reader {
             }
             reads
         });
-        Self { reading, stop }
+        Self {
+            reading: Some(reading),
+            stop,
+        }
     }
 
     /// How often it has read.
-    pub(super) fn stop(self) -> usize {
+    pub(super) fn stop(mut self) -> usize {
         self.stop.store(true, Ordering::Relaxed);
-        self.reading.join().expect("a reading was not whole")
+        let reading = self.reading.take().unwrap();
+        reading.join().expect("a reading was not whole")
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(reading) = self.reading.take() {
+            let _nobody_asks = reading.join();
+        }
     }
 }

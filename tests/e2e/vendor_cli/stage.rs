@@ -17,30 +17,25 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::{namespace, reader::Reader};
 use crate::{
     ANSWER,
-    gateway::{chat, listening},
+    gateway::{PATIENCE, chat, listening},
+    lateness::not_judged,
     program::Program,
 };
 
 pub(super) const DEVICE_HOST: &str = "chat.qwen.ai";
 pub(super) const SERVICE_HOST: &str = "portal.qwen.ai";
 
-/// What the vendor's program takes for expired, and what is left of a token's life when it first
-/// uses a new one: it builds a client twice, and logs in anew, which writes in place, if the token
-/// is over before the second.
-const MARGIN: Duration = Duration::from_secs(30);
-const TO_SPARE: Duration = Duration::from_secs(6);
+/// The path of the token endpoint.
+const TOKEN: &str = "/api/v1/oauth2/token";
 
-/// A token's life, of which the vendor's program sees [`TO_SPARE`].
-pub(super) const LIFETIME: Duration = MARGIN.saturating_add(TO_SPARE);
+/// What is left of a token that the vendor's program takes for expired.
+pub(super) const MARGIN: Duration = Duration::from_secs(30);
 
 /// How long a renewal takes, so that the two get into each other's way.
 const RENEWAL: Duration = Duration::from_millis(300);
 
 /// How often to look how far a run is.
 const GLANCE: Duration = Duration::from_millis(40);
-
-/// What one run may take: four seconds where there is nothing else to do.
-const RUN_LIMIT: Duration = Duration::from_secs(60);
 
 /// Nothing but what makes the simulator's certificate good, and the pacing off: where the service
 /// is, how tokens are renewed and which file holds them is the preset's word.
@@ -65,11 +60,14 @@ pub(super) struct Stage {
     address: String,
     chats: usize,
     gateway: Program,
-    home: TempDir,
+    lifetime: Duration,
     reader: Reader,
     runs: usize,
     scripts: Vec<PathBuf>,
+    slowest: Duration,
     started: Instant,
+    // The last one: those above use it.
+    home: TempDir,
 }
 
 /// When the gateway is asked while the vendor's program runs.
@@ -91,15 +89,18 @@ pub(super) struct Summary {
     pub(super) tokens: usize,
     /// Chats, of either program, that were answered with something else than a 200.
     pub(super) refused: usize,
+    /// What the slowest run of the vendor's program took: four seconds where there is nothing else
+    /// to do.
+    pub(super) slowest: Duration,
 }
 
 // === impl Stage ===
 
 impl Stage {
-    /// Somebody has logged in with the vendor's program, long ago.
-    pub(super) async fn start() -> Self {
+    /// Somebody has logged in with the vendor's program, long ago. New tokens have this `lifetime`.
+    pub(super) async fn start(lifetime: Duration) -> Self {
         let started = Instant::now();
-        let simulator = simulator().await;
+        let simulator = simulator(lifetime).await;
         let home = tempfile::tempdir().unwrap();
         let folder = home.path();
         let shared = folder.join(".qwen/oauth_creds.json");
@@ -123,11 +124,13 @@ impl Stage {
             address,
             chats: 0,
             gateway,
-            home,
+            lifetime,
             reader,
             runs: 0,
             scripts: env::split_paths(&scripts).collect(),
+            slowest: Duration::ZERO,
             started,
+            home,
         }
     }
 
@@ -140,14 +143,23 @@ impl Stage {
         self.chats += 1;
     }
 
+    /// How many kinds of the vendor's program take turns.
+    pub(super) fn kinds(&self) -> usize {
+        self.scripts.len()
+    }
+
     /// Asks the vendor's program one question, and the gateway at the same time. All access tokens
-    /// stop working `revoke` after the start, if that is something.
-    pub(super) async fn run_vendors(&mut self, ask: Ask, revoke: Option<Duration>) {
+    /// stop working `revoke` after the start, if that is something. `None` where the machine is so
+    /// slow that a new token was over before the program used it.
+    pub(super) async fn run_vendors(&mut self, ask: Ask, revoke: Option<Duration>) -> Option<()> {
         let before = self.renewals().0.len();
         let mut vendors = self.start_vendors();
         let start = Instant::now();
         let mut revoke = revoke.map(|after| start + after);
         while vendors.is_running() {
+            if self.is_too_late() {
+                return None;
+            }
             if revoke.take_if(|at| Instant::now() >= *at).is_some() {
                 self.simulator.revoke_access_tokens();
             }
@@ -156,12 +168,38 @@ impl Stage {
             }
             sleep(GLANCE).await;
         }
-        let status = vendors.end(RUN_LIMIT).await;
+        self.slowest = self.slowest.max(start.elapsed());
+        if self.is_too_late() {
+            return None;
+        }
+        let status = vendors.end(PATIENCE).await;
         assert!(status.success(), "{status}\n{}", vendors.output());
         assert!(vendors.stdout().contains(ANSWER), "{}", vendors.output());
         if revoke.is_some() {
             self.simulator.revoke_access_tokens();
         }
+        Some(())
+    }
+
+    /// Whether somebody has logged in anew because a token lived too short a time for this machine.
+    /// For another reason nobody may.
+    fn is_too_late(&self) -> bool {
+        let arrivals = self.simulator.arrivals();
+        let Some(login) = arrivals.iter().position(|it| it.target.ends_with("/code")) else {
+            return false;
+        };
+        let (before, login) = (&arrivals[..login], &arrivals[login]);
+        let renewal = before.iter().rfind(|it| it.target == TOKEN);
+        let since = renewal.map(|it| Duration::from_micros(login.at_us - it.at_us));
+        // What the service and the program take for the end may differ by a moment.
+        let moment = Duration::from_millis(500);
+        let enough = self.lifetime.saturating_sub(MARGIN) + RENEWAL;
+        let is_late = since.is_some_and(|since| since + moment >= enough);
+        assert!(is_late, "somebody logged in anew: {login:#?}");
+        not_judged(&format!(
+            "one file for two: the program used a token {since:.1?} after it had got it"
+        ));
+        true
     }
 
     fn start_vendors(&mut self) -> Program {
@@ -190,7 +228,7 @@ impl Stage {
         let newest = by_vendors.iter().chain(&by_gateway).map(|it| it.at_us);
         let newest = Duration::from_micros(newest.max().unwrap());
         // From the end of the renewal, when the program reads its clock.
-        let end = self.started + newest + RENEWAL + TO_SPARE;
+        let end = self.started + newest + RENEWAL + (self.lifetime - MARGIN);
         sleep_until(end + Duration::from_millis(200)).await;
     }
 
@@ -210,14 +248,14 @@ impl Stage {
         self.simulator
             .arrivals()
             .into_iter()
-            .filter(|it| it.target == "/api/v1/oauth2/token")
+            .filter(|it| it.target == TOKEN)
             .partition(|it| !is_gateways(it))
     }
 
     /// Ends all, and finds nothing wrong that may never be.
     pub(super) async fn stop(mut self) -> Summary {
         self.gateway.terminate();
-        let status = self.gateway.end(Duration::from_secs(20)).await;
+        let status = self.gateway.end(PATIENCE).await;
         assert!(status.success(), "{status}\n{}", self.gateway.output());
         let (vendors, gateways) = self.renewals();
         let reads = self.reader.stop();
@@ -239,7 +277,7 @@ impl Stage {
             .filter(|name| name.contains("oauth"))
             .collect();
         assert_eq!(left, ["oauth_creds.json"], "a lock or a half was left");
-        assert!(reads > 1_000, "{reads} reads");
+        assert!(reads > 100, "{reads} reads");
 
         let chats = arrivals
             .iter()
@@ -252,12 +290,14 @@ impl Stage {
             by_gateway: gateways.len(),
             tokens: tokens.len(),
             refused: refused.len(),
+            slowest: self.slowest,
         };
         println!(
-            "{} renewals by the vendor's program in {} runs, {} by the gateway, {} chats through \
-             it with {} tokens, {} chats refused, {reads} reads, {:.0?}",
+            "{} renewals by the vendor's program in {} runs of {:.1?} at most, {} by the gateway, \
+             {} chats through it with {} tokens, {} chats refused, {reads} reads, {:.0?}",
             summary.by_vendors,
             self.runs,
+            summary.slowest,
             summary.by_gateway,
             self.chats,
             summary.tokens,
@@ -272,7 +312,7 @@ fn is_gateways(arrival: &Arrival) -> bool {
     arrival.peer == Some(Ipv4Addr::from(namespace::FOR_GATEWAY).into())
 }
 
-async fn simulator() -> Simulator {
+async fn simulator(lifetime: Duration) -> Simulator {
     Simulator::start(Options {
         listen: (Ipv4Addr::UNSPECIFIED, 443).into(),
         tls: Some(Tls {
@@ -282,7 +322,7 @@ async fn simulator() -> Simulator {
         }),
         access: Access::Issued,
         oauth: Behaviour {
-            token_lifetime: LIFETIME,
+            token_lifetime: lifetime,
             refresh_once: true,
             refresh_faults: vec![RefreshFault::Delay(RENEWAL); 1_000],
             resource_url: Some(SERVICE_HOST.to_owned()),
