@@ -14,7 +14,10 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use crate::support::gateway::{Gateway, upstream};
+use crate::support::{
+    gateway::{Gateway, upstream},
+    lateness::{Lateness, not_judged},
+};
 
 /// What the gateway is told to bear. As long as slowhttptest waits between two of its bytes, so that
 /// it is never the one who gives up.
@@ -112,7 +115,9 @@ async fn withstands(mode: &[&str], path: &str) {
     let quiet = "log = { level = \"warn\", format = \"json\" }\n".to_owned();
     let gateway = Gateway::start(&(quiet + &open + &limits));
     let mut report = String::new();
+    let mut latest = Duration::ZERO;
     for _ in 0..ROUNDS {
+        let lateness = Lateness::watch();
         let alone = look(&gateway, |asked| asked < 200).await;
         let mut attack = Command::new(&program)
             .args(mode)
@@ -124,17 +129,20 @@ async fn withstands(mode: &[&str], path: &str) {
             .expect("slowhttptest is a package of Debian's; tests/run installs it");
         let under = look(&gateway, |_| attack.try_wait().unwrap().is_none()).await;
         report += &format!("{mode:?}: alone {alone:?}, under attack {under:?}\n");
-        assert!(under.most > 300, "that was no attack: {report}");
+        // On a busy machine the attack takes longer to begin.
         assert!(
-            under.crowded_until < 2 * BEARS,
+            under.crowded_until < 2 * BEARS + lateness.total(),
             "slow connections are kept: {report}"
         );
-        if under.p99 < alone.p99 + MOST_GROWTH {
+        if under.most > 300 && under.p99 < alone.p99 + MOST_GROWTH {
             println!("{report}");
             return;
         }
+        latest = latest.max(lateness.most());
     }
-    panic!("a good client waits: {report}");
+    let what = "that was no attack, or a good client waits";
+    assert!(latest > MOST_GROWTH / 4, "{what}: {report}");
+    not_judged(&format!("{what}: {}", report.replace('\n', " ")));
 }
 
 #[tokio::test]
