@@ -1,5 +1,6 @@
 //! End to end: the real OpenCode through the real program to a simulated upstream over TLS; and the
-//! vendor's own program beside it; the image as a container; a web page in a browser.
+//! vendor's own program beside it; the image as a container; a web page in a browser; other clients
+//! as they come.
 //!
 //! The simulator's record is the oracle: what counts is what the *upstream* saw, and when.
 
@@ -14,6 +15,7 @@ use pacegate::{
 };
 
 mod browser;
+mod clients;
 mod container;
 mod gateway;
 #[expect(dead_code, reason = "the integration tests need more of it")]

@@ -33,6 +33,7 @@ mod lifecycle;
 mod limits;
 mod listen_tls;
 mod oddities;
+mod offers;
 mod pacing;
 mod panics;
 mod reload;
