@@ -79,7 +79,7 @@ struct Args {
     #[arg(
         long,
         value_name = "PROGRAM",
-        default_value = "target/release/pacegate"
+        default_value = "target/image/release/pacegate"
     )]
     pacegate: PathBuf,
 }
