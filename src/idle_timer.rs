@@ -37,7 +37,11 @@ impl IdleTimer {
     /// Ready once the wait has taken longer than `limit`. It begins with the first call after
     /// [`reset`](Self::reset).
     pub(crate) fn poll_elapsed(&mut self, limit: Duration, cx: &mut Context<'_>) -> Poll<()> {
-        let deadline = *self.since.get_or_insert_with(Instant::now) + limit;
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let Some(deadline) = since.checked_add(limit) else {
+            // Longer than there is time for.
+            return Poll::Pending;
+        };
         if self.sleep.deadline() > deadline {
             self.sleep.as_mut().reset(deadline);
         }

@@ -33,8 +33,6 @@ use crate::idle_timer::IdleTimer;
 pub struct ResponseBody {
     incoming: Incoming,
     source: Source,
-    /// Whether a frame has been asked for: before that hyper reads no body.
-    wanted: bool,
     /// No frame follows.
     ended: bool,
     timer: IdleTimer,
@@ -77,7 +75,6 @@ impl ResponseBody {
             let mut body = Self {
                 incoming,
                 source,
-                wanted: false,
                 ended: false,
                 timer,
                 idle_timeout,
@@ -116,19 +113,13 @@ impl ResponseBody {
 
     /// The next frame, moving the connection's bytes if that is this body's task.
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        let mut incoming = Pin::new(&mut self.incoming);
+        let incoming = Pin::new(&mut self.incoming);
         let Source::H1(connection @ Some(_), _) = &mut self.source else {
             return incoming.poll_frame(cx);
         };
-        // Frames come from nowhere but the connection that is polled here: a wake-up for each would
-        // be a second poll.
+        // Frames come from nowhere but the connection that is polled here, so nobody has to be woken
+        // for them.
         let unwoken = &mut Context::from_waker(Waker::noop());
-        if !std::mem::replace(&mut self.wanted, true) {
-            let next = incoming.as_mut().poll_frame(unwoken);
-            if next.is_ready() {
-                return next;
-            }
-        }
         if let Some(open) = connection
             && open.poll_closed(cx).is_ready()
         {
@@ -187,9 +178,6 @@ impl Body for ResponseBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.ended {
-            return SizeHint::with_exact(0);
-        }
         self.incoming.size_hint()
     }
 }

@@ -101,9 +101,13 @@ pub struct HeadTimeout {
     pub after: Duration,
 }
 
-/// The head of the response is larger than `max-head`; the upstream has acted on the request.
+/// The head of the response is larger than `max-head`, or has more fields than hyper takes (100); the
+/// upstream has acted on the request.
 #[derive(Debug, thiserror::Error)]
-#[error("the head of the upstream's response is larger than max-head allows ({most})")]
+#[error(
+    "the head of the upstream's response is larger than max-head allows ({most}), or has more than \
+     100 fields"
+)]
 pub struct HeadTooLarge {
     /// `max-head`.
     pub most: bytesize::ByteSize,

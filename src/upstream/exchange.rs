@@ -127,8 +127,7 @@ fn header_size(headers: &HeaderMap) -> usize {
 ///
 /// [RFC 9112 §6.1]: https://www.rfc-editor.org/rfc/rfc9112#section-6.1
 fn check_framing(response: &mut Response<Incoming>) -> Result<(), BoxError> {
-    let length = response.body().size_hint().exact();
-    let has_body = length != Some(0);
+    let has_body = response.body().size_hint().exact() != Some(0);
     let headers = response.headers_mut();
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     if let Some(coding) = codings.next()
@@ -141,11 +140,24 @@ fn check_framing(response: &mut Response<Incoming>) -> Result<(), BoxError> {
             return Err(AmbiguousLength.into());
         }
     }
-    if let Some(length) = length
-        && has_body
-        && headers.contains_key(header::CONTENT_LENGTH)
-    {
-        headers.insert(header::CONTENT_LENGTH, length.into());
-    }
+    keep_one_length(headers);
     Ok(())
+}
+
+/// Keeps a length that is there several times once. Where there is no body hyper has not compared them:
+/// lengths that differ go.
+fn keep_one_length(headers: &mut HeaderMap) {
+    let mut lengths = headers
+        .get_all(header::CONTENT_LENGTH)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii);
+    let Some(first) = lengths.next() else {
+        return;
+    };
+    let same = lengths.all(|length| length == first);
+    match HeaderValue::from_bytes(first) {
+        Ok(first) if same => headers.insert(header::CONTENT_LENGTH, first),
+        _ => headers.remove(header::CONTENT_LENGTH),
+    };
 }

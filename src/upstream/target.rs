@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{Uri, Version, header};
+use http::{Method, Uri, Version, header};
 use http_body::Body as _;
 
 use super::{base::Base, connections::Connections, exchange::Outgoing, h2, proxy::Route};
@@ -49,11 +49,18 @@ impl Target {
     }
 }
 
-/// The body is whole, so its length is known, whatever the header says.
+/// The body is whole, so its length is known, whatever the header says. Methods that are expected to
+/// have a body say so of an empty one, too ([RFC 9110 §8.6]).
+///
+/// [RFC 9110 §8.6]: https://www.rfc-editor.org/rfc/rfc9110#section-8.6
 fn set_length(request: &mut Outgoing) {
     let length = request.body().size_hint().lower();
+    let has_body = matches!(
+        *request.method(),
+        Method::PATCH | Method::POST | Method::PUT
+    );
     let headers = request.headers_mut();
-    if length > 0 || headers.contains_key(header::CONTENT_LENGTH) {
+    if has_body || length > 0 || headers.contains_key(header::CONTENT_LENGTH) {
         headers.insert(header::CONTENT_LENGTH, length.into());
     }
 }

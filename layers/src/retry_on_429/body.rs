@@ -83,7 +83,11 @@ impl<B: Body> Body for PeekedBody<B> {
         self.read.is_empty() && self.rest.is_end_stream()
     }
 
+    /// A body that will still yield an error has no exact size: a server would take that for its end.
     fn size_hint(&self) -> SizeHint {
+        if self.read.iter().any(Result::is_err) {
+            return SizeHint::default();
+        }
         let read: u64 = self
             .read
             .iter()

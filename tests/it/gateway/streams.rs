@@ -221,6 +221,53 @@ async fn a_broken_stream_has_no_final_chunk_and_ends_in_a_reset() {
     );
 }
 
+/// A dialect that looks into streams reads the beginning before it passes anything on.
+#[tokio::test]
+async fn an_answer_that_breaks_off_before_its_first_event_has_no_clean_end() {
+    let stream = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\
+                  transfer-encoding: chunked\r\n\r\n";
+    let error = "HTTP/1.1 503 Busy\r\ncontent-type: application/json\r\n\
+                 content-length: 100\r\n\r\n{\"error\":";
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}/v1", listener.local_addr().unwrap());
+    let gateway = Gateway::start(&upstream(&base, "dialect = \"openai\""));
+    let answers = [
+        stream.to_owned(),
+        format!("{stream}5\r\n: x\n\n\r\n"),
+        format!("{stream}8\r\ndata: {{\"\r\n"),
+        error.to_owned(),
+    ];
+    for (number, answer) in answers.iter().enumerate() {
+        let serving = async {
+            let (mut peer, _) = listener.accept().await.unwrap();
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"}") {
+                assert_ne!(peer.read_buf(&mut asked).await.unwrap(), 0);
+            }
+            peer.write_all(answer.as_bytes()).await.unwrap();
+        };
+        let asking = async {
+            let json = "content-type: application/json\r\n";
+            let mut client = dial(&gateway).await;
+            let chat = request("POST /v1/chat/completions", json, &streamed("m"));
+            client.write_all(&chat).await.unwrap();
+            let mut read = Vec::new();
+            let end = client.read_to_end(&mut read).await;
+            let read = String::from_utf8(read).unwrap();
+            let error = end.expect_err(&read);
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+            assert!(!read.contains("\r\n0\r\n"), "{read}");
+        };
+        let talk = async { tokio::join!(serving, asking) };
+        timeout(PATIENCE, talk).await.expect("it hangs");
+        let aborted = gateway
+            .metrics()
+            .await
+            .sum("pacegate_answers_aborted_total");
+        assert_eq!(aborted, number as u64 + 1, "{answer}");
+    }
+}
+
 #[tokio::test]
 async fn a_body_of_known_length_that_breaks_off_breaks_the_clients_connection_too() {
     let simulator = simulator(Options {

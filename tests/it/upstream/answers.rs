@@ -331,6 +331,29 @@ async fn the_same_length_several_times_is_one_length() {
 }
 
 #[tokio::test]
+async fn a_length_without_a_body_is_kept_once_or_not_at_all() {
+    for (fields, kept) in [
+        ("content-length: 5\r\ncontent-length: 5", &["5"][..]),
+        ("content-length: 5, 5", &["5"]),
+        ("content-length: 5\r\ncontent-length: 6", &[]),
+    ] {
+        let server = Server::bind().await;
+        let mut client = client(&server);
+        let mut request = Request::new(Full::default());
+        *request.method_mut() = Method::HEAD;
+        let answer = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n");
+        let ((_peer, _), response) = join!(server.answer(&answer), client.call(request));
+        let response = response.unwrap();
+        let lengths: Vec<_> = response
+            .headers()
+            .get_all("content-length")
+            .iter()
+            .collect();
+        assert_eq!(lengths, kept, "{fields}");
+    }
+}
+
+#[tokio::test]
 async fn a_malformed_chunk_is_an_error_after_the_data_before_it() {
     for bad in [
         "-1\r\n",
