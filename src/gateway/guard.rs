@@ -13,12 +13,13 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderMap, HeaderName, Method, Request, Response, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header};
 use pacegate_layers::error::BoxError;
 use pin_project_lite::pin_project;
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 use tower::{Layer, Service};
+use uuid::fmt::Hyphenated;
 
 mod denied;
 
@@ -176,8 +177,11 @@ impl Rules {
         if target > self.limits.max_target {
             return Err(Denied::TargetTooLong);
         }
-        // The edge may have added the id.
-        let sent = || headers.iter().filter(|(name, _)| *name != X_REQUEST_ID);
+        // The edge may have added the id, a UUID.
+        let is_id = |name: &HeaderName, value: &HeaderValue| {
+            name == X_REQUEST_ID && value.len() <= Hyphenated::LENGTH
+        };
+        let sent = || headers.iter().filter(|(name, value)| !is_id(name, value));
         let size = sent()
             .map(|(name, value)| name.as_str().len() + ": ".len() + value.len() + "\r\n".len());
         if sent().count() > self.limits.max_header_fields

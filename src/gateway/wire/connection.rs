@@ -37,6 +37,9 @@ struct State {
     ending: AtomicBool,
     /// Beyond the limit: whatever it asks is answered that there is no room.
     overcrowds: AtomicBool,
+    /// The client has not taken yet what it was to be written: hyper lets go of an answer whose end is
+    /// still in its buffer.
+    write_pending: AtomicBool,
     /// Counts the changes of phase in the whole process: the smaller, the longer it has lasted.
     since: AtomicU64,
     evicted: CancellationToken,
@@ -80,6 +83,7 @@ impl Connection {
             broken: AtomicBool::new(false),
             ending: AtomicBool::new(false),
             overcrowds: AtomicBool::new(false),
+            write_pending: AtomicBool::new(false),
             since: AtomicU64::new(next_change()),
             evicted: CancellationToken::new(),
         }))
@@ -190,6 +194,9 @@ impl Connection {
     }
 
     fn phase(&self) -> Phase {
+        if self.0.write_pending.load(Ordering::Relaxed) {
+            return Phase::Busy;
+        }
         match self.0.phase.load(Ordering::Relaxed) {
             0 => Phase::New,
             1 => Phase::Head,
@@ -247,9 +254,12 @@ impl AsyncWrite for ClientIo {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        if let Poll::Ready(written) = Pin::new(&mut this.socket).poll_write(cx, buf) {
+        let written = Pin::new(&mut this.socket).poll_write(cx, buf);
+        let pending = &this.connection.0.write_pending;
+        pending.store(written.is_pending(), Ordering::Relaxed);
+        if written.is_ready() {
             this.write_sleep = None;
-            return Poll::Ready(written);
+            return written;
         }
         let limit = this.write_timeout;
         let sleep = this

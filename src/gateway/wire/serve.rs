@@ -3,7 +3,7 @@
 use std::{pin::pin, sync::Arc};
 
 use hyper::{server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{either::Either, sync::CancellationToken};
 use tracing::debug;
@@ -83,7 +83,6 @@ async fn exchange(
     });
     let mut served = pin!(
         http1::Builder::new()
-            .timer(TokioTimer::new())
             // See `silent_too_long`.
             .header_read_timeout(None)
             // A client that is told that there is no room gives up its connection.

@@ -5,7 +5,7 @@ use std::{os::unix::fs::PermissionsExt, time::Duration};
 use bytes::Bytes;
 use http::Request;
 use http_body_util::BodyExt;
-use pacegate::simulator::Options;
+use pacegate::simulator::{Answer, Options, Simulator};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UnixStream},
@@ -136,6 +136,79 @@ async fn a_half_sent_head_or_body_does_not_hold_the_drain() {
     assert!(read.starts_with("HTTP/1.1 503 "), "{read}");
     assert!(read.contains("retry-after: 5\r\n"), "{read}");
     assert_eq!(gateway.ended().await, Some(0));
+}
+
+/// As many requests at once as a test wants.
+const AT_ONCE: &str = "jitter-throttle.concurrency = 100";
+
+/// Clients whose answers lie in the sockets' buffers and the gateway's: of some the gateway has let go
+/// already. Each comes with the size of its answer.
+async fn tails(gateway: &Gateway, simulator: &Simulator) -> Vec<(TcpStream, usize)> {
+    let mut clients = Vec::new();
+    for size in (200_000..700_000).step_by(20_000) {
+        let body = format!(r#"{{"model":"m","x":"{}"}}"#, "x".repeat(size));
+        let mut client = dial(gateway).await;
+        let chat = request("POST /v1/chat/completions", JSON, &body);
+        client.write_all(&chat).await.unwrap();
+        client.read_u8().await.unwrap();
+        clients.push((client, body.len()));
+    }
+    eventually("no answer is in the buffers", async || {
+        simulator.in_flight() < clients.len() / 2
+    })
+    .await;
+    clients
+}
+
+async fn assert_whole(clients: Vec<(TcpStream, usize)>) {
+    for (mut client, size) in clients {
+        let mut read = Vec::new();
+        client.read_to_end(&mut read).await.unwrap();
+        let head = read.windows(4).position(|it| it == b"\r\n\r\n").unwrap();
+        assert_eq!(read.len() - head - 4, size);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_gets_all_of_its_answer_from_a_process_that_winds_down() {
+    let simulator = simulator(Options {
+        answer: Answer::Echo,
+        ..Options::default()
+    })
+    .await;
+    let config =
+        "drain-timeout = \"300s\"\n".to_owned() + &upstream(&simulator.base_url(), AT_ONCE);
+    let mut gateway = Gateway::start(&config);
+    let clients = tails(&gateway, &simulator).await;
+    gateway.terminate();
+    gateway.logged("\"Draining\"").await;
+    assert_whole(clients).await;
+    assert_eq!(gateway.ended().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_keeps_its_place_until_its_answer_is_whole() {
+    let simulator = simulator(Options {
+        answer: Answer::Echo,
+        ..Options::default()
+    })
+    .await;
+    let limits = "\n[limits]\nmax-connections = 25\n";
+    let gateway = Gateway::start(&(upstream(&simulator.base_url(), AT_ONCE) + limits));
+    let clients = tails(&gateway, &simulator).await;
+    assert_eq!(clients.len(), 25);
+    // They take the places of clients that are done, and then of one another.
+    let mut newcomers = Vec::new();
+    for _ in 0..30 {
+        let mut newcomer = dial(&gateway).await;
+        newcomer
+            .write_all(b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            .await
+            .unwrap();
+        newcomer.read_u8().await.unwrap();
+        newcomers.push(newcomer);
+    }
+    assert_whole(clients).await;
 }
 
 #[tokio::test]
