@@ -1,5 +1,6 @@
-//! HTTP/1.1: hyper's connection, polled by the task that waits for the response and then by the one
-//! that reads the body. It has no task of its own, so a chunk costs no task switch.
+//! HTTP/1.1: hyper's connection (`hyper::client::conn::http1`), polled by the task that waits for the
+//! response and then by the one that reads the body. It has no task of its own, so a chunk costs no task
+//! switch.
 
 use std::{
     future::Future,
