@@ -9,10 +9,7 @@ use pacegate::upstream::{
     error::{Broken, ConnectError, ConnectTimeout, HeadTimeout, Stage},
 };
 use pacegate_layers::{error::NotSent, progress::Progress};
-use tokio::{
-    join,
-    time::{Instant, sleep, timeout},
-};
+use tokio::{join, time::Instant};
 use tower_service::Service;
 
 use super::support::*;
@@ -44,32 +41,6 @@ async fn a_connection_is_used_again_once_the_body_has_ended() {
     let (mut peer, ()) = join!(serving, asking);
     drop(client);
     assert!(peer.rest().await.is_empty());
-}
-
-/// Each wake is one more turn of the task that serves the client, through everything that it holds.
-#[tokio::test]
-async fn a_task_is_woken_by_the_upstream_and_not_by_its_own_doings() {
-    let server = Server::bind().await;
-    let mut client = client(&server);
-    let (peer, first) = join!(server.answer(OK), get(&client, "/models"));
-    let (mut peer, _) = peer;
-    text(first.unwrap()).await.unwrap();
-
-    let request = Request::get("/models").body(Full::default()).unwrap();
-    let mut call = tokio_test::task::spawn(client.call(request));
-    tokio_test::assert_pending!(call.poll());
-    peer.request().await;
-    assert!(!call.is_woken(), "by what it wrote");
-    peer.send(OK).await;
-    let woken = async {
-        while !call.is_woken() {
-            sleep(Duration::from_millis(1)).await;
-        }
-    };
-    timeout(LONG, woken).await.unwrap();
-    let response = tokio_test::assert_ready!(call.poll()).unwrap();
-    assert!(!call.is_woken(), "by what it read");
-    assert_eq!(text(response).await.unwrap(), "ok");
 }
 
 #[tokio::test]
