@@ -198,7 +198,7 @@ fn gate_with_waiters(criterion: &mut Criterion) {
     let each = (HELD.load(Ordering::Relaxed) - before) / WAITERS;
     assert_eq!(gate.waiting(), WAITERS);
     drop(crowd);
-    assert_eq!(gate.waiting(), 0, "whoever is cancelled leaves");
+    assert_eq!(gate.waiting(), 0, "a cancelled waiter leaves the queue");
     assert!(each < WAITER_BYTES, "a waiter weighs {each} bytes");
     let _closed = writeln!(
         std::io::stderr(),
