@@ -10,7 +10,7 @@ use pacegate::simulator::{Answer, Options};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     time::{Instant, timeout},
 };
 
@@ -37,6 +37,16 @@ async fn read(mut response: Response<Incoming>) -> (String, Result<(), BoxError>
             Some(Ok(frame)) => text += str::from_utf8(frame.data_ref().unwrap()).unwrap(),
         }
     }
+}
+
+/// An upstream's end of a connection, on which a chat has come whole.
+async fn asked(listener: &TcpListener) -> TcpStream {
+    let (mut peer, _) = listener.accept().await.unwrap();
+    let mut read = Vec::new();
+    while !read.ends_with(b"}") {
+        assert_ne!(peer.read_buf(&mut read).await.unwrap(), 0);
+    }
+    peer
 }
 
 #[tokio::test]
@@ -128,11 +138,7 @@ async fn a_lone_event_leaves_at_once_and_events_that_are_there_together_leave_to
     let gateway = Gateway::start(&upstream(&base, ""));
     let (seen, proof) = tokio::sync::oneshot::channel();
     let serving = async {
-        let (mut peer, _) = listener.accept().await.unwrap();
-        let mut asked = Vec::new();
-        while !asked.ends_with(b"}") {
-            assert_ne!(peer.read_buf(&mut asked).await.unwrap(), 0);
-        }
+        let mut peer = asked(&listener).await;
         let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\
                     transfer-encoding: chunked\r\n\r\n";
         let first = format!("{head}{chunk}");
@@ -239,11 +245,7 @@ async fn an_answer_that_breaks_off_before_its_first_event_has_no_clean_end() {
     ];
     for (number, answer) in answers.iter().enumerate() {
         let serving = async {
-            let (mut peer, _) = listener.accept().await.unwrap();
-            let mut asked = Vec::new();
-            while !asked.ends_with(b"}") {
-                assert_ne!(peer.read_buf(&mut asked).await.unwrap(), 0);
-            }
+            let mut peer = asked(&listener).await;
             peer.write_all(answer.as_bytes()).await.unwrap();
         };
         let asking = async {
