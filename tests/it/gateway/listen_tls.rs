@@ -8,7 +8,7 @@ use std::{
 };
 
 use http::Request;
-use pacegate::simulator::Options;
+use pacegate::simulator::{Answer, Options};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{assert_ok, simulator, streamed};
+use super::{assert_ok, eventually, request, simulator, streamed};
 use crate::support::{
     client::{send_over, whole},
     gateway::{Gateway, PATIENCE, upstream},
@@ -284,4 +284,44 @@ fn a_certificate_that_cannot_be_used_is_named_and_not_quoted() {
             "{said}: {log}"
         );
     }
+}
+
+/// Some answers are in the sockets' buffers whole, of some the gateway has the end in its own.
+#[tokio::test]
+async fn a_client_that_reads_slowly_over_tls_gets_all_of_its_answer_from_a_process_that_winds_down()
+{
+    let simulator = simulator(Options {
+        answer: Answer::Echo,
+        ..Options::default()
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let pem = certificate(folder.path());
+    let at_once = upstream(&simulator.base_url(), "jitter-throttle.concurrency = 100");
+    let config = "drain-timeout = \"300s\"\n".to_owned() + LISTEN_TLS + &at_once;
+    let mut gateway = Gateway::start_in(folder, &config);
+    let mut clients = Vec::new();
+    for size in (200_000..700_000).step_by(20_000) {
+        let body = format!(r#"{{"model":"m","x":"{}"}}"#, "x".repeat(size));
+        let json = "content-type: application/json\r\n";
+        let mut client = dial_tls(&gateway, &pem, &[]).await.unwrap();
+        let chat = request("POST /v1/chat/completions", json, &body);
+        client.write_all(&chat).await.unwrap();
+        client.flush().await.unwrap();
+        client.read_u8().await.unwrap();
+        clients.push((client, body.len()));
+    }
+    eventually("no answer is in the buffers", async || {
+        simulator.in_flight() < clients.len() / 2
+    })
+    .await;
+    gateway.terminate();
+    gateway.logged("\"Draining\"").await;
+    for (mut client, size) in clients {
+        let mut read = Vec::new();
+        client.read_to_end(&mut read).await.unwrap();
+        let head = read.windows(4).position(|it| it == b"\r\n\r\n").unwrap();
+        assert_eq!(read.len() - head - 4, size);
+    }
+    assert_eq!(gateway.ended().await, Some(0));
 }
