@@ -26,13 +26,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 use pacegate::{
     config::{self, Sample},
-    upstream::dialect::DialectClassifier,
+    dialect::DialectClassifier,
 };
 use pacegate_layers::{
     BearerAuthLayer, HeaderAlignLayer, JitterThrottleLayer, RetryOn429Layer, TokenRefreshLayer,
+    context::Progress,
     header_align::Rule,
-    jitter_throttle::{Acquire, Gate, Pacing, Window},
-    progress::Progress,
+    pacing::{Acquire, Gate, Pacing, Window},
     retry_on_429::{Answer, Classify},
     session::Session,
     token::StaticToken,

@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use pacegate::{
     body::Body,
     config::{self, Sample, Upstream},
-    pipeline::{SharedService, build},
+    upstreams::{SharedService, build},
 };
 use pacegate_layers::{error::BoxError, token::StaticToken};
 use tower::{ServiceExt, service_fn};

@@ -7,24 +7,26 @@
 //! The cargo feature `tools` adds `simulator`, a fake upstream that knows nothing of the rest, `bench`,
 //! which shows what a pacing policy does, and `demo`, which shows one burst.
 
+mod api;
 #[cfg(feature = "tools")]
 pub mod bench;
 pub mod body;
 pub mod cli;
+pub mod client;
 pub mod commands;
 pub mod config;
-pub mod core_dumps;
 pub mod credentials;
 #[cfg(feature = "tools")]
 pub mod demo;
-pub mod descriptors;
-pub mod gateway;
+pub mod dialect;
+pub mod edge;
 mod idle_timer;
-pub mod metrics;
 pub mod oauth;
-pub mod pipeline;
+pub mod process;
 pub mod quotas;
+mod routes;
+mod server;
 #[cfg(feature = "tools")]
 pub mod simulator;
 pub mod telemetry;
-pub mod upstream;
+pub mod upstreams;

@@ -30,13 +30,13 @@ use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::MapErr};
 use pacegate::{
     config::{self, Config, Credentials, Sample, Upstream},
-    gateway::Gateway,
-    pipeline::{SharedService, assemble, build},
+    edge::Gateway,
+    upstreams::{SharedService, assemble, build},
 };
 use pacegate_layers::{
+    context::Progress,
     error::BoxError,
-    jitter_throttle::{Gate, Pacing},
-    progress::Progress,
+    pacing::{Gate, Pacing},
     session::Session,
     token::StaticToken,
 };

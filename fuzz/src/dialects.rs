@@ -8,7 +8,7 @@ use std::{
 use http::StatusCode;
 use pacegate::{
     config::{self, Source},
-    upstream::dialect::DialectClassifier,
+    dialect::DialectClassifier,
 };
 use pacegate_layers::retry_on_429::{Answer, Classify, Verdict};
 

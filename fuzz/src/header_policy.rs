@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Empty, Full};
 use pacegate::{
     body::Body,
     config::LayerName,
-    pipeline::{self, SharedService},
+    upstreams::{self, SharedService},
 };
 use pacegate_layers::{error::BoxError, header_align::strip_hop_by_hop, token::StaticToken};
 use tokio::runtime::Builder;
@@ -59,7 +59,7 @@ fn pipeline(profile: &str) -> (SharedService, Arrived) {
         async move { Ok::<_, BoxError>(Response::new(body)) }
     });
     let token = Arc::new(StaticToken::new("ours").unwrap());
-    let built = pipeline::build(&upstream, client, Some(token), None).unwrap();
+    let built = upstreams::build(&upstream, client, Some(token), None).unwrap();
     (built.service, arrived)
 }
 

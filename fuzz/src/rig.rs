@@ -14,7 +14,7 @@ use http::{Request, Response, header};
 use http_body_util::{BodyExt, Empty};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use pacegate::{gateway::Gateway, pipeline::assemble};
+use pacegate::{edge::Gateway, upstreams::assemble};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

@@ -20,8 +20,8 @@
 //!
 //! The crate knows no configuration, no JSON, no provider, no HTTP client and no TLS. What a layer
 //! needs from outside it takes as a trait or a value: a [`token::TokenSource`], a
-//! [`retry_on_429::Classify`], a [`cooldown::Cooldown`], a
-//! [`jitter_throttle::Quota`].
+//! [`retry_on_429::Classify`], a [`pacing::Cooldown`], a
+//! [`pacing::Quota`].
 //!
 //! # Examples
 //!
@@ -34,7 +34,7 @@
 //! use http_body_util::Full;
 //! use pacegate_layers::{
 //!     BearerAuthLayer, HeaderAlignLayer, JitterThrottleLayer, RetryOn429Layer, TokenRefreshLayer,
-//!     jitter_throttle::{Gate, Pacing},
+//!     pacing::{Gate, Pacing},
 //!     token::StaticToken,
 //! };
 //! use rand::{SeedableRng, rngs::StdRng};
@@ -64,11 +64,11 @@
 //! ```
 
 pub mod bearer_auth;
-pub mod cooldown;
+pub mod context;
 pub mod error;
 pub mod header_align;
 pub mod jitter_throttle;
-pub mod progress;
+pub mod pacing;
 pub mod retry_on_429;
 pub mod session;
 pub mod token;

@@ -26,7 +26,7 @@ use pacegate_layers::{
     BearerAuthLayer, HeaderAlignLayer, JitterThrottleLayer, RetryOn429Layer, TokenRefreshLayer,
     error::BoxError,
     header_align::Rule,
-    jitter_throttle::{Gate, Pacing},
+    pacing::{Gate, Pacing},
     token::{BearerToken, TokenFuture, TokenSource},
 };
 use parking_lot::Mutex;

@@ -5,9 +5,7 @@ use std::{error::Error, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderName, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
-use pacegate_layers::{
-    error::BoxError, jitter_throttle::Refused, progress::Progress, session::Session,
-};
+use pacegate_layers::{context::Progress, error::BoxError, pacing::Refused, session::Session};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep, sleep_until},
@@ -16,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::{log::Book, pattern};
-use crate::{body::Body, pipeline::SharedService};
+use crate::{body::Body, upstreams::SharedService};
 
 /// Which of the times that a client asked this is; goes with the request to a modelled upstream.
 #[derive(Clone, Copy, Debug)]

@@ -13,7 +13,7 @@ use rand::{RngExt, rngs::StdRng};
 use tokio::time::{Instant, sleep};
 use tower::{ServiceExt, service_fn};
 
-use crate::pipeline::SharedService;
+use crate::upstreams::SharedService;
 
 struct Cell {
     free: Option<Instant>,

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 
-use pacegate_layers::jitter_throttle::{Quota, Share, Window};
+use pacegate_layers::pacing::{Quota, Share, Window};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 

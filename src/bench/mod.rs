@@ -31,7 +31,7 @@ mod virtual_time;
 
 use std::time::Duration;
 
-use pacegate_layers::jitter_throttle::ReversedJitter;
+use pacegate_layers::pacing::ReversedJitter;
 
 pub use self::{
     figures::Figures,
@@ -46,7 +46,7 @@ pub use self::{
     trace::TraceError,
     virtual_time::virtually,
 };
-use crate::{config, gateway::BindError, pipeline::AssembleError, upstream::error::ClientError};
+use crate::{client::error::ClientError, config, edge::BindError, upstreams::AssembleError};
 
 /// What every policy is put through.
 #[derive(Clone, Debug)]

@@ -22,7 +22,7 @@ use super::{
     limit::{Limit, Tally},
     log::{Book, Try},
 };
-use crate::{body::Body, pipeline::SharedService};
+use crate::{body::Body, upstreams::SharedService};
 
 /// The upstream.
 #[derive(Debug)]

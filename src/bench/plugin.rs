@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use tower::{ServiceExt, service_fn};
 
 use super::client::retry_after;
-use crate::pipeline::SharedService;
+use crate::upstreams::SharedService;
 
 /// Whether one request's turn ends before the next one's begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
-use pacegate_layers::{JitterThrottleLayer, RetryOn429Layer, jitter_throttle::Gate};
+use pacegate_layers::{JitterThrottleLayer, RetryOn429Layer, pacing::Gate};
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
@@ -26,8 +26,8 @@ use super::{
 };
 use crate::{
     config::{self, LayerName, Sample, suggestion},
-    pipeline::{SharedService, boxed, pacing},
-    upstream::dialect::DialectClassifier,
+    dialect::DialectClassifier,
+    upstreams::{SharedService, boxed, pacing},
 };
 
 /// A policy by its name.

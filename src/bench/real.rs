@@ -19,11 +19,11 @@ use super::{
     report::Outcome,
 };
 use crate::{
+    client::{Client, ClientOptions},
     config::{self, Credentials, LayerName, Listen, Sample},
-    gateway::Gateway,
-    pipeline::{SharedService, assemble},
+    edge::Gateway,
     simulator::{Arrival, Limits, Options, Simulator},
-    upstream::{Client, ClientOptions},
+    upstreams::{SharedService, assemble},
 };
 
 /// What `policy` makes of `scenario` over sockets; `ended` is called for every request that is

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::pattern::Request;
-use crate::gateway::record::Line;
+use crate::upstreams::record::Line;
 
 /// A recording that cannot be read.
 #[derive(Debug, thiserror::Error)]

@@ -13,7 +13,7 @@ use crate::{
         self, Config, Credentials, JitterThrottle, LayerName, Listen, Order, Upstream,
         show_duration as duration,
     },
-    gateway::Reloader,
+    edge::Reloader,
 };
 
 /// Options of `pacegate check`.

@@ -9,9 +9,9 @@ use super::serve::{runtime, signals};
 use crate::{
     config::{self, Config, Listen},
     demo::{self, Home, Screen, Stage},
-    gateway::{BindError, Gateway},
-    pipeline::{Pipeline, assemble},
+    edge::{BindError, Gateway},
     telemetry,
+    upstreams::{Pipeline, assemble},
 };
 
 /// Options of `pacegate demo`.
@@ -41,7 +41,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let home = Home::new().context("cannot make a temporary directory")?;
     let config = demo::config(&home, listen)?;
-    telemetry::init(&config.log)?;
+    telemetry::log::init(&config.log)?;
     runtime(&config)?.block_on(play(args, home, config))
 }
 

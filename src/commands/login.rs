@@ -16,7 +16,6 @@ use super::{
 };
 use crate::{
     config::{self, Log, LogFormat, OAuth, Upstream},
-    core_dumps,
     credentials::{
         lock::Lock,
         store::{Credentials, CredentialsFile, ReadError},
@@ -27,8 +26,8 @@ use crate::{
         pkce::Verifier,
         refresh::{Grant, TokenEndpoint},
     },
-    pipeline::endpoint_client,
-    telemetry,
+    process, telemetry,
+    upstreams::endpoint_client,
 };
 
 mod screen;
@@ -53,10 +52,10 @@ pub struct Args {
 /// A config that cannot be used, no upstream with a login, a login that was denied, refused or not
 /// confirmed in time, or a file that cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let no_dumps = core_dumps::forbid();
+    let no_dumps = process::disable_core_dumps();
     let config = config::without_secrets(&args.config.source())?;
     let (upstream, oauth) = with_login(&config, args.upstream.as_deref())?;
-    telemetry::init(&quiet(&config.log, &args.config))?;
+    telemetry::log::init(&quiet(&config.log, &args.config))?;
     if let Err(error) = no_dumps {
         warn!(%error, "A crash may leave a core dump");
     }

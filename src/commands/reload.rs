@@ -5,8 +5,9 @@ use tracing::{error, info, warn};
 use super::source::ConfigArgs;
 use crate::{
     config::{self, Config, Loaded},
-    gateway::{Reloader, record::Recorder},
-    pipeline::{Fleet, Pipeline},
+    edge::Reloader,
+    upstreams::record::Recorder,
+    upstreams::{Fleet, Pipeline},
 };
 
 /// What a reload goes on from.

@@ -24,10 +24,10 @@ use super::{
 };
 use crate::{
     config::{self, Config},
-    core_dumps, descriptors,
-    gateway::{Gateway, record::Recorder},
-    pipeline::Fleet,
-    telemetry,
+    edge::Gateway,
+    process, telemetry,
+    upstreams::Fleet,
+    upstreams::record::Recorder,
 };
 
 /// Options of `pacegate serve`.
@@ -54,14 +54,14 @@ const LEAST_LAST_TASKS: Duration = Duration::from_secs(1);
 ///
 /// [`config::Error`] for a config that cannot be used; else whatever kept it from listening.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let no_dumps = core_dumps::forbid();
+    let no_dumps = process::disable_core_dumps();
     let loaded = config::load(&args.source.source())?;
     let config = loaded.config;
-    telemetry::init(&config.log)?;
+    telemetry::log::init(&config.log)?;
     if let Err(error) = no_dumps {
         warn!(%error, "Cannot turn off core dumps; one would hold tokens and prompts");
     }
-    if let Err(error) = descriptors::raise_limit() {
+    if let Err(error) = process::raise_descriptor_limit() {
         warn!(%error, "Cannot raise the number of open files; there may be room for few streams");
     }
     info!(source = loaded.source, "Config loaded");

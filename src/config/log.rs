@@ -106,8 +106,8 @@ mod tests {
     fn gives_targets_levels_of_their_own() {
         for list in ["info,pacegate=debug", " pacegate=DEBUG , info,"] {
             let targets = targets(list).unwrap();
-            assert!(targets.would_enable("pacegate::gateway", &Level::DEBUG));
-            assert!(!targets.would_enable("pacegate::gateway", &Level::TRACE));
+            assert!(targets.would_enable("pacegate::edge", &Level::DEBUG));
+            assert!(!targets.would_enable("pacegate::edge", &Level::TRACE));
             assert!(targets.would_enable("hyper", &Level::INFO));
             assert!(!targets.would_enable("hyper", &Level::DEBUG));
         }

@@ -16,7 +16,7 @@ use tower::{Service, ServiceExt};
 use super::form;
 use crate::{
     config::{HeaderField, HeaderRule},
-    upstream::dialect,
+    dialect,
 };
 
 /// What was wrong with an answer or the lack of one.

@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, time::Duration};
 
 use jiff::tz::TimeZone;
-use pacegate_layers::jitter_throttle::Share;
+use pacegate_layers::pacing::Share;
 use tokio::time::Instant;
 
 use super::{

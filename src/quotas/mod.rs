@@ -27,7 +27,7 @@
 
 use std::{fmt, io, path::Path, time::SystemTime};
 
-use pacegate_layers::jitter_throttle::{Quota, Share};
+use pacegate_layers::pacing::{Quota, Share};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 use tracing::warn;

@@ -7,7 +7,7 @@ use pacegate::{
     config::{self, Per},
     quotas::WallClock,
 };
-use pacegate_layers::jitter_throttle::{Order, Pacing, Quota};
+use pacegate_layers::pacing::{Order, Pacing, Quota};
 
 use crate::{
     check::Promise,

@@ -9,7 +9,7 @@ use std::{
 
 use jiff::{Timestamp, ToSpan, civil::Date, tz::TimeZone};
 use pacegate::quotas::WallClock;
-use pacegate_layers::jitter_throttle::{Quota, Share};
+use pacegate_layers::pacing::{Quota, Share};
 use tokio::time::Instant;
 
 /// Counts by what the wall clock shows.

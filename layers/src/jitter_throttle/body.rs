@@ -8,7 +8,7 @@ use std::{
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::gate::Permit;
+use crate::pacing::Permit;
 
 pin_project! {
     /// A response body that holds its request's slot until it has ended, failed or been dropped.

@@ -32,7 +32,7 @@
 //! that every attempt takes its turn; outside [`HeaderAlign`](crate::HeaderAlignLayer) and
 //! [`BearerAuth`](crate::BearerAuthLayer), so that headers are built and the token is read after the
 //! wait. A
-//! [`Progress`](crate::progress::Progress) among the request's extensions carries the place from
+//! [`Progress`](crate::context::Progress) among the request's extensions carries the place from
 //! one attempt to the next and takes the time waited; without one each attempt queues anew.
 //! `RetryOn429` may mark it, and then says itself what an answer means; without a mark every answer
 //! that is no error counts as accepted.
@@ -44,7 +44,7 @@
 //! ```
 //! use pacegate_layers::{
 //!     JitterThrottleLayer,
-//!     jitter_throttle::{Gate, Pacing},
+//!     pacing::{Gate, Pacing},
 //! };
 //! use rand::{SeedableRng, rngs::StdRng};
 //!
@@ -61,7 +61,7 @@
 //! ```
 //! use std::{num::NonZeroUsize, time::Duration};
 //!
-//! use pacegate_layers::jitter_throttle::{Pacing, ReversedJitter};
+//! use pacegate_layers::pacing::{Pacing, ReversedJitter};
 //!
 //! # fn main() -> Result<(), ReversedJitter> {
 //! let pacing = Pacing::new()
@@ -74,29 +74,16 @@
 //! # }
 //! ```
 //!
-//! [`Cooldown`]: crate::cooldown::Cooldown
+//! [`Cooldown`]: crate::pacing::Cooldown
+//! [`Gate`]: crate::pacing::Gate
+//! [`Order`]: crate::pacing::Order
+//! [`Quota`]: crate::pacing::Quota
+//! [`Refused`]: crate::pacing::Refused
 
-mod acquire;
 mod body;
-mod clock;
-mod closing;
-mod gate;
-mod pacing;
-mod queue;
-mod quota;
-mod refused;
 mod service;
-mod tempo;
-#[cfg(test)]
-mod tests;
 
 pub use self::{
-    acquire::Acquire,
     body::PermitBody,
-    gate::{Gate, Outlook, Permit},
-    pacing::{Busy, Pacing, ReversedJitter},
-    queue::Order,
-    quota::{Quota, Share, Window},
-    refused::Refused,
     service::{JitterThrottle, JitterThrottleLayer, ResponseFuture},
 };

@@ -13,14 +13,11 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{
-    acquire::Acquire,
-    body::PermitBody,
-    gate::{Gate, Permit},
-};
+use super::body::PermitBody;
 use crate::{
+    context::Progress,
     error::{BoxError, NotSent, chain},
-    progress::Progress,
+    pacing::{Acquire, Gate, Permit},
     token::TokenError,
 };
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode, header};
 
-use crate::cooldown::Pace;
+use crate::pacing::Pace;
 
 /// An answer, as far as it has been read.
 #[derive(Clone, Copy, Debug)]

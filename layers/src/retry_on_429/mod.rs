@@ -25,9 +25,9 @@
 //!
 //! Outside [`JitterThrottle`](crate::JitterThrottleLayer), so that every attempt takes its turn;
 //! outside [`TokenRefresh`](crate::TokenRefreshLayer), so that a refused replay is retried as well.
-//! With a [`Cooldown`](crate::cooldown::Cooldown) shared with that layer, one refusal pauses
+//! With a [`Cooldown`](crate::pacing::Cooldown) shared with that layer, one refusal pauses
 //! everyone on the account, and the waiting is done at the gate, where the request keeps its place.
-//! It puts a [`Progress`](crate::progress::Progress) into the request's extensions if none is there.
+//! It puts a [`Progress`](crate::context::Progress) into the request's extensions if none is there.
 //! Where event streams are read, it puts a mark there, too, so that the layer further in does not
 //! take their heads for the upstream's word.
 //!

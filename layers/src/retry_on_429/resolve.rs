@@ -22,9 +22,9 @@ use super::{
     retry_after::requested_wait,
 };
 use crate::{
-    cooldown::{Cooldown, Pace},
+    context::Progress,
     error::{BoxError, NotSent, chain_text},
-    progress::Progress,
+    pacing::{Cooldown, Pace},
 };
 
 /// What a layer was told.

@@ -24,7 +24,7 @@ use super::{
     classify::{Classify, StandardClassify},
     resolve::{Policy, Retry, resolve},
 };
-use crate::{cooldown::Cooldown, error::BoxError, progress::Progress};
+use crate::{context::Progress, error::BoxError, pacing::Cooldown};
 
 /// Applies [`RetryOn429`]; see the [module documentation](super).
 #[derive(Clone, Debug)]

@@ -17,10 +17,10 @@ use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use super::*;
 use crate::{
     JitterThrottleLayer,
-    cooldown::Cooldown,
+    context::Progress,
     error::{BoxError, NotSent},
-    jitter_throttle::{Gate, Pacing},
-    progress::Progress,
+    pacing::Cooldown,
+    pacing::{Gate, Pacing},
 };
 
 mod streams;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use pacegate_layers::jitter_throttle::{Quota as _, Share};
+use pacegate_layers::pacing::{Quota as _, Share};
 use tempfile::TempDir;
 use tokio::time::{Instant, advance, sleep_until};
 

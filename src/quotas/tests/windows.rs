@@ -1,6 +1,6 @@
 //! Windows: exact where they can be, small where they need not be.
 
-use pacegate_layers::jitter_throttle::Window;
+use pacegate_layers::pacing::Window;
 use proptest::{collection::vec, prelude::*};
 use tokio::runtime;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pacegate_layers::{
-    cooldown::Pace,
+    pacing::Pace,
     retry_on_429::{Answer, Classify, Verdict},
 };
 

@@ -12,10 +12,10 @@ use std::{
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use pacegate::{
     config::{self, Dialect, Source},
-    upstream::dialect::DialectClassifier,
+    dialect::DialectClassifier,
 };
 use pacegate_layers::{
-    cooldown::Pace,
+    pacing::Pace,
     retry_on_429::{Answer, Classify, Verdict},
 };
 use serde_json::{Value, json};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pacegate_layers::{cooldown::Pace, retry_on_429::Verdict};
+use pacegate_layers::{pacing::Pace, retry_on_429::Verdict};
 use serde_json::{Value, json};
 
 use super::{PASS, RETRY, Said, USED_UP, compatible, exhausted_for};

@@ -3,7 +3,7 @@
 use std::{sync::LazyLock, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use pacegate::upstream::dialect::DialectClassifier;
+use pacegate::dialect::DialectClassifier;
 use pacegate_layers::retry_on_429::{Answer, Classify};
 use proptest::{collection::vec, prelude::*, sample::select};
 use rustix::time::{ClockId, clock_gettime};

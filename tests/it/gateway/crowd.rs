@@ -51,7 +51,7 @@ async fn a_thousand_open_streams_of_long_requests_take_sixty_five_megabytes_at_m
 
 async fn assert_light(request_size: usize, most: u64) {
     // Each is a descriptor on both sides of the simulator and of the clients, all in this process.
-    pacegate::descriptors::raise_limit().unwrap();
+    pacegate::process::raise_descriptor_limit().unwrap();
     let simulator = simulator(Options {
         faults: vec!["stall@1".parse().unwrap(); STREAMS],
         ..Options::default()

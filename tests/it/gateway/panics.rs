@@ -17,11 +17,11 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::proxy::matcher::Matcher;
 use pacegate::{
     body::Body,
+    client::{Client, ClientOptions},
     config::{self, Config, LayerName, Listen, Sample},
-    gateway::Gateway,
-    pipeline::{Pipeline, SharedService, build},
+    edge::Gateway,
     simulator::{Options, Simulator},
-    upstream::{Client, ClientOptions},
+    upstreams::{Pipeline, SharedService, build},
 };
 use pacegate_layers::{
     error::BoxError,

@@ -13,9 +13,9 @@ use pacegate::{
     body::Body,
     config::{self, Config, Credentials, Source, Upstream},
     credentials::source::{OAuthSource, Settings},
-    gateway::Gateway,
-    pipeline::{Pipeline, build},
+    edge::Gateway,
     telemetry,
+    upstreams::{Pipeline, build},
 };
 use tokio_util::task::TaskTracker;
 
@@ -97,7 +97,7 @@ async fn serve() {
         ..Source::new(&|_| None)
     };
     let config = config::load(&source).unwrap().config;
-    telemetry::init(&config.log).unwrap();
+    telemetry::log::init(&config.log).unwrap();
     let tasks = TaskTracker::new();
     let pipelines = config.upstreams.iter();
     let pipelines = pipelines.map(|upstream| pipeline(upstream, &config, &tasks));

@@ -2,7 +2,7 @@
 
 use http::{Method, Request, StatusCode, Version};
 use http_body_util::Full;
-use pacegate::upstream::{
+use pacegate::client::{
     Client,
     error::{Broken, Switched, Truncated},
 };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::Body;
 use http_body_util::BodyExt;
-use pacegate::upstream::{
+use pacegate::client::{
     Client,
     error::{IdleTimeout, Truncated},
 };

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::Full;
-use pacegate::upstream::{
+use pacegate::client::{
     Client,
     error::{Broken, ConnectError, ConnectTimeout, HeadTimeout, Stage},
 };
-use pacegate_layers::{error::NotSent, progress::Progress};
+use pacegate_layers::{context::Progress, error::NotSent};
 use tokio::{join, time::Instant};
 use tower_service::Service;
 

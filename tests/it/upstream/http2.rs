@@ -16,8 +16,8 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use pacegate::{
+    client::{Client, error::Truncated},
     config::HttpVersion,
-    upstream::{Client, error::Truncated},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},

@@ -1,7 +1,7 @@
 //! Proxies. The upstream has a name that nobody resolves: only the proxy is asked for it.
 
 use hyper_util::client::proxy::matcher::Matcher;
-use pacegate::upstream::{
+use pacegate::client::{
     Client,
     error::{ConnectError, Stage},
 };

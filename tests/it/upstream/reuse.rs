@@ -5,7 +5,7 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use pacegate::upstream::Client;
+use pacegate::client::Client;
 use pacegate_layers::error::NotSent;
 use tokio::{
     io::AsyncWriteExt,

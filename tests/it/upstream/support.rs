@@ -8,8 +8,8 @@ use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::proxy::matcher::Matcher;
 use pacegate::{
+    client::{Client, ClientOptions, ResponseBody},
     config::{HttpVersion, Roots, Tls},
-    upstream::{Client, ClientOptions, ResponseBody},
 };
 use pacegate_layers::error::BoxError;
 use rustls::{ServerConfig, pki_types::PrivateKeyDer};

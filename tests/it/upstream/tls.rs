@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use pacegate::{
-    config::HttpVersion,
-    upstream::{
+    client::{
         Client, ClientOptions,
         error::{CertificateError, ConnectError, Stage},
     },
+    config::HttpVersion,
 };
 use pacegate_layers::error::NotSent;
 use rustls::ServerConfig;

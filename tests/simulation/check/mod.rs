@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use pacegate_layers::jitter_throttle::Refused;
+use pacegate_layers::pacing::Refused;
 
 use crate::{
     play::{Entry, Event, Log},

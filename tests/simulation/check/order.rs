@@ -1,6 +1,6 @@
 //! Who goes first.
 
-use pacegate_layers::jitter_throttle::Order;
+use pacegate_layers::pacing::Order;
 
 use super::{Broken, Promise, Wait, Watch};
 

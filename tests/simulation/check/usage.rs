@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroUsize, time::Duration};
 
-use pacegate_layers::jitter_throttle::Share;
+use pacegate_layers::pacing::Share;
 
 use super::{
     Broken, Promise, Watch,

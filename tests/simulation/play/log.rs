@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pacegate_layers::jitter_throttle::Refused;
+use pacegate_layers::pacing::Refused;
 
 #[derive(Debug)]
 pub(crate) struct Log {

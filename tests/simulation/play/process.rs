@@ -10,7 +10,7 @@ use std::{
 };
 
 use pacegate::{config::Per, quotas::Book};
-use pacegate_layers::jitter_throttle::{Gate, Quota, Window};
+use pacegate_layers::pacing::{Gate, Quota, Window};
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::{sync::Notify, time::Instant};
 

@@ -14,9 +14,9 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use pacegate_layers::{
-    cooldown::Cooldown,
+    context::Progress,
     error::{BoxError, NotSent},
-    progress::Progress,
+    pacing::Cooldown,
 };
 use tokio::time::{Sleep, sleep};
 use tower_service::Service;

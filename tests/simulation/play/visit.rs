@@ -15,10 +15,10 @@ use http::{Response, StatusCode};
 use http_body::Body;
 use pacegate_layers::{
     JitterThrottleLayer,
-    cooldown::{Cooldown, Pace},
+    context::Progress,
     error::{BoxError, NotSent},
-    jitter_throttle::{Gate, PermitBody, Refused},
-    progress::Progress,
+    jitter_throttle::PermitBody,
+    pacing::{Cooldown, Gate, Pace, Refused},
     session::Session,
 };
 use rand::{SeedableRng, rngs::StdRng};

@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, time::Duration};
 
 use pacegate::config::Quota;
-use pacegate_layers::jitter_throttle::{Busy, Order, Pacing};
+use pacegate_layers::pacing::{Busy, Order, Pacing};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 mod place;

@@ -1,0 +1,69 @@
+//! The gap between two dispatches.
+
+use std::{collections::VecDeque, time::Duration};
+
+use rand::{RngExt, rngs::StdRng};
+use tokio::time::Instant;
+
+use super::{
+    ledger::Interval,
+    settings::{Busy, Pacing},
+};
+
+/// Knows when the next dispatch may be, as far as the gap decides.
+#[derive(Debug)]
+pub(super) struct Tempo {
+    interval: Interval,
+    not_before: Instant,
+    /// The latest dispatches, as many as decide whether it is a busy time.
+    recent: VecDeque<Instant>,
+    rng: StdRng,
+}
+
+/// What a gap is stretched by after the upstream said that the rate grew too quickly.
+const RAMP: u32 = 2;
+
+impl Tempo {
+    pub(super) fn new(pacing: &Pacing, rng: StdRng) -> Self {
+        Self {
+            interval: Interval::new(pacing.min_interval),
+            not_before: Instant::now(),
+            recent: VecDeque::new(),
+            rng,
+        }
+    }
+
+    pub(super) fn not_before(&self) -> Instant {
+        self.not_before
+    }
+
+    /// Takes the cell of the minimum interval, or says when there will be one.
+    pub(super) fn take_interval(&self) -> Result<(), Instant> {
+        self.interval.take()
+    }
+
+    /// Somebody comes and nobody waits. Only the imitation of a plugin's delay makes it wait.
+    pub(super) fn leave_idle(&mut self, pacing: &Pacing, now: Instant) {
+        if pacing.idle_jitter && self.not_before <= now {
+            self.not_before = now + self.rng.random_range(pacing.jitter.clone());
+        }
+    }
+
+    /// One is being dispatched: draws the gap to the next.
+    pub(super) fn dispatched(&mut self, pacing: &Pacing, slower: bool, now: Instant) {
+        let jitter = match &pacing.busy {
+            Some(busy) if self.is_busy(busy, now) => busy.jitter.clone(),
+            _ => pacing.jitter.clone(),
+        };
+        let gap: Duration = pacing.min_interval + self.rng.random_range(jitter);
+        self.not_before = now + if slower { gap * RAMP } else { gap };
+    }
+
+    fn is_busy(&mut self, busy: &Busy, now: Instant) -> bool {
+        self.recent.push_back(now);
+        if self.recent.len() > busy.from.get() {
+            self.recent.pop_front();
+        }
+        self.recent.len() == busy.from.get() && now.duration_since(self.recent[0]) < busy.within
+    }
+}

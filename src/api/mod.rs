@@ -1,0 +1,3 @@
+//! What clients speak and understand.
+
+pub(crate) mod retry_words;

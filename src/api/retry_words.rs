@@ -1,0 +1,49 @@
+//! Keeps the texts of final answers clear of what makes a client ask again.
+
+use std::borrow::Cow;
+
+/// OpenCode looks for these in the body of *any* 4xx, whatever its status, and retries if it finds
+/// one. A path, a size or a column can hold the digits by chance.
+pub(crate) const RETRIED: [&str; 12] = [
+    "429",
+    "500",
+    "502",
+    "503",
+    "504",
+    "524",
+    "529",
+    "overloaded",
+    "rate limit",
+    "timeout",
+    "too many requests",
+    "try again later",
+];
+
+/// `text` with an ellipsis in place of whatever would be retried.
+pub(crate) fn final_text(text: &str) -> Cow<'_, str> {
+    let mut cleared = Cow::Borrowed(text);
+    for retried in RETRIED {
+        // ASCII only, so that places in the copy are places in the text.
+        while let Some(at) = cleared.to_ascii_lowercase().find(retried) {
+            cleared.to_mut().replace_range(at..at + retried.len(), "…");
+        }
+    }
+    cleared
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_out_what_is_retried_and_nothing_else() {
+        for (text, cleared) in [
+            ("line 1, column 1502", "line 1, column 1…"),
+            ("/home/Müller429/Timeout/x", "/home/Müller…/…/x"),
+            ("Rate Limit, 429429", "…, ……"),
+            ("column 5 04, 42 9", "column 5 04, 42 9"),
+        ] {
+            assert_eq!(final_text(text), cleared);
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! One new connection: name, TCP, proxy, TLS, all within one time-out.
+
+use std::{
+    error::Error,
+    future::Future,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::Uri;
+use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
+use hyper_util::{
+    client::legacy::connect::{
+        Connection as _, HttpConnector,
+        dns::{GaiAddrs, GaiResolver, Name},
+        proxy::Tunnel,
+    },
+    rt::TokioIo,
+};
+use pacegate_layers::error::{BoxError, NotSent};
+use parking_lot::Mutex;
+use rustls::ClientConfig;
+use tokio::net::TcpStream;
+use tower::{Service, ServiceExt};
+
+use super::{
+    base_url::{Base, Origin},
+    error::{CertificateError, ClientError, ConnectError, Stage},
+    proxy::Route,
+    service::ClientOptions,
+};
+use crate::config::HttpVersion;
+
+/// A silent connection is probed this often: firewalls and NATs forget one after a few minutes, and
+/// a model may think for longer than that.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// Bytes to and from the upstream, with or without TLS.
+pub(super) type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
+
+/// Opens connections to one origin.
+pub(super) struct Connector {
+    pub(super) origin: Origin,
+    pub(super) route: Route,
+    pub(super) http: HttpVersion,
+    pub(super) max_head: usize,
+    pub(super) timeout: Duration,
+    tls: Arc<ClientConfig>,
+}
+
+/// How far one connection has come; clones are the same. An error by itself does not say whether it
+/// was the name or the host that failed.
+#[derive(Clone)]
+pub(super) struct StageTracker(Arc<Mutex<Stage>>);
+
+/// The system's resolver, which tells how far it has come.
+#[derive(Clone)]
+struct Resolver {
+    inner: GaiResolver,
+    stage: StageTracker,
+    then: Stage,
+}
+
+// === impl Connector ===
+
+impl Connector {
+    /// A connector to the origin of `base`.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Proxy`] if the proxy in front of it is of an unknown kind.
+    pub(super) fn new(
+        base: &Base,
+        options: &ClientOptions,
+        tls: Arc<ClientConfig>,
+    ) -> Result<Self, ClientError> {
+        Ok(Self {
+            route: Route::choose(&options.proxy, base, options.http)?,
+            origin: base.origin.clone(),
+            http: options.http,
+            max_head: options.max_head,
+            timeout: options.connect_timeout,
+            tls,
+        })
+    }
+
+    /// A connection that is ready for the first byte of HTTP.
+    pub(super) async fn connect(&self, stage: &StageTracker) -> Result<Stream, BoxError> {
+        let stream = match &self.route {
+            Route::Direct => {
+                let tcp = tcp(stage, Stage::Connect);
+                self.over(tcp, &self.origin, stage).await?
+            }
+            Route::Forward(proxy) => {
+                let tcp = tcp(stage, Stage::Proxy);
+                self.over(tcp, &proxy.origin, stage).await?
+            }
+            Route::Tunnel(proxy) => {
+                let tcp = tcp(stage, Stage::Proxy);
+                let mut tunnel = Tunnel::new(proxy.origin.url()?, tcp);
+                if let Some(authorization) = &proxy.authorization {
+                    tunnel = tunnel.with_auth(authorization.clone());
+                }
+                self.over(tunnel, &self.origin, stage).await?
+            }
+        };
+        if self.http == HttpVersion::H2 && self.origin.https && !chose_h2(&stream) {
+            return Err("the server does not offer HTTP/2\nhint: set http = \"auto\"".into());
+        }
+        Ok(stream)
+    }
+
+    /// A connection to `origin` over what `tcp` opens, with TLS where its URL says so.
+    async fn over<T>(
+        &self,
+        tcp: T,
+        origin: &Origin,
+        stage: &StageTracker,
+    ) -> Result<Stream, BoxError>
+    where
+        T: Service<Uri, Response = TokioIo<TcpStream>>,
+        T::Future: Send + 'static,
+        T::Error: Into<BoxError>,
+    {
+        let stage = stage.clone();
+        let tcp = tcp.map_response(move |io| {
+            stage.set(Stage::Tls);
+            io
+        });
+        let connector = HttpsConnector::from((tcp, self.tls.clone()));
+        connector.oneshot(origin.url()?).await
+    }
+
+    /// Whether HTTP/2 was agreed on, or is known beforehand.
+    pub(super) fn speaks_h2(&self, stream: &Stream) -> bool {
+        if self.origin.https {
+            chose_h2(stream)
+        } else {
+            self.http == HttpVersion::H2
+        }
+    }
+
+    /// What a failure at `stage` means for the request: not sent, and safe to retry, unless the
+    /// certificate does not verify, which no retry mends.
+    pub(super) fn explain(&self, stage: Stage, error: BoxError) -> BoxError {
+        if let Some(reason) = refused_certificate(&*error) {
+            return CertificateError {
+                host: self.origin.host.clone(),
+                reason: reason.clone(),
+            }
+            .into();
+        }
+        let failing = match &self.route {
+            Route::Forward(proxy) | Route::Tunnel(proxy)
+                if matches!(stage, Stage::Resolve | Stage::Proxy) =>
+            {
+                &proxy.origin
+            }
+            _ => &self.origin,
+        };
+        let error = ConnectError {
+            stage,
+            address: failing.address(),
+            source: error,
+        };
+        NotSent(error.into()).into()
+    }
+}
+
+fn chose_h2(stream: &Stream) -> bool {
+    stream.connected().is_negotiated_h2()
+}
+
+fn refused_certificate<'a>(
+    error: &'a (dyn Error + 'static),
+) -> Option<&'a rustls::CertificateError> {
+    if let Some(rustls::Error::InvalidCertificate(reason)) = error.downcast_ref() {
+        return Some(reason);
+    }
+    // As a source an io::Error hides what it wraps.
+    let inner = match error.downcast_ref::<io::Error>() {
+        Some(error) => error.get_ref().map(|inner| inner as &(dyn Error + 'static)),
+        None => error.source(),
+    };
+    inner.and_then(refused_certificate)
+}
+
+/// Opens TCP connections, and tells `stage` when it begins to look up a name and when it goes on with
+/// `then`.
+fn tcp(stage: &StageTracker, then: Stage) -> HttpConnector<Resolver> {
+    stage.set(then);
+    let mut connector = HttpConnector::new_with_resolver(Resolver {
+        inner: GaiResolver::new(),
+        stage: stage.clone(),
+        then,
+    });
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    connector.set_keepalive(Some(TCP_KEEPALIVE));
+    connector
+}
+
+// === impl StageTracker ===
+
+impl StageTracker {
+    pub(super) fn set(&self, stage: Stage) {
+        *self.0.lock() = stage;
+    }
+
+    pub(super) fn get(&self) -> Stage {
+        *self.0.lock()
+    }
+}
+
+impl Default for StageTracker {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Stage::Connect)))
+    }
+}
+
+// === impl Resolver ===
+
+impl Service<Name> for Resolver {
+    type Response = GaiAddrs;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<GaiAddrs>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        self.stage.set(Stage::Resolve);
+        let (lookup, stage, then) = (self.inner.call(name), self.stage.clone(), self.then);
+        Box::pin(async move {
+            let addresses = lookup.await?;
+            stage.set(then);
+            Ok(addresses)
+        })
+    }
+}

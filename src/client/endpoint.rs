@@ -1,0 +1,66 @@
+//! Where requests go, and what one must look like there.
+
+use std::sync::Arc;
+
+use http::{Method, Uri, Version, header};
+use http_body::Body as _;
+
+use super::{base_url::Base, connections::Connections, exchange::Outgoing, h2, proxy::Route};
+
+/// A base URL and the connections to its origin.
+pub(super) struct Target {
+    pub(super) base: Base,
+    pub(super) connections: Arc<Connections>,
+}
+
+// === impl Target ===
+
+impl Target {
+    pub(super) fn new(base: Base, connections: Arc<Connections>) -> Self {
+        Self { base, connections }
+    }
+
+    /// Makes `request` one to `url`, a URL of this target, over HTTP/1.1. `host` keeps its place if it
+    /// has one.
+    pub(super) fn prepare_h1(&self, request: &mut Outgoing, url: Uri) {
+        *request.version_mut() = Version::HTTP_11;
+        let headers = request.headers_mut();
+        headers.insert(header::HOST, self.base.host.clone());
+        // The body is whole and ends by its length.
+        headers.remove(header::TRANSFER_ENCODING);
+        if let Route::Forward(proxy) = &self.connections.connector.route {
+            if let Some(authorization) = &proxy.authorization {
+                headers.insert(header::PROXY_AUTHORIZATION, authorization.clone());
+            }
+            *request.uri_mut() = url;
+        } else {
+            *request.uri_mut() = url.path_and_query().cloned().map(Uri::from).unwrap_or(url);
+        }
+        set_length(request);
+    }
+
+    /// The same over HTTP/2, where the URL says the host.
+    pub(super) fn prepare_h2(&self, request: &mut Outgoing, url: Uri) {
+        *request.version_mut() = Version::HTTP_2;
+        *request.uri_mut() = url;
+        set_length(request);
+        let headers = std::mem::take(request.headers_mut());
+        *request.headers_mut() = h2::without_connection_fields(headers);
+    }
+}
+
+/// The body is whole, so its length is known, whatever the header says. Methods that are expected to
+/// have a body say so of an empty one, too ([RFC 9110 §8.6]).
+///
+/// [RFC 9110 §8.6]: https://www.rfc-editor.org/rfc/rfc9110#section-8.6
+fn set_length(request: &mut Outgoing) {
+    let length = request.body().size_hint().lower();
+    let has_body = matches!(
+        *request.method(),
+        Method::PATCH | Method::POST | Method::PUT
+    );
+    let headers = request.headers_mut();
+    if has_body || length > 0 || headers.contains_key(header::CONTENT_LENGTH) {
+        headers.insert(header::CONTENT_LENGTH, length.into());
+    }
+}

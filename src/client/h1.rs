@@ -1,0 +1,76 @@
+//! HTTP/1.1: hyper's connection (`hyper::client::conn::http1`), polled by the task that waits for the
+//! response and then by the one that reads the body. It has no task of its own, so a chunk costs no task
+//! switch.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use http::Response;
+use http_body_util::Full;
+use hyper::{
+    body::Incoming,
+    client::conn::{TrySendError, http1},
+};
+
+use super::{
+    connections::Open,
+    connector::Stream,
+    exchange::{Outgoing, STATUS_LINE},
+};
+
+/// One connection: where requests go in, and the machine that moves the bytes. Dropping it closes it.
+pub(super) struct Connection {
+    sender: http1::SendRequest<Full<Bytes>>,
+    driver: http1::Connection<Stream, Full<Bytes>>,
+    _open: Open,
+}
+
+/// hyper takes no smaller buffer.
+const SMALLEST_BUFFER: usize = 8192;
+
+// === impl Connection ===
+
+impl Connection {
+    /// Prepares `stream` for requests; nothing is written yet.
+    pub(super) async fn new(
+        stream: Stream,
+        max_head: usize,
+        open: Open,
+    ) -> hyper::Result<Box<Self>> {
+        let (sender, driver) = http1::Builder::new()
+            // A response head has to fit into the buffer whole.
+            .max_buf_size(max_head.saturating_add(STATUS_LINE).max(SMALLEST_BUFFER))
+            .handshake(stream)
+            .await?;
+        Ok(Box::new(Self {
+            sender,
+            driver,
+            _open: open,
+        }))
+    }
+
+    /// Queues `request`. Polling the connection sends it.
+    pub(super) fn send(
+        &mut self,
+        request: Outgoing,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Outgoing>>> + use<> {
+        self.sender.try_send_request(request)
+    }
+
+    /// Moves bytes. Ready once the connection has ended, for whatever reason: errors are reported to
+    /// the task that waits for a response or a body.
+    pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.driver).poll(cx).map(drop)
+    }
+
+    /// Whether another request may be sent. The poll also notices that the other side has closed the
+    /// connection. It wakes nobody: an idle connection belongs to no task.
+    pub(super) fn is_reusable(&mut self) -> bool {
+        let cx = &mut Context::from_waker(Waker::noop());
+        self.poll_closed(cx).is_pending() && self.sender.is_ready()
+    }
+}

@@ -1,0 +1,146 @@
+//! HTTP/2: one connection per origin, shared by all requests and driven by tasks of the client.
+
+use std::{future::Future, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, header};
+use http_body_util::Full;
+use hyper::{client::conn::http2, rt::Executor};
+use hyper_util::rt::TokioTimer;
+use parking_lot::Mutex;
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+use super::{connections::Open, connector::Stream};
+
+/// Sends requests over a shared connection. The connection ends once no sender is left and the
+/// last response body has.
+pub(super) type Sender = http2::SendRequest<Full<Bytes>>;
+
+/// A connection that all requests share must not be trusted for ever: one that a firewall has
+/// silently forgotten would hold every request until its head time-out.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How much of one response may wait unread. At a round trip of 100 ms it lets 5 MB/s through.
+const STREAM_WINDOW: u32 = 512 * 1024;
+
+/// How much of all together may. h2 ends a connection on which small DATA frames, as streams of tokens
+/// have them, wait unread in such a number that 256 bytes for each are more than half of this window
+/// (`data_frame_budget`); the streams' own windows are what limits the memory. Go's client has the same.
+const CONNECTION_WINDOW: u32 = 1 << 30;
+
+/// Fields that HTTP/2 forbids ([RFC 9113 §8.2.2]) or says otherwise (`host`, §8.3.1).
+///
+/// [RFC 9113 §8.2.2]: https://www.rfc-editor.org/rfc/rfc9113#section-8.2.2
+static OF_HTTP1: [HeaderName; 7] = [
+    header::CONNECTION,
+    header::HOST,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// The connection that is shared now, if any.
+#[derive(Default)]
+pub(super) struct Shared(Mutex<Option<Sender>>);
+
+/// Runs hyper's futures on the client's tracker.
+#[derive(Clone)]
+struct Tracked(TaskTracker);
+
+// === impl Shared ===
+
+impl Shared {
+    pub(super) fn current(&self) -> Option<Sender> {
+        let mut current = self.0.lock();
+        current.take_if(|sender| sender.is_closed());
+        current.clone()
+    }
+
+    pub(super) fn replace(&self, sender: Sender) {
+        *self.0.lock() = Some(sender);
+    }
+}
+
+/// Begins HTTP/2 on `stream` and leaves it to a task on `tasks`.
+pub(super) async fn handshake(
+    stream: Stream,
+    max_head: usize,
+    open: Open,
+    tasks: &TaskTracker,
+) -> hyper::Result<Sender> {
+    let (sender, connection) = http2::Builder::new(Tracked(tasks.clone()))
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(u32::try_from(max_head).unwrap_or(u32::MAX))
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .handshake(stream)
+        .await?;
+    tasks.spawn(async move {
+        let _open = open;
+        if let Err(error) = connection.await {
+            debug!(%error, "HTTP/2 connection to the upstream ended");
+        }
+    });
+    Ok(sender)
+}
+
+/// `headers` without those of HTTP/1, the others in their order. (`HeaderMap::remove` would move
+/// the last field into the gap.)
+pub(super) fn without_connection_fields(headers: HeaderMap) -> HeaderMap {
+    let mut kept = HeaderMap::with_capacity(headers.len());
+    let mut name = None;
+    for (next, value) in headers {
+        // A field that is there several times names itself only once.
+        name = next.or(name);
+        if let Some(name) = &name
+            && !OF_HTTP1.contains(name)
+        {
+            kept.append(name, value);
+        }
+    }
+    kept
+}
+
+// === impl Tracked ===
+
+impl<F> Executor<F> for Tracked
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        self.0.spawn(future);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_of_http1_are_dropped_and_the_others_keep_their_order() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("host", "h"),
+            ("a", "1"),
+            ("connection", "keep-alive"),
+            ("b", "2"),
+            ("te", "trailers"),
+            ("c", "3"),
+        ] {
+            headers.append(HeaderName::from_static(name), value.parse().unwrap());
+        }
+        headers.append("b", "4".parse().unwrap());
+        let kept = without_connection_fields(headers);
+        let kept: Vec<_> = kept
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
+            .collect();
+        assert_eq!(kept, [("a", "1"), ("b", "2"), ("b", "4"), ("c", "3")]);
+    }
+}

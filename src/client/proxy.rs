@@ -1,0 +1,159 @@
+//! Whether a proxy stands between us and the upstream, and how it wants to be spoken to.
+
+use std::net::IpAddr;
+
+use http::HeaderValue;
+use hyper_util::client::proxy::matcher::Matcher;
+
+use super::{
+    base_url::{Base, Origin},
+    error::ClientError,
+};
+use crate::config::HttpVersion;
+
+/// The way to an origin.
+#[derive(Clone, Debug)]
+pub(super) enum Route {
+    Direct,
+    /// Plain HTTP is handed to the proxy whole, with the complete URL in the request line
+    /// ([RFC 9112 §3.2.2](https://www.rfc-editor.org/rfc/rfc9112#section-3.2.2)).
+    Forward(Proxy),
+    /// The proxy is asked for a tunnel and sees no more than the host's name.
+    Tunnel(Proxy),
+}
+
+/// An HTTP proxy.
+#[derive(Clone, Debug)]
+pub(super) struct Proxy {
+    pub(super) origin: Origin,
+    /// `Proxy-Authorization`, marked sensitive.
+    pub(super) authorization: Option<HeaderValue>,
+}
+
+// === impl Route ===
+
+impl Route {
+    /// What `matcher` says about `base`.
+    ///
+    /// Loopback is exempt whatever the environment says: a proxy's loopback is another machine's,
+    /// and an `HTTP_PROXY` set for the world outside must not break a local model. (curl leaves
+    /// that to `NO_PROXY`.)
+    pub(super) fn choose(
+        matcher: &Matcher,
+        base: &Base,
+        http: HttpVersion,
+    ) -> Result<Self, ClientError> {
+        if is_loopback(base.origin.bare_host()) {
+            return Ok(Self::Direct);
+        }
+        let Some(found) = matcher.intercept(&base.uri) else {
+            return Ok(Self::Direct);
+        };
+        let proxy = found.uri();
+        let host = proxy.host().unwrap_or_default();
+        if proxy.scheme_str() != Some("http") || host.is_empty() {
+            return Err(ClientError::Proxy(proxy.to_string()));
+        }
+        let proxy = Proxy {
+            origin: Origin {
+                https: false,
+                host: host.to_owned(),
+                port: proxy.port_u16().unwrap_or(80),
+            },
+            authorization: found.basic_auth().cloned(),
+        };
+        // A forwarding proxy speaks HTTP/1 with us; HTTP/2 gets through in a tunnel only.
+        if base.origin.https || http == HttpVersion::H2 {
+            return Ok(Self::Tunnel(proxy));
+        }
+        Ok(Self::Forward(proxy))
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost"
+        || host.ends_with(".localhost")
+        || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn choose(matcher: &Matcher, uri: &str) -> Result<Route, ClientError> {
+        let base = Base::new(uri.parse().unwrap()).unwrap();
+        Route::choose(matcher, &base, HttpVersion::Auto)
+    }
+
+    #[test]
+    fn loopback_never_goes_through_a_proxy() {
+        let matcher = Matcher::builder().all("http://proxy.test:3128").build();
+        for uri in [
+            "http://localhost:8000",
+            "http://127.0.0.1/v1",
+            "http://[::1]:1",
+            "https://a.localhost",
+        ] {
+            assert!(matches!(choose(&matcher, uri), Ok(Route::Direct)), "{uri}");
+        }
+        assert!(matches!(
+            choose(&matcher, "https://api.test"),
+            Ok(Route::Tunnel(_))
+        ));
+        assert!(matches!(
+            choose(&matcher, "http://api.test"),
+            Ok(Route::Forward(_))
+        ));
+    }
+
+    #[test]
+    fn no_proxy_is_honoured() {
+        let matcher = Matcher::builder()
+            .all("http://proxy.test")
+            .no("api.test, 10.0.0.0/8")
+            .build();
+        assert!(matches!(
+            choose(&matcher, "https://eu.api.test/v1"),
+            Ok(Route::Direct)
+        ));
+        assert!(matches!(
+            choose(&matcher, "http://10.1.2.3/v1"),
+            Ok(Route::Direct)
+        ));
+        assert!(matches!(
+            choose(&matcher, "https://other.test"),
+            Ok(Route::Tunnel(_))
+        ));
+    }
+
+    #[test]
+    fn a_proxy_of_another_kind_is_refused_without_its_password() {
+        for proxy in [
+            "socks5://user:canary@proxy.test",
+            "https://user:canary@proxy.test",
+        ] {
+            let matcher = Matcher::builder().all(proxy).build();
+            let error = choose(&matcher, "https://api.test")
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.contains("proxy.test") && !error.contains("canary"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn debug_output_holds_no_password() {
+        let matcher = Matcher::builder()
+            .all("http://user:canary@proxy.test")
+            .build();
+        let route = choose(&matcher, "https://api.test").unwrap();
+        let basic = "dXNlcjpjYW5hcnk="; // base64 of user:canary
+        let debug = format!("{route:?}");
+        assert!(
+            !debug.contains("canary") && !debug.contains(basic),
+            "{debug}"
+        );
+    }
+}

@@ -1,0 +1,328 @@
+//! The client: sends a request and returns the response head. It never resends a request of which a
+//! byte was written.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response, Uri};
+use http_body_util::Full;
+use hyper_util::client::proxy::matcher::Matcher;
+use pacegate_layers::{context::Progress, error::BoxError};
+use parking_lot::RwLock;
+use rustls::ClientConfig;
+use tokio_util::task::TaskTracker;
+use tower::Service;
+
+use super::{
+    base_url::Base,
+    body::ResponseBody,
+    connections::{Connected, Connections},
+    connector::Connector,
+    endpoint::Target,
+    error::{Broken, ClientError, HeadTimeout, HeadTooLarge, Stage, Switched},
+    exchange::{Failed, Outgoing, head},
+    tls,
+};
+use crate::config::{self, HttpVersion};
+
+/// How to reach an upstream.
+#[derive(Debug)]
+pub struct ClientOptions {
+    /// Which HTTP version to speak.
+    pub http: HttpVersion,
+    /// The largest response head: what its fields take in HTTP/1.1, line ends included.
+    pub max_head: usize,
+    /// The longest wait for a connection: name resolution, TCP, proxy and TLS together.
+    pub connect_timeout: Duration,
+    /// The longest wait for a response head once there is a connection.
+    pub head_timeout: Duration,
+    /// The longest silence while a response body is waited for.
+    pub idle_timeout: Duration,
+    /// Whom to trust.
+    pub tls: config::Tls,
+    /// Which hosts are reached through which proxy; loopback never is.
+    pub proxy: Matcher,
+}
+
+/// A client of one upstream; clones share connections.
+///
+/// The path and query of a request follow the base URL's path. `Host` is set here: a value that is
+/// there already keeps its place and is replaced. Redirects are answers like any other.
+///
+/// A request whose connection turned out to be closed before a byte was written goes out once more, on
+/// a fresh connection. Nothing else is ever sent twice.
+///
+/// If the request carries a [`Progress`], every call counts as one attempt.
+#[derive(Clone)]
+pub struct Client(Arc<Shared>);
+
+struct Shared {
+    options: ClientOptions,
+    tls: Arc<ClientConfig>,
+    /// Connections that are open, to whichever origin.
+    open: Arc<AtomicUsize>,
+    tasks: TaskTracker,
+    /// Replaced whole when the base URL is.
+    target: RwLock<Arc<Target>>,
+}
+
+/// The future of a [`Client`].
+///
+/// # Cancel safety
+///
+/// Dropping it closes the HTTP/1.1 connection, or resets the HTTP/2 stream, at once.
+pub type ResponseFuture =
+    Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, BoxError>> + Send>>;
+
+// === impl ClientOptions ===
+
+impl ClientOptions {
+    /// The options that `upstream` is configured with, and `proxy`:
+    /// [`Matcher::from_env`] outside tests.
+    pub fn new(upstream: &config::Upstream, proxy: Matcher) -> Self {
+        Self {
+            http: upstream.http,
+            max_head: upstream.max_head,
+            connect_timeout: upstream.connect_timeout,
+            head_timeout: upstream.head_timeout,
+            idle_timeout: upstream.idle_timeout,
+            tls: upstream.tls.clone(),
+            proxy,
+        }
+    }
+}
+
+// === impl Client ===
+
+impl Client {
+    /// A client of the upstream at `base_url`. Nothing is connected yet.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`] says which option cannot be used.
+    pub fn new(base_url: Uri, options: ClientOptions) -> Result<Self, ClientError> {
+        let tls = tls::client_config(&options.tls, options.http)?;
+        let base = Base::new(base_url)?;
+        let open = Arc::default();
+        let tasks = TaskTracker::new();
+        let connections = Connections::new(
+            Connector::new(&base, &options, tls.clone())?,
+            Arc::clone(&open),
+            tasks.clone(),
+        );
+        Ok(Self(Arc::new(Shared {
+            options,
+            tls,
+            open,
+            tasks,
+            target: RwLock::new(Arc::new(Target::new(base, Arc::new(connections)))),
+        })))
+    }
+
+    /// Sends the requests that come from now on to `base_url`. Those under way are not disturbed;
+    /// connections are kept only if the origin stays the same.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`] if `base_url` or the proxy in front of it cannot be used; the old one stays.
+    pub fn set_base_url(&self, base_url: Uri) -> Result<(), ClientError> {
+        let Shared {
+            options,
+            tls,
+            open,
+            tasks,
+            target,
+        } = &*self.0;
+        let base = Base::new(base_url)?;
+        let mut target = target.write();
+        let connections = if target.base.origin == base.origin {
+            target.connections.clone()
+        } else {
+            let connector = Connector::new(&base, options, tls.clone())?;
+            Arc::new(Connections::new(connector, open.clone(), tasks.clone()))
+        };
+        *target = Arc::new(Target::new(base, connections));
+        Ok(())
+    }
+
+    /// Where requests go now.
+    pub fn base_url(&self) -> Uri {
+        self.target().base.uri.clone()
+    }
+
+    /// Connections that are open now, in use or not.
+    pub fn open_connections(&self) -> usize {
+        self.0.open.load(Ordering::Relaxed)
+    }
+
+    /// HTTP/1.1 connections that wait for a request. Those that the other side has closed are
+    /// counted until they are tried.
+    pub fn idle_connections(&self) -> usize {
+        self.target().connections.idle.len()
+    }
+
+    fn target(&self) -> Arc<Target> {
+        self.0.target.read().clone()
+    }
+
+    /// Sends `request` on a connection that is there, or else on a fresh one.
+    async fn send(self, mut request: Outgoing) -> Result<Response<ResponseBody>, BoxError> {
+        let target = self.target();
+        let url = target.base.url(request.uri())?;
+        if let Some(connection) = target.connections.reuse() {
+            match self
+                .exchange(connection, &target, request, url.clone())
+                .await
+            {
+                Err(Failed::Unsent(unsent)) => request = *unsent,
+                outcome => return outcome.map_err(|failed| self.error(failed, &target)),
+            }
+        }
+        let fresh = target.connections.connect().await?;
+        let outcome = self.exchange(fresh, &target, request, url).await;
+        outcome.map_err(|failed| self.error(failed, &target))
+    }
+
+    async fn exchange(
+        &self,
+        connection: Connected,
+        target: &Target,
+        mut request: Outgoing,
+        url: Uri,
+    ) -> Result<Response<ResponseBody>, Failed> {
+        let ClientOptions {
+            max_head,
+            head_timeout,
+            idle_timeout,
+            ..
+        } = self.0.options;
+        match connection {
+            Connected::H1(mut connection) => {
+                target.prepare_h1(&mut request, url);
+                let response = connection.send(request);
+                let head = head(response, Some(connection), max_head, head_timeout).await?;
+                let pool = Arc::clone(&target.connections.idle);
+                Ok(ResponseBody::over_h1(head, pool, idle_timeout))
+            }
+            Connected::H2(mut sender) => {
+                target.prepare_h2(&mut request, url);
+                let response = sender.try_send_request(request);
+                let head = head(response, None, max_head, head_timeout).await?;
+                Ok(ResponseBody::over_h2(head, idle_timeout))
+            }
+        }
+    }
+
+    fn error(&self, failed: Failed, target: &Target) -> BoxError {
+        let address = target.base.origin.address();
+        let too_large = HeadTooLarge {
+            most: bytesize::ByteSize(self.0.options.max_head as u64),
+        };
+        match failed {
+            Failed::HeadTooLarge => too_large.into(),
+            Failed::Broken(source) => Broken { address, source }.into(),
+            Failed::Switched => Switched { address }.into(),
+            Failed::TimedOut => HeadTimeout {
+                address,
+                after: self.0.options.head_timeout,
+            }
+            .into(),
+            Failed::Unsent(_) => target.connections.connector.explain(
+                Stage::Connect,
+                "the connection was closed before the request was written".into(),
+            ),
+        }
+    }
+}
+
+impl Service<Request<Full<Bytes>>> for Client {
+    type Response = Response<ResponseBody>;
+    type Error = BoxError;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Full<Bytes>>) -> ResponseFuture {
+        if let Some(progress) = request.extensions().get::<Progress>() {
+            progress.count_attempt();
+        }
+        Box::pin(self.clone().send(request))
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("origin", &self.target().base.origin)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// The other side closes after the pool's check and before the first byte: a race that no
+    /// client of the public interface can win on purpose.
+    #[tokio::test]
+    async fn sends_an_unwritten_request_again_on_a_fresh_connection() {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}/v1", server.local_addr().unwrap());
+        let options = ClientOptions {
+            http: HttpVersion::Auto,
+            max_head: 64 * 1024,
+            connect_timeout: Duration::from_secs(5),
+            head_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(5),
+            tls: config::Tls {
+                roots: config::Roots::Bundled,
+                ca_file: None,
+            },
+            proxy: Matcher::builder().build(),
+        };
+        let client = Client::new(base.parse().unwrap(), options).unwrap();
+        let target = client.target();
+
+        let Connected::H1(stale) = target.connections.connect().await.unwrap() else {
+            unreachable!("nobody offered HTTP/2");
+        };
+        drop(server.accept().await.unwrap());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        target.connections.idle.put(stale);
+
+        let request = Request::post("/chat").body(Full::from("whole")).unwrap();
+        let serving = async {
+            let (mut socket, _) = server.accept().await.unwrap();
+            let mut read = Vec::new();
+            while !read.ends_with(b"whole") {
+                assert_ne!(socket.read_buf(&mut read).await.unwrap(), 0);
+            }
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+            socket.write_all(answer).await.unwrap();
+            (String::from_utf8(read).unwrap(), socket)
+        };
+        let ((read, _socket), response) = tokio::join!(serving, client.clone().call(request));
+        assert!(read.starts_with("POST /v1/chat HTTP/1.1\r\n"), "{read}");
+        let body = response.unwrap().into_body().collect().await.unwrap();
+        assert_eq!(body.to_bytes(), "ok");
+        assert_eq!(client.open_connections(), 1);
+    }
+}

@@ -1,0 +1,153 @@
+//! An error that comes as the first event of a stream ([HTML §9.2]), under a status that says all
+//! is well.
+//!
+//! [HTML §9.2]: https://html.spec.whatwg.org/multipage/server-sent-events.html
+
+use http::StatusCode;
+use serde_json::Value;
+
+use super::error_body::Document;
+
+/// An error event.
+#[derive(Debug, PartialEq)]
+pub(super) struct ErrorEvent {
+    /// The status that it would have as an answer, if it names one.
+    pub(super) status: Option<StatusCode>,
+    pub(super) document: Document,
+}
+
+/// The first event in `body`, if it is an error. What comes after content is the client's to see.
+pub(super) fn first_error(body: &[u8]) -> Option<ErrorEvent> {
+    let event = to_the_first_event(body);
+    // Every form of an error has one of these in it, and nearly every stream begins with neither.
+    if !has(event, b"error") && !has(event, b":HTTP_STATUS/") {
+        return None;
+    }
+    let text = String::from_utf8_lossy(event)
+        .replace("\r\n", "\n")
+        .replace('\r', "\n");
+    let text = text.trim_start_matches('\u{feff}');
+    let is_field = |line: &str| !line.is_empty() && !line.starts_with(':');
+    let event = text
+        .split("\n\n")
+        .find(|block| block.split('\n').any(is_field))?;
+
+    let mut status = None;
+    let mut is_error = false;
+    let mut data = Vec::new();
+    for line in event.split('\n') {
+        // A comment to every parser, but a provider's way to name the status.
+        if let Some(code) = line.strip_prefix(":HTTP_STATUS/") {
+            status = StatusCode::from_bytes(code.trim().as_bytes())
+                .ok()
+                .filter(|status| status.is_client_error() || status.is_server_error());
+        }
+        let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        match field {
+            "data" => data.push(value.strip_prefix(' ').unwrap_or(value)),
+            "event" => is_error = value.trim() == "error",
+            _ => {}
+        }
+    }
+    let data = data.join("\n");
+    let document = if is_error || status.is_some() {
+        Document::read(data.as_bytes())
+    } else {
+        error_document(&data)?
+    };
+    Some(ErrorEvent {
+        status: status.or_else(|| document.status()),
+        document,
+    })
+}
+
+/// `body` up to the end of its first event that is more than comments. What is ready of a stream may
+/// be many events, and reading them all would cost more than sending them.
+fn to_the_first_event(body: &[u8]) -> &[u8] {
+    const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
+    let mut has_field = false;
+    let mut at = 0;
+    while body[at..].starts_with(BYTE_ORDER_MARK) {
+        at += BYTE_ORDER_MARK.len();
+    }
+    while let Some(length) = body[at..]
+        .iter()
+        .position(|byte| matches!(byte, b'\n' | b'\r'))
+    {
+        let (line, rest) = body[at..].split_at(length);
+        if line.is_empty() && has_field {
+            return &body[..at];
+        }
+        has_field |= !line.is_empty() && !line.starts_with(b":");
+        at += length + if rest.starts_with(b"\r\n") { 2 } else { 1 };
+    }
+    body
+}
+
+fn has(text: &[u8], wanted: &[u8]) -> bool {
+    text.windows(wanted.len()).any(|window| window == wanted)
+}
+
+/// `data`, if it is a document with an error in it.
+fn error_document(data: &str) -> Option<Document> {
+    // Nearly every event is content, and need not be parsed to know that.
+    if !data.contains("\"error\"") {
+        return None;
+    }
+    let whole: Value = serde_json::from_str(data).ok()?;
+    whole
+        .get("error")
+        .is_some_and(|error| !error.is_null())
+        .then(|| Document::of(&whole))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(body: &str) -> Option<Option<u16>> {
+        let error = first_error(body.as_bytes())?;
+        Some(error.status.map(|status| status.as_u16()))
+    }
+
+    #[test]
+    fn finds_an_error_in_every_form() {
+        for (body, named) in [
+            (
+                "id:1\nevent:error\n:HTTP_STATUS/429\ndata:{\"code\":\"a\"}\n\n",
+                Some(429),
+            ),
+            ("event: error\r\ndata: {\"code\":\"a\"}\r\n\r\n", None),
+            (
+                "\u{feff}: busy\n\n:still\n\ndata: {\"error\":{\"code\":429}}\n\n",
+                Some(429),
+            ),
+            (
+                "data: {\"choices\":[],\"error\":{\"code\":\"a\"}}\n\n",
+                None,
+            ),
+            ("data: {\"error\":\ndata: {\"code\":503}}", Some(503)),
+            ("event:error\ndata:not JSON\n\n", None),
+            ("event:error\n\n", None),
+        ] {
+            assert_eq!(status(body), Some(named), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_error_or_comes_later_is_none() {
+        for body in [
+            "",
+            "\n\n",
+            ": busy\n\n",
+            "data: [DONE]\n\n",
+            "id:1\nevent:result\n:HTTP_STATUS/200\ndata:{\"output\":{}}\n\n",
+            "data: {\"choices\":[],\"error\":null}\n\n",
+            "data: {\"choices\":[{\"delta\":{\"content\":\"the \\\"error\\\" is\"}}]}\n\n",
+            "data: {\"choices\":[]}\n\nevent:error\ndata:{\"error\":{\"code\":429}}\n\n",
+        ] {
+            assert_eq!(status(body), None, "{body:?}");
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! Reads an upstream's answers by the rules of its dialect file.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use http::{HeaderMap, StatusCode, header};
+use pacegate_layers::{
+    pacing::Pace,
+    retry_on_429::{Answer, Classify, Verdict},
+};
+
+use self::error_body::Document;
+use crate::config::{self, Dialect, DialectRule, Until};
+
+mod decode;
+mod error_body;
+mod error_event;
+mod resets_at;
+
+pub(crate) use decode::plain;
+
+/// Classifies answers by a dialect's rules; the first one that matches decides, and without one an
+/// answer passes.
+///
+/// Clones share the rules.
+#[derive(Clone, Debug)]
+pub struct DialectClassifier(Arc<Reading>);
+
+#[derive(Debug)]
+struct Reading {
+    /// With texts in small letters.
+    rules: Vec<DialectRule>,
+    stream_errors: bool,
+    wall_clock: fn() -> SystemTime,
+}
+
+// === impl DialectClassifier ===
+
+impl DialectClassifier {
+    /// Reads answers as `dialect` says.
+    pub fn new(dialect: &Dialect) -> Self {
+        Self::with_clock(dialect, SystemTime::now)
+    }
+
+    /// The same with another clock for the answers that carry no `Date`.
+    pub fn with_clock(dialect: &Dialect, wall_clock: fn() -> SystemTime) -> Self {
+        Self(Arc::new(Reading {
+            rules: dialect.rules.iter().map(in_small_letters).collect(),
+            stream_errors: dialect.stream_errors,
+            wall_clock,
+        }))
+    }
+
+    /// How long until the instant that `until` speaks of, by the upstream's own clock where it
+    /// shows one: the reset is on its side.
+    fn reset(&self, until: &Until, headers: &HeaderMap) -> Option<Duration> {
+        let date = headers
+            .get(header::DATE)
+            .and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+        resets_at::reset(until, date.unwrap_or_else(self.0.wall_clock))
+    }
+}
+
+impl Classify for DialectClassifier {
+    fn concerns(&self, status: StatusCode) -> bool {
+        let error = status.is_client_error() || status.is_server_error();
+        error && self.0.rules.iter().any(|rule| names(rule, status))
+    }
+
+    fn concerns_streams(&self) -> bool {
+        self.0.stream_errors
+    }
+
+    fn classify(&self, answer: &Answer<'_>) -> Verdict {
+        let body = decode::plain(answer.headers, answer.body);
+        let (status, document) = if answer.status.is_success() {
+            match error_event::first_error(&body) {
+                Some(error) => (error.status, error.document),
+                None => return Verdict::Pass,
+            }
+        } else {
+            (Some(answer.status), Document::read(&body))
+        };
+        let mut rules = self.0.rules.iter();
+        let decides = |rule: &&DialectRule| matches(rule, status, &document, answer.headers);
+        match rules.find(decides).map(|rule| &rule.verdict) {
+            Some(config::Verdict::Exhausted(until)) => Verdict::Exhausted {
+                reset: self.reset(until, answer.headers),
+            },
+            Some(config::Verdict::Retry { pace, at_least }) => Verdict::Retry {
+                pace: match pace {
+                    config::Pace::FewerAtOnce => Pace::FewerAtOnce,
+                    config::Pace::Ramp => Pace::Ramp,
+                    config::Pace::Same => Pace::Same,
+                },
+                at_least: at_least.unwrap_or_default(),
+            },
+            Some(config::Verdict::Pass) | None => Verdict::Pass,
+        }
+    }
+}
+
+fn in_small_letters(rule: &DialectRule) -> DialectRule {
+    let mut rule = rule.clone();
+    let texts = [&mut rule.message, &mut rule.limit].into_iter().flatten();
+    for text in rule.code.iter_mut().chain(texts) {
+        text.make_ascii_lowercase();
+    }
+    rule
+}
+
+/// An error event need not name a status. Then a rule has to recognise its words: the rules for
+/// whatever else comes with a status say nothing about it.
+fn matches(
+    rule: &DialectRule,
+    status: Option<StatusCode>,
+    document: &Document,
+    headers: &HeaderMap,
+) -> bool {
+    let status_fits = match status {
+        Some(status) => names(rule, status),
+        None => !rule.code.is_empty() || rule.message.is_some() || rule.limit.is_some(),
+    };
+    let message = rule.message.as_ref();
+    let limit = rule.limit.as_ref();
+    status_fits
+        && (!rule.with_retry_after || headers.contains_key(header::RETRY_AFTER))
+        && (rule.code.is_empty() || rule.code.iter().any(|code| document.has_code(code)))
+        && message.is_none_or(|part| document.says(part))
+        && limit.is_none_or(|part| document.names_limit(part))
+}
+
+fn names(rule: &DialectRule, status: StatusCode) -> bool {
+    rule.status.is_empty() || rule.status.contains(&status)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn rule(status: u16, verdict: config::Verdict) -> DialectRule {
+        DialectRule {
+            status: vec![StatusCode::from_u16(status).unwrap()],
+            code: Vec::new(),
+            message: None,
+            limit: None,
+            with_retry_after: false,
+            verdict,
+        }
+    }
+
+    fn classifier() -> DialectClassifier {
+        let exhausted = config::Verdict::Exhausted(Until::AtMost(Duration::from_secs(9)));
+        let retry = config::Verdict::Retry {
+            pace: config::Pace::Same,
+            at_least: None,
+        };
+        let quota = DialectRule {
+            code: vec!["Insufficient_Quota".to_owned()],
+            message: Some("Free".to_owned()),
+            ..rule(429, exhausted.clone())
+        };
+        let day = DialectRule {
+            limit: Some("PerDay".to_owned()),
+            ..rule(429, exhausted)
+        };
+        let busy = DialectRule {
+            with_retry_after: true,
+            ..rule(503, retry.clone())
+        };
+        DialectClassifier::new(&Dialect {
+            name: "mine".to_owned(),
+            rules: vec![quota, day, rule(429, retry), busy],
+            refresh_on: Vec::new(),
+            stream_errors: true,
+        })
+    }
+
+    fn classify(status: u16, body: &str, retry_after: bool) -> Verdict {
+        let mut headers = HeaderMap::new();
+        if retry_after {
+            headers.insert(header::RETRY_AFTER, 1.into());
+        }
+        classifier().classify(&Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: &headers,
+            body: body.as_bytes(),
+        })
+    }
+
+    const EXHAUSTED: Verdict = Verdict::Exhausted {
+        reset: Some(Duration::from_secs(9)),
+    };
+
+    #[test]
+    fn an_error_that_is_compressed_is_read_as_well() {
+        let quota = br#"{"error":{"code":"insufficient_quota","message":"free quota used"}}"#;
+        let headers = [(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"))];
+        let verdict = classifier().classify(&Answer {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            headers: &HeaderMap::from_iter(headers),
+            body: &decode::tests::gzip(quota),
+        });
+        assert_eq!(verdict, EXHAUSTED);
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_decides() {
+        let quota = r#"{"error":{"code":"insufficient_quota","message":"FREE quota used"}}"#;
+        assert_eq!(classify(429, quota, false), EXHAUSTED);
+        let rate = r#"{"error":{"type":"insufficient_quota","message":"slow down"}}"#;
+        assert_eq!(classify(429, rate, false), Verdict::RETRY);
+        let day = r#"{"error":{"metadata":{"limit_source":"requests_per_day_perday"}}}"#;
+        assert_eq!(classify(429, day, false), EXHAUSTED);
+        assert_eq!(classify(429, "<html>", false), Verdict::RETRY);
+        assert_eq!(classify(503, "", false), Verdict::Pass);
+        assert_eq!(classify(503, "", true), Verdict::RETRY);
+        assert_eq!(classify(500, quota, true), Verdict::Pass);
+    }
+
+    #[test]
+    fn an_event_without_a_status_needs_words_that_a_rule_knows() {
+        let quota = "data: {\"error\":{\"code\":\"insufficient_quota\",\"message\":\"free\"}}\n\n";
+        assert_eq!(classify(200, quota, false), EXHAUSTED);
+        let failed = "data: {\"error\":{\"code\":\"server_error\",\"message\":\"broken\"}}\n\n";
+        assert_eq!(classify(200, failed, true), Verdict::Pass);
+    }
+
+    #[test]
+    fn an_event_with_a_status_is_read_like_an_answer_with_it() {
+        for (event, verdict) in [
+            ("event:error\n:HTTP_STATUS/429\ndata:{}\n\n", Verdict::RETRY),
+            ("event:error\n:HTTP_STATUS/500\ndata:{}\n\n", Verdict::Pass),
+            ("data: {\"error\":{\"code\":429}}\n\n", Verdict::RETRY),
+            ("data: {\"error\":{\"code\":502}}\n\n", Verdict::Pass),
+        ] {
+            assert_eq!(classify(200, event, false), verdict, "{event}");
+        }
+    }
+
+    #[test]
+    fn only_statuses_that_a_rule_names_are_read() {
+        let concerns = |status| classifier().concerns(StatusCode::from_u16(status).unwrap());
+        assert!(concerns(429) && concerns(503));
+        assert!(!concerns(200) && !concerns(400) && !concerns(500));
+    }
+
+    #[test]
+    fn the_upstreams_clock_tells_when_its_day_ends() {
+        let midnight = Until::Day(jiff::tz::TimeZone::UTC);
+        let headers = [(
+            header::DATE,
+            "Mon, 23 Nov 2026 23:59:50 GMT".parse().unwrap(),
+        )];
+        let headers = HeaderMap::from_iter(headers);
+        let reset = classifier().reset(&midnight, &headers);
+        assert_eq!(reset, Some(Duration::from_secs(10)));
+    }
+}

@@ -1,0 +1,106 @@
+//! What all request bodies weigh together that are held at one time.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use bytes::Bytes;
+
+/// The sum; clones are the same one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Bodies(Arc<AtomicUsize>);
+
+/// One body's part of the sum, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Weight {
+    bodies: Bodies,
+    bytes: usize,
+}
+
+/// A body that counts until its last clone is gone: a retry needs it for as long.
+struct Weighed {
+    data: Bytes,
+    _weight: Weight,
+}
+
+// === impl Bodies ===
+
+impl Bodies {
+    pub(crate) fn weigh(&self) -> Weight {
+        Weight {
+            bodies: self.clone(),
+            bytes: 0,
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+// === impl Weight ===
+
+impl Weight {
+    /// Adds `bytes`, unless all together would be more than `most`.
+    #[must_use]
+    pub(crate) fn add(&mut self, bytes: usize, most: usize) -> bool {
+        let sum = self.bodies.0.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if sum > most {
+            self.bodies.0.fetch_sub(bytes, Ordering::Relaxed);
+            return false;
+        }
+        self.bytes += bytes;
+        true
+    }
+
+    /// `data`, which weighs this much for as long as somebody holds it.
+    pub(crate) fn of(self, data: Bytes) -> Bytes {
+        Bytes::from_owner(Weighed {
+            data,
+            _weight: self,
+        })
+    }
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        self.bodies.0.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+impl AsRef<[u8]> for Weighed {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_byte_fits_and_one_more_does_not() {
+        let bodies = Bodies::default();
+        let (mut one, mut two) = (bodies.weigh(), bodies.weigh());
+        assert!(one.add(6, 10) && two.add(4, 10));
+        assert!(!two.add(1, 10));
+        assert_eq!(bodies.held(), 10);
+        drop(one);
+        assert!(two.add(6, 10));
+    }
+
+    #[test]
+    fn a_body_weighs_until_its_last_clone_is_gone() {
+        let bodies = Bodies::default();
+        let mut weight = bodies.weigh();
+        assert!(weight.add(3, 10));
+        let body = weight.of(Bytes::from_static(b"abc"));
+        let clone = body.clone();
+        drop(body);
+        assert_eq!((&clone[..], bodies.held()), (&b"abc"[..], 3));
+        drop(clone);
+        assert_eq!(bodies.held(), 0);
+    }
+}

@@ -1,0 +1,338 @@
+//! Who may talk: every check that needs only a request's head.
+//!
+//! A local port is open to every program and every web page on the machine. A page can name any
+//! path and send some kinds of body, but it cannot choose `Host` (which gives a rebound name away),
+//! cannot leave out `Origin`, and cannot send JSON without a preflight that nobody answers.
+
+use std::{
+    future::Future,
+    net::{IpAddr, Ipv6Addr},
+    pin::Pin,
+    str::FromStr,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header};
+use pacegate_layers::error::BoxError;
+use pin_project_lite::pin_project;
+use secrecy::{ExposeSecret, SecretString};
+use subtle::ConstantTimeEq;
+use tower::{Layer, Service};
+use uuid::fmt::Hyphenated;
+
+mod denied;
+
+pub(super) use self::denied::Denied;
+
+use super::target;
+use crate::{
+    body::Body,
+    config::{Config, Limits, Listen},
+    routes::router::{HEALTHZ, READYZ},
+};
+
+const JSON: &str = "application/json";
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// Applies [`Guard`].
+#[derive(Clone, Debug)]
+pub(super) struct GuardLayer(Arc<Rules>);
+
+/// Lets a request pass or says why not.
+#[derive(Clone, Debug)]
+pub(super) struct Guard<S> {
+    inner: S,
+    rules: Arc<Rules>,
+}
+
+pin_project! {
+    #[project = Projected]
+    pub(super) enum ResponseFuture<F> {
+        Denied {
+            denied: Denied,
+        },
+        Passed {
+            #[pin]
+            inner: F,
+        },
+    }
+}
+
+#[derive(Debug)]
+struct Rules {
+    hosts: Vec<String>,
+    origins: Vec<String>,
+    keys: Vec<SecretString>,
+    limits: Limits,
+}
+
+// === impl GuardLayer ===
+
+impl GuardLayer {
+    pub(super) fn new(config: &Config) -> Self {
+        let mut hosts = vec!["localhost".to_owned()];
+        let unbracketed = |host: &String| host.trim_matches(['[', ']']).to_owned();
+        hosts.extend(config.allowed_hosts.iter().map(unbracketed));
+        if let Listen::Tcp(address) = config.listen
+            && !address.ip().is_unspecified()
+        {
+            hosts.push(address.ip().to_string());
+        }
+        Self(Arc::new(Rules {
+            hosts,
+            origins: config.allowed_origins.clone(),
+            keys: config.client_keys.clone(),
+            limits: config.limits.clone(),
+        }))
+    }
+}
+
+impl<S> Layer<S> for GuardLayer {
+    type Service = Guard<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Guard {
+            inner,
+            rules: Arc::clone(&self.0),
+        }
+    }
+}
+
+// === impl Guard ===
+
+impl<S, B> Service<Request<B>> for Guard<S>
+where
+    S: Service<Request<B>, Response = Response<Body>, Error = BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        if let Err(denied) = self.rules.check(&request) {
+            return ResponseFuture::Denied { denied };
+        }
+        if !self.rules.keys.is_empty() {
+            // Ours, and nobody else's business.
+            request.headers_mut().remove(header::AUTHORIZATION);
+            request.headers_mut().remove(X_API_KEY);
+        }
+        let inner = self.inner.call(request);
+        ResponseFuture::Passed { inner }
+    }
+}
+
+// === impl ResponseFuture ===
+
+impl<F> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<Body>, BoxError>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            Projected::Denied { denied } => Poll::Ready(Err((*denied).into())),
+            Projected::Passed { inner } => inner.poll(cx),
+        }
+    }
+}
+
+// === impl Rules ===
+
+impl Rules {
+    fn check<B>(&self, request: &Request<B>) -> Result<(), Denied> {
+        let headers = request.headers();
+        self.check_sizes(request.uri(), headers)?;
+        check_framing(headers)?;
+        self.check_host(headers)?;
+        self.check_origin(headers)?;
+        check_method(request.method())?;
+        if !target::is_plain(request.uri()) {
+            return Err(Denied::Target);
+        }
+        // A probe has no key and learns nothing.
+        if !matches!(request.uri().path(), HEALTHZ | READYZ) {
+            self.check_key(headers)?;
+        }
+        if *request.method() == Method::POST && !is_json(headers) {
+            return Err(Denied::ContentType);
+        }
+        Ok(())
+    }
+
+    fn check_sizes(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Denied> {
+        let target = uri
+            .path_and_query()
+            .map_or(0, |target| target.as_str().len());
+        if target > self.limits.max_target {
+            return Err(Denied::TargetTooLong);
+        }
+        // The edge may have added the id, a UUID.
+        let is_id = |name: &HeaderName, value: &HeaderValue| {
+            name == X_REQUEST_ID && value.len() <= Hyphenated::LENGTH
+        };
+        let sent = || headers.iter().filter(|(name, value)| !is_id(name, value));
+        let size = sent()
+            .map(|(name, value)| name.as_str().len() + ": ".len() + value.len() + "\r\n".len());
+        if sent().count() > self.limits.max_header_fields
+            || size.sum::<usize>() > self.limits.max_header_size
+        {
+            return Err(Denied::HeadTooLarge);
+        }
+        Ok(())
+    }
+
+    fn check_host(&self, headers: &HeaderMap) -> Result<(), Denied> {
+        let mut hosts = headers.get_all(header::HOST).iter();
+        let (Some(host), None) = (hosts.next(), hosts.next()) else {
+            return Err(Denied::HostMissing);
+        };
+        if self.answers_for(host.as_bytes()) {
+            Ok(())
+        } else {
+            Err(Denied::Host)
+        }
+    }
+
+    /// Reads `Host` as what it should be and nothing more: a name or an address, perhaps a port.
+    fn answers_for(&self, host: &[u8]) -> bool {
+        let (name, rest) = match host.strip_prefix(b"[") {
+            None => host.split_at(position(host, b':').unwrap_or(host.len())),
+            Some(inner) => match position(inner, b']') {
+                Some(end) if parsed::<Ipv6Addr>(&inner[..end]).is_some() => {
+                    (&inner[..end], &inner[end + 1..])
+                }
+                _ => return false,
+            },
+        };
+        if !(rest.is_empty() || rest.strip_prefix(b":").is_some_and(is_port)) {
+            return false;
+        }
+        // An IPv6 address without brackets was cut at its first colon, and is none here.
+        self.lists(name) || parsed::<IpAddr>(name).is_some_and(|address| address.is_loopback())
+    }
+
+    fn lists(&self, name: &[u8]) -> bool {
+        let mut hosts = self.hosts.iter();
+        hosts.any(|known| known.as_bytes().eq_ignore_ascii_case(name))
+    }
+
+    fn check_origin(&self, headers: &HeaderMap) -> Result<(), Denied> {
+        let mut origins = headers.get_all(header::ORIGIN).iter();
+        match (origins.next(), origins.next()) {
+            (None, _) => {}
+            (Some(origin), None) if self.is_listed(origin.as_bytes()) => return Ok(()),
+            _ => return Err(Denied::Origin),
+        }
+        // A browser's word on who asks, in requests that carry no Origin. A page of ours does not
+        // exist, but neither does another one that could say it were.
+        let mut sites = headers.get_all(SEC_FETCH_SITE).iter();
+        if sites.all(|site| matches!(site.as_bytes(), b"none" | b"same-origin")) {
+            Ok(())
+        } else {
+            Err(Denied::Origin)
+        }
+    }
+
+    fn is_listed(&self, origin: &[u8]) -> bool {
+        let mut origins = self.origins.iter();
+        origins.any(|known| known.as_bytes() == origin)
+    }
+
+    fn check_key(&self, headers: &HeaderMap) -> Result<(), Denied> {
+        if self.keys.is_empty() {
+            return Ok(());
+        }
+        let bearer = headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.as_bytes().split_first_chunk::<7>())
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "))
+            .map(|(_, key)| key);
+        let sent = bearer.or_else(|| headers.get(X_API_KEY).map(|value| value.as_bytes()));
+        let sent = sent.ok_or(Denied::ClientKey)?;
+        // Compares with all of them in constant time, so that the time says nothing.
+        let matches = self.keys.iter().fold(0, |found, key| {
+            found | key.expose_secret().as_bytes().ct_eq(sent).unwrap_u8()
+        });
+        if matches == 1 {
+            Ok(())
+        } else {
+            Err(Denied::ClientKey)
+        }
+    }
+}
+
+fn position(text: &[u8], byte: u8) -> Option<usize> {
+    text.iter().position(|it| *it == byte)
+}
+
+fn parsed<T: FromStr>(text: &[u8]) -> Option<T> {
+    str::from_utf8(text).ok()?.parse().ok()
+}
+
+fn is_port(digits: &[u8]) -> bool {
+    digits.iter().all(u8::is_ascii_digit) && parsed::<u16>(digits).is_some()
+}
+
+/// Refuses what is left of two ways to say where a body ends. hyper has decided by one of them, and the
+/// body that goes upstream has a length of its own, so this is for the client's information.
+fn check_framing(headers: &HeaderMap) -> Result<(), Denied> {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let framed_well = match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(coding), None) => {
+            coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+                && !headers.contains_key(header::CONTENT_LENGTH)
+        }
+        (Some(_), Some(_)) => false,
+    };
+    // Some servers read an underscore as a hyphen.
+    let twins = ["content_length", "transfer_encoding"];
+    if framed_well && !twins.iter().any(|twin| headers.contains_key(*twin)) {
+        Ok(())
+    } else {
+        Err(Denied::Framing)
+    }
+}
+
+/// Any but those for proxies and, in a browser's hands, for asking what a web page may do.
+fn check_method(method: &Method) -> Result<(), Denied> {
+    match *method {
+        Method::CONNECT | Method::TRACE => Err(Denied::Method),
+        Method::OPTIONS => Err(Denied::Preflight),
+        // A method's case counts, but not every server knows that.
+        _ if method
+            .as_str()
+            .bytes()
+            .any(|byte| byte.is_ascii_lowercase()) =>
+        {
+            Err(Denied::MethodCase)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let mut kinds = headers.get_all(header::CONTENT_TYPE).iter();
+    let (Some(kind), None) = (kinds.next(), kinds.next()) else {
+        return false;
+    };
+    if kind == JSON {
+        return true;
+    }
+    kind.to_str()
+        .ok()
+        .and_then(|value| value.split(';').next())
+        .is_some_and(|kind| kind.trim().eq_ignore_ascii_case(JSON))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,398 @@
+//! One client's connection: how long it may be silent, and how it ends when a stream breaks.
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpStream, UnixStream},
+    time::{Sleep, sleep},
+};
+use tokio_util::{either::Either, sync::CancellationToken};
+
+use crate::{config::Limits, idle_timer::IdleTimer};
+
+/// A client's socket.
+pub(crate) type Socket = Either<TcpStream, UnixStream>;
+
+/// What the edge knows of the connection that a request came on; a request's extension.
+#[derive(Clone, Debug)]
+pub(crate) struct Connection(Arc<State>);
+
+#[derive(Debug)]
+struct State {
+    number: u64,
+    name: Arc<str>,
+    phase: AtomicU8,
+    broken: AtomicBool,
+    ending: AtomicBool,
+    /// Beyond the limit: whatever it asks is answered that there is no room.
+    overcrowds: AtomicBool,
+    /// The client has not taken yet what it was to be written: hyper lets go of an answer whose end is
+    /// still in its buffer.
+    write_pending: AtomicBool,
+    /// Counts the changes of phase in the whole process: the smaller, the longer it has lasted.
+    since: AtomicU64,
+    evicted: CancellationToken,
+}
+
+/// What the client is expected to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Nothing was sent yet on this connection.
+    New,
+    /// The rest of a head.
+    Head,
+    /// Nothing: an answer is being made or sent. A body in progress has a limit of its own.
+    Busy,
+    /// Another request, perhaps.
+    Idle,
+}
+
+/// A client's socket. It notes when a head begins, gives up a client that takes nothing of an answer
+/// for too long, and resets the connection of a stream that broke off.
+#[derive(Debug)]
+pub(crate) struct ClientIo {
+    socket: Socket,
+    connection: Connection,
+    write_timeout: Duration,
+    /// Runs while a write waits for the client, which most never do.
+    write_sleep: Option<Pin<Box<Sleep>>>,
+}
+
+// === impl Connection ===
+
+impl Connection {
+    pub(crate) fn new() -> Self {
+        static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
+
+        let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::new(State {
+            number,
+            name: format!("connection {number}").into(),
+            phase: AtomicU8::new(Phase::New as u8),
+            broken: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
+            overcrowds: AtomicBool::new(false),
+            write_pending: AtomicBool::new(false),
+            since: AtomicU64::new(next_change()),
+            evicted: CancellationToken::new(),
+        }))
+    }
+
+    /// A number that no other connection of this process has.
+    pub(crate) fn number(&self) -> u64 {
+        self.0.number
+    }
+
+    /// A name that no other connection of this process has.
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.0.name
+    }
+
+    /// A request's head is complete.
+    pub(crate) fn begin_answer(&self) {
+        self.set(Phase::Busy);
+    }
+
+    /// An answer has been sent, or given up.
+    pub(crate) fn end_answer(&self) {
+        self.set(Phase::Idle);
+    }
+
+    /// Resolves once the client has been silent for longer than `limits` allow.
+    ///
+    /// hyper has one time-out for heads, which also runs while a kept-alive connection is idle, and one
+    /// limit cannot be both ten seconds and five minutes. Nobody is woken for a change of phase: poll
+    /// it in the task that serves the connection, after what serves it.
+    pub(super) async fn silent_too_long(&self, limits: &Limits) {
+        let current = || (self.phase(), self.0.since.load(Ordering::Relaxed));
+        let mut timer = IdleTimer::new(limits.first_byte_timeout);
+        let mut timed = current();
+        poll_fn(|cx| {
+            let now = current();
+            if now != timed {
+                timed = now;
+                timer.reset();
+            }
+            let limit = match now.0 {
+                Phase::New => limits.first_byte_timeout,
+                Phase::Head => limits.header_timeout,
+                // A body has time-outs of its own, and an answer has none.
+                Phase::Busy => return Poll::Pending,
+                Phase::Idle => limits.keep_alive_timeout,
+            };
+            timer.poll_elapsed(limit, cx)
+        })
+        .await;
+    }
+
+    /// Makes the connection end with a reset: an answer broke off, and a clean end would look like
+    /// a complete one.
+    pub(crate) fn reset_at_the_end(&self) {
+        self.0.broken.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on nothing more is read: what is no whole head yet never becomes one.
+    pub(crate) fn end(&self) {
+        self.0.ending.store(true, Ordering::Relaxed);
+    }
+
+    /// There is no room for it, and it is there to be told so.
+    pub(crate) fn is_one_too_many(&self) {
+        self.0.overcrowds.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn overcrowds(&self) -> bool {
+        self.0.overcrowds.load(Ordering::Relaxed)
+    }
+
+    /// How well others can do without it; the least goes first, and `None` stays.
+    pub(crate) fn dispensable(&self) -> Option<(u8, u64)> {
+        let rank = match self.phase() {
+            Phase::Idle => 0,
+            Phase::New | Phase::Head => 1,
+            Phase::Busy => return None,
+        };
+        Some((rank, self.0.since.load(Ordering::Relaxed)))
+    }
+
+    /// Gives its place to another.
+    pub(crate) fn evict(&self) {
+        self.0.evicted.cancel();
+    }
+
+    /// Resolves when it has to go.
+    pub(crate) fn evicted(&self) -> impl Future<Output = ()> + use<> {
+        self.0.evicted.clone().cancelled_owned()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_evicted(&self) -> bool {
+        self.0.evicted.is_cancelled()
+    }
+
+    fn is_broken(&self) -> bool {
+        self.0.broken.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, phase: Phase) {
+        // What begins a head owes it since it came.
+        if phase != Phase::Head || self.phase() != Phase::New {
+            self.0.since.store(next_change(), Ordering::Relaxed);
+        }
+        self.0.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    fn phase(&self) -> Phase {
+        if self.0.write_pending.load(Ordering::Relaxed) {
+            return Phase::Busy;
+        }
+        match self.0.phase.load(Ordering::Relaxed) {
+            0 => Phase::New,
+            1 => Phase::Head,
+            2 => Phase::Busy,
+            _ => Phase::Idle,
+        }
+    }
+}
+
+fn next_change() -> u64 {
+    static CHANGES: AtomicU64 = AtomicU64::new(0);
+
+    CHANGES.fetch_add(1, Ordering::Relaxed)
+}
+
+// === impl ClientIo ===
+
+impl ClientIo {
+    pub(crate) fn new(socket: Socket, connection: Connection, write_timeout: Duration) -> Self {
+        Self {
+            socket,
+            connection,
+            write_timeout,
+            write_sleep: None,
+        }
+    }
+}
+
+impl AsyncRead for ClientIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let phase = self.connection.phase();
+        if phase != Phase::Busy && self.connection.0.ending.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
+        let read = Pin::new(&mut self.socket).poll_read(cx, buf);
+        if read.is_ready() && matches!(phase, Phase::New | Phase::Idle) {
+            self.connection.set(Phase::Head);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for ClientIo {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        let written = Pin::new(&mut this.socket).poll_write(cx, buf);
+        let pending = &this.connection.0.write_pending;
+        pending.store(written.is_pending(), Ordering::Relaxed);
+        if written.is_ready() {
+            this.write_sleep = None;
+            return written;
+        }
+        let limit = this.write_timeout;
+        let sleep = this
+            .write_sleep
+            .get_or_insert_with(|| Box::pin(sleep(limit)));
+        ready!(sleep.as_mut().poll(cx));
+        // With an orderly end the system would go on offering what nobody takes.
+        this.connection.reset_at_the_end();
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.connection.is_broken() {
+            // No orderly end; the socket is reset when it is dropped.
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+impl Drop for ClientIo {
+    fn drop(&mut self) {
+        if self.connection.is_broken()
+            && let Either::Left(tcp) = &self.socket
+        {
+            // If it fails the client sees a FIN in the middle of a chunked body: an error too.
+            let _best_effort = tcp.set_zero_linger();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        time::{Instant, timeout},
+    };
+
+    use super::*;
+
+    const FIRST_BYTE: Duration = Duration::from_secs(9);
+    const HEADER: Duration = Duration::from_secs(10);
+    const KEEP_ALIVE: Duration = Duration::from_secs(310);
+    const WRITE: Duration = Duration::from_secs(60);
+
+    fn limits() -> Limits {
+        let local = crate::config::Sample::Preset("local".into());
+        let built_in = crate::config::sample(&local, &|_| None);
+        Limits {
+            first_byte_timeout: FIRST_BYTE,
+            header_timeout: HEADER,
+            keep_alive_timeout: KEEP_ALIVE,
+            write_timeout: WRITE,
+            ..built_in.unwrap().limits
+        }
+    }
+
+    fn pair() -> (ClientIo, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let ours = Either::Right(ours);
+        (ClientIo::new(ours, Connection::new(), WRITE), theirs)
+    }
+
+    /// Reads until the client has been silent for too long, and says how long that took.
+    async fn served_for(io: &mut ClientIo) -> Duration {
+        let start = Instant::now();
+        let (connection, limits) = (io.connection.clone(), limits());
+        let reading = async { while io.read(&mut [0; 64]).await.unwrap() > 0 {} };
+        tokio::select! {
+            biased;
+            () = reading => {}
+            () = connection.silent_too_long(&limits) => {}
+        }
+        start.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_connection_is_given_up() {
+        let (mut io, _client) = pair();
+        assert_eq!(served_for(&mut io).await, FIRST_BYTE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_never_ends_is_cut_off_however_it_trickles() {
+        let (mut io, mut client) = pair();
+        let start = Instant::now();
+        let trickle = async {
+            for _ in 0..4 {
+                client.write_all(b"G").await.unwrap();
+                sleep(HEADER / 4).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = trickle => {}
+            _ = served_for(&mut io) => {}
+        }
+        assert_eq!(start.elapsed(), HEADER);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_connection_has_no_limit_and_an_idle_one_outlives_the_clients_pool() {
+        let (mut io, mut client) = pair();
+        client.write_all(b"x").await.unwrap();
+        io.read_u8().await.unwrap();
+        io.connection.begin_answer();
+        timeout(Duration::from_secs(3600), served_for(&mut io))
+            .await
+            .unwrap_err();
+        io.connection.end_answer();
+        assert_eq!(served_for(&mut io).await, KEEP_ALIVE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_given_up_and_one_that_takes_little_is_not() {
+        let (mut io, mut client) = pair();
+        let answer = vec![0; 16 << 20];
+        let taken = async {
+            // More than what a socket may keep back before it asks for more.
+            let mut some = vec![0; 1 << 20];
+            for _ in 0..3 {
+                sleep(WRITE - Duration::from_secs(1)).await;
+                client.read_exact(&mut some).await.unwrap();
+            }
+            std::future::pending::<()>().await;
+        };
+        let start = Instant::now();
+        let error = tokio::select! {
+            written = io.write_all(&answer) => written.unwrap_err(),
+            () = taken => unreachable!(),
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(start.elapsed(), 4 * WRITE - Duration::from_secs(3));
+        assert!(io.connection.0.broken.load(Ordering::Relaxed));
+    }
+}

@@ -1,0 +1,59 @@
+//! A socket in the file system that only its owner may use.
+
+use std::{
+    fs, io,
+    os::{fd::OwnedFd, unix::fs::PermissionsExt},
+    path::PathBuf,
+};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::net::{UnixListener, UnixStream};
+
+/// Removes the socket's file when dropped.
+#[derive(Debug)]
+pub(crate) struct SocketFile(pub(crate) PathBuf);
+
+/// As many as tokio and std let wait.
+const BACKLOG: i32 = 1024;
+
+/// Binds to `path`. A file that a crashed process left behind, on which nobody listens, is
+/// replaced.
+pub(crate) async fn bind(path: PathBuf) -> io::Result<(UnixListener, SocketFile)> {
+    let listener = match listen(&path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(&path).await => {
+            fs::remove_file(&path)?;
+            listen(&path)?
+        }
+        bound => bound?,
+    };
+    Ok((listener, SocketFile(path)))
+}
+
+/// The file has its mode before anybody can connect: between a bind and a chmod the umask would
+/// decide, and a umask of our own would be that of every thread.
+fn listen(path: &PathBuf) -> io::Result<UnixListener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    let owner_only = fs::Permissions::from_mode(0o600);
+    let socket = fs::File::from(OwnedFd::from(socket));
+    // On Linux the file that bind makes takes over the mode of the socket itself.
+    socket.set_permissions(owner_only.clone())?;
+    let socket = Socket::from(OwnedFd::from(socket));
+    socket.bind(&SockAddr::unix(path)?)?;
+    // Elsewhere this comes before listen, and until then nobody can connect.
+    fs::set_permissions(path, owner_only)?;
+    socket.listen(BACKLOG)?;
+    UnixListener::from_std(OwnedFd::from(socket).into())
+}
+
+async fn is_stale(path: &PathBuf) -> bool {
+    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    UnixStream::connect(path).await.err().is_some_and(refused)
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Already gone is as good.
+        let _gone = fs::remove_file(&self.0);
+    }
+}

@@ -1,0 +1,203 @@
+//! What an operator can watch: counts and gauges in the Prometheus text format.
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
+
+use http::StatusCode;
+use pacegate_layers::pacing::Gate;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
+    metrics::{
+        MetricType, counter::ConstCounter, counter::Counter, family::Family, gauge::ConstGauge,
+        gauge::Gauge,
+    },
+    registry::Registry,
+};
+
+use crate::quotas::{Book, Usage};
+
+/// What the edge counts.
+#[derive(Debug, Default)]
+pub struct EdgeMetrics {
+    /// Client connections that are open.
+    pub connections: Gauge,
+    /// Requests whose answers have not been sent to the end.
+    pub in_flight: Gauge,
+    answers: Family<AnswerLabels, Counter>,
+    /// The one of `answers` that nearly all belong to.
+    good_answers: OnceLock<Counter>,
+    /// Answers whose stream broke off after the head.
+    pub aborted: Counter,
+}
+
+/// What an answer is counted under.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct AnswerLabels {
+    status: u16,
+}
+
+/// Reads the gates whenever somebody looks.
+#[derive(Debug)]
+struct Gates(Vec<(UpstreamLabel, Gate)>);
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct UpstreamLabel {
+    upstream: String,
+}
+
+/// Reads the books whenever somebody looks.
+#[derive(Debug)]
+struct Quotas(Vec<(String, Arc<Book>)>);
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct QuotaLabels {
+    upstream: String,
+    quota: String,
+}
+
+impl EdgeMetrics {
+    /// Registers the families on `registry`; they may be on several.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "pacegate_connections",
+            "Client connections that are open",
+            self.connections.clone(),
+        );
+        registry.register(
+            "pacegate_requests_in_flight",
+            "Requests whose answers have not been sent to the end",
+            self.in_flight.clone(),
+        );
+        registry.register(
+            "pacegate_answers",
+            "Answers begun, by status",
+            self.answers.clone(),
+        );
+        registry.register(
+            "pacegate_answers_aborted",
+            "Answers whose stream broke off after the head",
+            self.aborted.clone(),
+        );
+    }
+
+    /// An answer with `status` is begun.
+    pub fn count_answer(&self, status: StatusCode) {
+        let status = status.as_u16();
+        let counter = || self.answers.get_or_create(&AnswerLabels { status }).clone();
+        if status == StatusCode::OK.as_u16() {
+            self.good_answers.get_or_init(counter).inc();
+        } else {
+            counter().inc();
+        }
+    }
+}
+
+/// Registers the gates of the named upstreams on `registry`.
+pub fn register_gates(registry: &mut Registry, gates: impl IntoIterator<Item = (String, Gate)>) {
+    let gates = gates
+        .into_iter()
+        .map(|(upstream, gate)| (UpstreamLabel { upstream }, gate))
+        .collect();
+    registry.register_collector(Box::new(Gates(gates)));
+}
+
+/// Registers the books of the named upstreams on `registry`.
+pub fn register_quotas(
+    registry: &mut Registry,
+    books: impl IntoIterator<Item = (String, Arc<Book>)>,
+) {
+    registry.register_collector(Box::new(Quotas(books.into_iter().collect())));
+}
+
+impl Gates {
+    fn gauge(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        read: fn(&Gate) -> usize,
+    ) -> fmt::Result {
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (label, gate) in &self.0 {
+            let reading = i64::try_from(read(gate)).unwrap_or(i64::MAX);
+            ConstGauge::new(reading).encode(metric.encode_family(label)?)?;
+        }
+        Ok(())
+    }
+}
+
+impl Collector for Gates {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.gauge(
+            &mut encoder,
+            "pacegate_queue_waiting",
+            "Requests waiting for their turn",
+            Gate::waiting,
+        )?;
+        self.gauge(
+            &mut encoder,
+            "pacegate_upstream_in_flight",
+            "Requests dispatched whose response bodies have not ended",
+            Gate::in_flight,
+        )?;
+        let mut metric = encoder.encode_descriptor(
+            "pacegate_dispatches",
+            "Requests let through to the upstream, retries included",
+            None,
+            MetricType::Counter,
+        )?;
+        for (label, gate) in &self.0 {
+            ConstCounter::new(gate.dispatched()).encode(metric.encode_family(label)?)?;
+        }
+        Ok(())
+    }
+}
+
+impl Quotas {
+    fn gauge(
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        usage: &[(QuotaLabels, Usage)],
+        read: fn(&Usage) -> usize,
+    ) -> fmt::Result {
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (labels, usage) in usage {
+            let reading = i64::try_from(read(usage)).unwrap_or(i64::MAX);
+            ConstGauge::new(reading).encode(metric.encode_family(labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+impl Collector for Quotas {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut all = Vec::new();
+        for (upstream, book) in &self.0 {
+            all.extend(book.usage().into_iter().map(|usage| {
+                let labels = QuotaLabels {
+                    upstream: upstream.clone(),
+                    quota: usage.quota.clone(),
+                };
+                (labels, usage)
+            }));
+        }
+        Self::gauge(
+            &mut encoder,
+            "pacegate_quota_used",
+            "Requests that count towards a quota now",
+            &all,
+            |usage| usage.used,
+        )?;
+        Self::gauge(
+            &mut encoder,
+            "pacegate_quota_limit",
+            "Requests that a quota allows in its time",
+            &all,
+            |usage| usage.limit,
+        )
+    }
+}

@@ -1,0 +1,209 @@
+//! From an upstream's config to its running parts: client, credentials, pipeline.
+
+use std::{path::Path, sync::Arc, time::SystemTime};
+
+use bytes::Bytes;
+use http::{Request, Uri, uri::PathAndQuery};
+use http_body_util::Full;
+use hyper_util::client::proxy::matcher::Matcher;
+use pacegate_layers::{pacing::Gate, token::TokenSource};
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+use tower::util::MapRequest;
+use tracing::{info, warn};
+
+use super::{Pipeline, PipelineError, around, gate};
+use crate::{
+    client::{Client, ClientOptions, error::ClientError},
+    config::{self, Credentials, LayerName, OAuth},
+    credentials::{
+        api_key::{ApiKeyError, ApiKeySource},
+        source::{OAuthSource, Settings},
+    },
+    quotas::{self, Book},
+};
+
+/// An upstream whose parts cannot be put together.
+#[derive(Debug, thiserror::Error)]
+#[error("upstream {name}")]
+pub struct AssembleError {
+    name: String,
+    source: Part,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Part {
+    #[error(transparent)]
+    ApiKey(#[from] ApiKeyError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
+    #[error(transparent)]
+    Quotas(#[from] quotas::OpenError),
+}
+
+impl AssembleError {
+    pub(super) fn of_quotas(upstream: &str, error: quotas::OpenError) -> Self {
+        Self {
+            name: upstream.to_owned(),
+            source: error.into(),
+        }
+    }
+}
+
+/// Builds the pipeline of `upstream`. Its quotas are counted in `state_dir`, which no other process
+/// may use for this upstream at the same time; without one, in memory. What has to end before the
+/// process may, such as a token's refresh, runs on `tasks`.
+///
+/// # Errors
+///
+/// [`AssembleError`] names the upstream and the part.
+///
+/// # Panics
+///
+/// Outside a tokio runtime.
+pub fn assemble(
+    upstream: &config::Upstream,
+    state_dir: Option<&Path>,
+    tasks: &TaskTracker,
+) -> Result<Pipeline, AssembleError> {
+    assemble_with(upstream, Kept::default(), state_dir, tasks)
+}
+
+/// What an upstream takes over from the one of its name in the config before.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    pub(super) book: Option<Arc<Book>>,
+    pub(super) gate: Option<Gate>,
+}
+
+/// [`assemble`], but with what is `kept`.
+pub(super) fn assemble_with(
+    upstream: &config::Upstream,
+    kept: Kept,
+    state_dir: Option<&Path>,
+    tasks: &TaskTracker,
+) -> Result<Pipeline, AssembleError> {
+    parts(upstream, kept, state_dir, tasks).map_err(|source| AssembleError {
+        name: upstream.name.clone(),
+        source,
+    })
+}
+
+fn parts(
+    upstream: &config::Upstream,
+    kept: Kept,
+    state_dir: Option<&Path>,
+    tasks: &TaskTracker,
+) -> Result<Pipeline, Part> {
+    let client = Client::new(
+        upstream.base_url.clone(),
+        ClientOptions::new(upstream, Matcher::from_env()),
+    )?;
+    let source: Option<Arc<dyn TokenSource>> = match &upstream.credentials {
+        Credentials::None => None,
+        Credentials::ApiKey(key) => Some(Arc::new(ApiKeySource::new(key)?)),
+        Credentials::OAuth(oauth) => {
+            let source = oauth_source(upstream, oauth, tasks)?;
+            if !upstream.base_url_written {
+                follow_resource(&source, &client, tasks);
+            }
+            Some(Arc::new(source))
+        }
+    };
+    let quotas = book(upstream, kept.book, state_dir)?;
+    let gate = match kept.gate {
+        Some(gate) => Some(gate),
+        None => gate(upstream, quotas.as_ref()).map_err(PipelineError::from)?,
+    };
+    Ok(around(upstream, client, source, gate, quotas)?)
+}
+
+fn book(
+    upstream: &config::Upstream,
+    kept: Option<Arc<Book>>,
+    state_dir: Option<&Path>,
+) -> Result<Option<Arc<Book>>, quotas::OpenError> {
+    let quotas = &upstream.jitter_throttle.quotas;
+    if quotas.is_empty() || !upstream.pipeline.contains(&LayerName::JitterThrottle) {
+        return Ok(None);
+    }
+    match kept {
+        Some(book) => Ok(Some(book)),
+        None => {
+            let wall = Arc::new(SystemTime::now);
+            let book = Book::open(&upstream.name, quotas, state_dir, wall)?;
+            Ok(Some(Arc::new(book)))
+        }
+    }
+}
+
+fn oauth_source(
+    upstream: &config::Upstream,
+    oauth: &OAuth,
+    tasks: &TaskTracker,
+) -> Result<OAuthSource, ClientError> {
+    let service = endpoint_client(upstream, &oauth.token_url)?;
+    let hint = format!(
+        "run `pacegate login --upstream {}`, then send the request again",
+        upstream.name
+    );
+    let settings = Settings::new(oauth, &upstream.token_refresh, hint);
+    Ok(OAuthSource::new(settings, service, tasks.clone()))
+}
+
+/// A client of the OAuth endpoint `url` of `upstream`: it takes requests that carry their whole
+/// URL, and goes there as the upstream is gone to.
+///
+/// # Errors
+///
+/// [`ClientError`] says which option cannot be used.
+pub fn endpoint_client(upstream: &config::Upstream, url: &Uri) -> Result<Endpoint, ClientError> {
+    let options = ClientOptions::new(upstream, Matcher::from_env());
+    let client = Client::new(origin(url), options)?;
+    Ok(MapRequest::new(client, |mut request| {
+        *request.uri_mut() = target(request.uri());
+        request
+    }))
+}
+
+/// What [`endpoint_client`] gives.
+pub type Endpoint = MapRequest<Client, fn(Request<Full<Bytes>>) -> Request<Full<Bytes>>>;
+
+/// Sends requests where the token says, for as long as the source lives.
+fn follow_resource(source: &OAuthSource, client: &Client, tasks: &TaskTracker) {
+    let mut changes = source.resource_changes();
+    obey(&mut changes, client);
+    let client = client.clone();
+    tasks.spawn(async move {
+        while changes.changed().await.is_ok() {
+            obey(&mut changes, &client);
+        }
+    });
+}
+
+fn obey(changes: &mut watch::Receiver<Option<Uri>>, client: &Client) {
+    let Some(base) = changes.borrow_and_update().clone() else {
+        return;
+    };
+    match client.set_base_url(base.clone()) {
+        Ok(()) => info!(%base, "Base URL taken from the credentials"),
+        Err(error) => warn!(%error, "Base URL of the credentials not usable"),
+    }
+}
+
+/// Scheme and authority alone.
+fn origin(uri: &Uri) -> Uri {
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(PathAndQuery::from_static("/"));
+    // Parts of a URI that was whole, with the shortest of paths, are one again.
+    Uri::from_parts(parts).unwrap_or_default()
+}
+
+/// Path and query alone.
+fn target(uri: &Uri) -> Uri {
+    uri.path_and_query()
+        .cloned()
+        .map_or_else(Uri::default, Uri::from)
+}

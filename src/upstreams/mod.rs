@@ -1,0 +1,156 @@
+//! Puts the layers that the config lists around the HTTP client.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use pacegate_layers::{
+    error::BoxError,
+    header_align::NotPassable,
+    pacing::{Busy, Gate, Order, Pacing, Quota, ReversedJitter},
+    token::TokenSource,
+};
+use tower::Service;
+
+use crate::{
+    config::{self, LayerName},
+    quotas::Book,
+};
+
+mod build;
+pub(crate) mod drain;
+pub(crate) mod keep_waiting;
+pub mod record;
+pub(crate) mod response_headers;
+mod service;
+mod set;
+mod stack;
+
+pub use self::{
+    build::{AssembleError, Endpoint, assemble, endpoint_client},
+    service::{Shared, SharedFuture, SharedService},
+    set::{Changes, Fleet},
+};
+
+#[cfg(feature = "tools")]
+pub(crate) use self::stack::boxed;
+
+use self::stack::stack;
+
+/// A pipeline and what others may want to know of it; clones are the same one.
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    /// Takes requests whose paths are relative to the upstream's base URL.
+    pub service: SharedService,
+    /// The gate, if there is one in the list.
+    pub gate: Option<Gate>,
+    /// What the gate counts over restarts, if there are quotas.
+    pub quotas: Option<Arc<Book>>,
+}
+
+/// A pipeline that cannot be built. A checked config makes none of these.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// See [`NotPassable`].
+    #[error(transparent)]
+    HeaderAlign(#[from] NotPassable),
+    /// See [`ReversedJitter`].
+    #[error(transparent)]
+    JitterThrottle(#[from] ReversedJitter),
+    /// A layer that needs a token, and credentials of the kind `none`.
+    #[error("{0:?} needs a token, but the credentials are of the kind none")]
+    NoToken(LayerName),
+}
+
+/// Puts the layers that `upstream` lists around `client`. The gate obeys `quotas`.
+///
+/// # Errors
+///
+/// [`PipelineError`] where settings contradict themselves.
+pub fn build<C, B>(
+    upstream: &config::Upstream,
+    client: C,
+    source: Option<Arc<dyn TokenSource>>,
+    quotas: Option<Arc<Book>>,
+) -> Result<Pipeline, PipelineError>
+where
+    C: Service<Request<Full<Bytes>>, Response = Response<B>, Error = BoxError>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    C::Future: Send,
+    B: http_body::Body<Data = Bytes, Error = BoxError> + Send + Unpin + 'static,
+{
+    let gate = gate(upstream, quotas.as_ref())?;
+    around(upstream, client, source, gate, quotas)
+}
+
+/// The gate of `upstream`, if there is one in its list.
+fn gate(
+    upstream: &config::Upstream,
+    quotas: Option<&Arc<Book>>,
+) -> Result<Option<Gate>, ReversedJitter> {
+    let throttled = upstream.pipeline.contains(&LayerName::JitterThrottle);
+    let pacing = throttled
+        .then(|| pacing(&upstream.jitter_throttle))
+        .transpose()?;
+    Ok(pacing.map(|pacing| {
+        let quotas = quotas.map(|book| Arc::clone(book) as Arc<dyn Quota>);
+        Gate::with_quotas(pacing, quotas.into_iter().collect(), rand::make_rng())
+    }))
+}
+
+/// [`build`] with a gate that is there already.
+fn around<C, B>(
+    upstream: &config::Upstream,
+    client: C,
+    source: Option<Arc<dyn TokenSource>>,
+    gate: Option<Gate>,
+    quotas: Option<Arc<Book>>,
+) -> Result<Pipeline, PipelineError>
+where
+    C: Service<Request<Full<Bytes>>, Response = Response<B>, Error = BoxError>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    C::Future: Send,
+    B: http_body::Body<Data = Bytes, Error = BoxError> + Send + Unpin + 'static,
+{
+    let service = stack(upstream, client, gate.as_ref(), source)?;
+    Ok(Pipeline {
+        service,
+        gate,
+        quotas,
+    })
+}
+
+/// How a gate with these settings spaces requests out.
+///
+/// # Errors
+///
+/// [`ReversedJitter`]; a checked config has none.
+pub fn pacing(settings: &config::JitterThrottle) -> Result<Pacing, ReversedJitter> {
+    let (least, most) = settings.jitter;
+    let pacing = match &settings.busy {
+        Some(busy) => Pacing::new().busy(Busy {
+            from: busy.from,
+            within: busy.within,
+            jitter: busy.jitter.0..=busy.jitter.1,
+        })?,
+        None => Pacing::new(),
+    };
+    Ok(pacing
+        .min_interval(settings.min_interval)
+        .jitter(least..=most)?
+        .idle_jitter(settings.idle_jitter)
+        .concurrency(settings.concurrency)
+        .max_queue(settings.max_queue)
+        .max_wait(settings.max_wait)
+        .order(match settings.order {
+            config::Order::Fair => Order::Fair,
+            config::Order::Fifo => Order::Fifo,
+        }))
+}

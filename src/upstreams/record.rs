@@ -1,0 +1,146 @@
+//! Writes down when requests arrive, and nothing of what they say.
+
+use std::{
+    collections::HashMap,
+    fs::{File, OpenOptions, Permissions},
+    io::{self, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::Path,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use pacegate_layers::{context::Progress, session::Session};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+use tower::ServiceExt;
+use tracing::warn;
+
+use crate::upstreams::SharedService;
+
+/// One arrival, as it stands in the file.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Line {
+    /// When, in ms since the first of its run.
+    pub at_ms: f64,
+    /// Whose it is. Recorded by number, in the order in which they appear.
+    pub session: String,
+    /// The session that this one works for.
+    #[serde(default)]
+    pub parent: Option<String>,
+    /// The model it asks for.
+    #[serde(default)]
+    pub model: Option<String>,
+    /// Whether the answer is to be a stream.
+    #[serde(default)]
+    pub stream: bool,
+    /// The size of its body.
+    #[serde(default)]
+    pub bytes: u64,
+    /// What it is for, where somebody has found out.
+    #[serde(default)]
+    pub kind: Option<String>,
+}
+
+/// A file that arrivals are written to; clones write to the same one.
+#[derive(Clone, Debug)]
+pub struct Recorder(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    file: File,
+    first: Option<Instant>,
+    /// Clients' names of sessions are theirs; here they are numbers.
+    sessions: HashMap<String, usize>,
+    broken: bool,
+}
+
+/// What is read of a body.
+#[derive(Default, Deserialize)]
+struct Asked {
+    #[serde(default)]
+    model: Option<String>,
+    #[serde(default)]
+    stream: Option<bool>,
+}
+
+// === impl Recorder ===
+
+impl Recorder {
+    /// Opens `path`, and makes it if there is none; nobody but its owner may read it.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written to.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        let file = options.append(true).create(true).mode(0o600).open(path)?;
+        // It may have been there before; a pipe or a terminal has rights of its own.
+        if file.metadata()?.is_file() {
+            file.set_permissions(Permissions::from_mode(0o600))?;
+        }
+        Ok(Self(Arc::new(Mutex::new(State {
+            file,
+            first: None,
+            sessions: HashMap::new(),
+            broken: false,
+        }))))
+    }
+
+    /// Notes every request that goes to `pipeline`.
+    pub fn watch(&self, pipeline: SharedService) -> SharedService {
+        let recorder = self.clone();
+        SharedService::new(pipeline.map_request(move |request: Request<Full<Bytes>>| {
+            recorder.note(&request);
+            request
+        }))
+    }
+
+    fn note(&self, request: &Request<Full<Bytes>>) {
+        let mut state = self.0.lock();
+        if let Err(error) = state.write(request)
+            && !std::mem::replace(&mut state.broken, true)
+        {
+            warn!(%error, "Recording an arrival failed");
+        }
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn write(&mut self, request: &Request<Full<Bytes>>) -> io::Result<()> {
+        let parent = request.headers().get("x-parent-session-id");
+        let parent = parent.and_then(|parent| parent.to_str().ok());
+        let parent = parent.map(|parent| self.number(parent));
+        let progress = request.extensions().get::<Progress>();
+        let session = progress.and_then(Progress::session);
+        let now = Instant::now();
+        let at = now - *self.first.get_or_insert(now);
+        let body = request.body().clone().into_inner().unwrap_or_default();
+        // What has no model or is no JSON is an arrival all the same.
+        let asked: Asked = serde_json::from_slice(&body).unwrap_or_default();
+        let line = Line {
+            at_ms: (at.as_secs_f64() * 10_000.0).round() / 10.0,
+            session: self.number(session.map_or("", Session::id)),
+            parent,
+            model: asked.model,
+            stream: asked.stream.unwrap_or(false),
+            bytes: body.len() as u64,
+            kind: None,
+        };
+        let mut text = serde_json::to_string(&line)?;
+        text.push('\n');
+        // In one piece, so that a line is whole or not there.
+        self.file.write_all(text.as_bytes())
+    }
+
+    fn number(&mut self, session: &str) -> String {
+        let next = self.sessions.len() + 1;
+        let number = self.sessions.entry(session.to_owned()).or_insert(next);
+        format!("s{number}")
+    }
+}

@@ -1,0 +1,102 @@
+//! What a client gets to see of the header of an upstream's answer.
+
+use http::{HeaderMap, HeaderName, header};
+use pacegate_layers::header_align::strip_hop_by_hop;
+
+use crate::config::ResponseHeaders;
+
+/// Fields by name; all others stay behind. An upstream's cookies, its word on other servers and on
+/// what web pages may do are between it and pacegate.
+#[derive(Clone, Debug)]
+pub(crate) struct Passing {
+    names: HeaderMap<()>,
+    prefixes: Vec<String>,
+}
+
+// === impl Passing ===
+
+impl Passing {
+    pub(crate) fn new(headers: &ResponseHeaders) -> Self {
+        let names = headers.names.iter().cloned();
+        Self {
+            names: names.map(|name| (name, ())).collect(),
+            prefixes: headers.prefixes.clone(),
+        }
+    }
+
+    /// Leaves in `headers` what may go on.
+    pub(crate) fn sift(&self, headers: &mut HeaderMap) {
+        let stays = |name: &&HeaderName| !self.passes(name);
+        // Few, as a rule, if any. What is about one connection is in no list, so it is among them.
+        let behind: Vec<_> = headers.keys().filter(stays).cloned().collect();
+        if behind.contains(&header::CONNECTION) {
+            strip_hop_by_hop(headers);
+        }
+        if behind.contains(&header::TRANSFER_ENCODING) {
+            // Beside a coding it is wrong, or a trap.
+            headers.remove(header::CONTENT_LENGTH);
+        }
+        for name in behind {
+            headers.remove(name);
+        }
+    }
+
+    fn passes(&self, name: &HeaderName) -> bool {
+        let text = name.as_str();
+        let begins = || {
+            self.prefixes
+                .iter()
+                .any(|prefix| text.starts_with(prefix.as_str()))
+        };
+        *name == header::CONTENT_LENGTH
+            || self.names.contains_key(name)
+            || begins() && ResponseHeaders::withheld(text).is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    /// What is left of a header with these fields where all of `x-` and `proxy-` may pass.
+    fn sifted(fields: &[(&'static str, &'static str)]) -> Vec<String> {
+        let passing = Passing::new(&ResponseHeaders {
+            names: vec![header::CONTENT_TYPE],
+            prefixes: vec!["x-".into(), "proxy-".into()],
+        });
+        let fields = fields.iter().map(|(name, value)| {
+            let name = HeaderName::from_static(name);
+            (name, HeaderValue::from_static(value))
+        });
+        let mut headers: HeaderMap = fields.collect();
+        passing.sift(&mut headers);
+        let mut names: Vec<_> = headers.keys().map(ToString::to_string).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn what_is_about_one_connection_stays_behind_though_it_is_listed() {
+        let fields = [
+            ("connection", "close, x-hop"),
+            ("content-type", "a/b"),
+            ("proxy-authenticate", "Basic"),
+            ("proxy-authorization", "Basic"),
+            ("proxy-status", "x"),
+            ("x-hop", "1"),
+            ("x-id", "1"),
+        ];
+        assert_eq!(sifted(&fields), ["content-type", "proxy-status", "x-id"]);
+        let unnamed = sifted(&fields[1..]);
+        assert_eq!(unnamed, ["content-type", "proxy-status", "x-hop", "x-id"]);
+    }
+
+    #[test]
+    fn a_length_passes_but_not_beside_a_coding() {
+        let fields = [("content-length", "5"), ("transfer-encoding", "gzip")];
+        assert_eq!(sifted(&fields[..1]), ["content-length"]);
+        assert_eq!(sifted(&fields), [""; 0]);
+    }
+}

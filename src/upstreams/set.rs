@@ -1,0 +1,280 @@
+//! The pipelines of a whole config, and what those of the next one take over.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Weak},
+};
+
+use tokio_util::task::TaskTracker;
+
+use super::{
+    AssembleError, Pipeline,
+    build::{Kept, assemble_with},
+};
+use crate::{
+    config::{Config, LayerName, Upstream},
+    quotas::Book,
+};
+
+/// All upstreams and their pipelines.
+#[derive(Debug)]
+pub struct Fleet {
+    members: Vec<Member>,
+    /// Every book that may still be counted in, also by requests that came before a reload: two
+    /// books on one file would both spend what is left.
+    books: HashMap<String, Weak<Book>>,
+    state_dir: Option<PathBuf>,
+    tasks: TaskTracker,
+}
+
+#[derive(Clone, Debug)]
+struct Member {
+    upstream: Upstream,
+    pipeline: Pipeline,
+}
+
+/// How many pipelines a reload has kept, and how many it has built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Changes {
+    /// As they were.
+    pub kept: usize,
+    /// New, or with other settings.
+    pub built: usize,
+}
+
+// === impl Fleet ===
+
+impl Fleet {
+    /// Builds the pipelines of all upstreams of `config`, as [`assemble`](super::assemble) does.
+    ///
+    /// # Errors
+    ///
+    /// The first upstream that cannot be put together.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub fn start(config: &Config, tasks: TaskTracker) -> Result<Self, AssembleError> {
+        let empty = Self {
+            members: Vec::new(),
+            books: HashMap::new(),
+            state_dir: config.state_dir.clone(),
+            tasks,
+        };
+        Ok(empty.follow(&config.upstreams)?.0)
+    }
+
+    /// The fleet of `upstreams`. Those that have not changed keep their pipelines: gate, connections,
+    /// credentials. One that has changed gets a new one; it goes on counting in the book of the
+    /// old, and keeps the gate, and with it who waits and what the upstream has said, while pacing,
+    /// address and account are the same.
+    ///
+    /// # Errors
+    ///
+    /// The first upstream that cannot be put together; then nothing has changed.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub fn follow(&self, upstreams: &[Upstream]) -> Result<(Self, Changes), AssembleError> {
+        let mut changes = Changes { kept: 0, built: 0 };
+        let mut members = Vec::new();
+        for upstream in upstreams {
+            let old = self.member(&upstream.name);
+            members.push(match old.filter(|old| old.upstream == *upstream) {
+                Some(same) => {
+                    changes.kept += 1;
+                    same.clone()
+                }
+                None => {
+                    changes.built += 1;
+                    self.build(upstream, old)?
+                }
+            });
+        }
+        // Not before everything else has gone well: requests of the old upstream count in it, too.
+        for member in &members {
+            member.recount()?;
+        }
+        let mut books = self.books.clone();
+        books.retain(|_, book| book.strong_count() > 0);
+        books.extend(members.iter().filter_map(Member::book));
+        let fleet = Self {
+            members,
+            books,
+            state_dir: self.state_dir.clone(),
+            tasks: self.tasks.clone(),
+        };
+        Ok((fleet, changes))
+    }
+
+    /// The pipelines in the order of the config.
+    pub fn pipelines(&self) -> Vec<Pipeline> {
+        self.members.iter().map(|it| it.pipeline.clone()).collect()
+    }
+
+    fn member(&self, name: &str) -> Option<&Member> {
+        self.members.iter().find(|it| it.upstream.name == name)
+    }
+
+    fn build(&self, upstream: &Upstream, old: Option<&Member>) -> Result<Member, AssembleError> {
+        let kept = Kept {
+            book: self.books.get(&upstream.name).and_then(Weak::upgrade),
+            gate: old
+                .filter(|old| is_paced_alike(&old.upstream, upstream))
+                .and_then(|old| old.pipeline.gate.clone()),
+        };
+        Ok(Member {
+            upstream: upstream.clone(),
+            pipeline: assemble_with(upstream, kept, self.state_dir.as_deref(), &self.tasks)?,
+        })
+    }
+}
+
+/// Whether one gate serves for both: the same account, and the same pace.
+fn is_paced_alike(old: &Upstream, new: &Upstream) -> bool {
+    let listed = |upstream: &Upstream| upstream.pipeline.contains(&LayerName::JitterThrottle);
+    listed(old)
+        && listed(new)
+        && old.jitter_throttle == new.jitter_throttle
+        && old.base_url == new.base_url
+        && old.credentials == new.credentials
+}
+
+// === impl Member ===
+
+impl Member {
+    fn book(&self) -> Option<(String, Weak<Book>)> {
+        let book = self.pipeline.quotas.as_ref()?;
+        Some((self.upstream.name.clone(), Arc::downgrade(book)))
+    }
+
+    fn recount(&self) -> Result<(), AssembleError> {
+        let Some(book) = &self.pipeline.quotas else {
+            return Ok(());
+        };
+        book.change(&self.upstream.jitter_throttle.quotas)
+            .map_err(|error| AssembleError::of_quotas(&self.upstream.name, error.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{self, Sample};
+
+    /// Upstreams with the given quotas and TOML, each under its name.
+    fn config(folder: &Path, upstreams: &[(&str, &str)]) -> Config {
+        let text: String = upstreams
+            .iter()
+            .map(|(name, more)| {
+                format!(
+                    "[[upstream]]\nname = \"{name}\"\npreset = \"local\"\n\
+                     base-url = \"http://127.0.0.1:1/v1\"\n{more}\n"
+                )
+            })
+            .collect();
+        let file = folder.join("pacegate.toml");
+        std::fs::write(&file, format!("state-dir = \"state\"\n{text}")).unwrap();
+        config::sample(&Sample::File(file), &|_| None).unwrap()
+    }
+
+    fn throttle(requests: usize, max_queue: usize) -> String {
+        format!(
+            "jitter-throttle = {{ quotas = [{{ requests = {requests}, per = \"5h\" }}], \
+             max-queue = {max_queue} }}"
+        )
+    }
+
+    fn spend(pipeline: &Pipeline) {
+        use pacegate_layers::pacing::Quota as _;
+        pipeline.quotas.as_ref().unwrap().spend();
+    }
+
+    fn usage(pipeline: &Pipeline) -> (usize, usize) {
+        let usage = pipeline.quotas.as_ref().unwrap().usage();
+        (usage[0].used, usage[0].limit)
+    }
+
+    /// Whether a permit of the one gate is seen at the other.
+    async fn share_a_gate(one: &Pipeline, two: &Pipeline) -> bool {
+        let [one, two] = [one, two].map(|it| it.gate.as_ref().unwrap());
+        let before = two.in_flight();
+        let _permit = one.acquire(None).await.unwrap();
+        two.in_flight() > before
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_not_changed_is_kept_and_the_rest_is_new() {
+        let folder = tempfile::tempdir().unwrap();
+        let slow = "head-timeout = \"7s\"";
+        let before = config(folder.path(), &[("a", ""), ("b", ""), ("c", "")]);
+        let paced = throttle(9, 9);
+        let after = config(
+            folder.path(),
+            &[("c", &paced), ("b", slow), ("a", ""), ("d", "")],
+        );
+        let old = Fleet::start(&before, TaskTracker::new()).unwrap();
+        let (new, changes) = old.follow(&after.upstreams).unwrap();
+        assert_eq!(changes, Changes { kept: 1, built: 3 });
+        let (old, new) = (old.pipelines(), new.pipelines());
+        let [a, b, c] = [&old[0], &old[1], &old[2]];
+        assert!(share_a_gate(a, &new[2]).await, "a is as it was");
+        assert!(
+            share_a_gate(b, &new[1]).await,
+            "b has the same pace and account"
+        );
+        assert!(!share_a_gate(c, &new[0]).await, "c is paced otherwise");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_account_gets_a_gate_that_knows_nothing_of_the_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let before = config(folder.path(), &[("a", "")]);
+        let mut after = before.clone();
+        after.upstreams[0].base_url = "http://127.0.0.2:1/v1".parse().unwrap();
+        let old = Fleet::start(&before, TaskTracker::new()).unwrap();
+        let (new, _) = old.follow(&after.upstreams).unwrap();
+        let (old, new) = (old.pipelines(), new.pipelines());
+        assert!(!share_a_gate(&old[0], &new[0]).await);
+    }
+
+    #[tokio::test]
+    async fn a_changed_upstream_goes_on_counting_where_the_old_one_did_and_still_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let fleet = |text: &str| config(folder.path(), &[("a", text)]);
+        let first = Fleet::start(&fleet(&throttle(5, 1)), TaskTracker::new()).unwrap();
+        let old = first.pipelines().remove(0);
+        spend(&old);
+        let (second, _) = first.follow(&fleet(&throttle(7, 2)).upstreams).unwrap();
+        let new = second.pipelines().remove(0);
+        // A request that came before the reload leaves after it.
+        spend(&old);
+        assert_eq!(usage(&new), (2, 7));
+        assert_eq!(usage(&old), (2, 7));
+    }
+
+    #[tokio::test]
+    async fn quotas_that_go_and_come_back_meet_their_own_lock_and_are_not_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let fleet = |text: &str| config(folder.path(), &[("a", text)]);
+        let first = Fleet::start(&fleet(&throttle(5, 1)), TaskTracker::new()).unwrap();
+        let old = first.pipelines().remove(0);
+        spend(&old);
+        let (without, _) = first.follow(&fleet("").upstreams).unwrap();
+        drop(first);
+        assert!(without.pipelines()[0].quotas.is_none());
+        let (again, _) = without.follow(&fleet(&throttle(5, 1)).upstreams).unwrap();
+        assert_eq!(
+            usage(&again.pipelines()[0]),
+            (1, 5),
+            "the old one is still alive"
+        );
+        drop((old, again));
+        let (again, _) = without.follow(&fleet(&throttle(5, 1)).upstreams).unwrap();
+        assert_eq!(usage(&again.pipelines()[0]), (1, 5), "read from the file");
+    }
+}

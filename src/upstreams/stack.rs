@@ -1,0 +1,255 @@
+//! The one chain of layers around an upstream's client.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response, header};
+use http_body_util::{BodyExt, Full};
+use pacegate_layers::{
+    BearerAuthLayer, HeaderAlignLayer, JitterThrottleLayer, RetryOn429Layer, TokenRefreshLayer,
+    error::BoxError,
+    header_align::{NotPassable, Rule},
+    jitter_throttle::PermitBody,
+    pacing::Gate,
+    retry_on_429::PeekedBody,
+    token::TokenSource,
+};
+use tower::{
+    Service, ServiceBuilder, ServiceExt,
+    util::{Either, MapResponseLayer},
+};
+
+use super::{PipelineError, SharedService};
+use crate::{
+    config::{self, HeaderRule, LayerName},
+    dialect::DialectClassifier,
+};
+
+/// Puts the layers that `upstream` lists around `client`. Requests take their turns at `gate`, which
+/// is there if jitter-throttle is listed, and their tokens from `source`.
+///
+/// In the order of a request: retry-on-429, token-refresh, jitter-throttle, header-align,
+/// bearer-auth.
+///
+/// Extensions: retry-on-429 adds a [`Progress`] if the edge has not, and jitter-throttle reads it;
+/// bearer-auth adds the [`BearerToken`] to a response that is no success, and token-refresh reads
+/// it there.
+///
+/// [`BearerToken`]: pacegate_layers::token::BearerToken
+/// [`Progress`]: pacegate_layers::context::Progress
+pub(super) fn stack<C, B>(
+    upstream: &config::Upstream,
+    client: C,
+    gate: Option<&Gate>,
+    source: Option<Arc<dyn TokenSource>>,
+) -> Result<SharedService, PipelineError>
+where
+    C: Service<Request<Full<Bytes>>, Response = Response<B>, Error = BoxError>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    C::Future: Send,
+    B: http_body::Body<Data = Bytes, Error = BoxError> + Send + Unpin + 'static,
+{
+    let listed = |layer| upstream.pipeline.contains(&layer);
+    let token_for = |layer| match &source {
+        _ if !listed(layer) => Ok(None),
+        Some(source) => Ok(Some(Arc::clone(source))),
+        None => Err(PipelineError::NoToken(layer)),
+    };
+    let token_refresh = token_for(LayerName::TokenRefresh)?.map(|source| {
+        let statuses = upstream.dialect.refresh_on.iter();
+        TokenRefreshLayer::new(source).refresh_on(statuses.map(|status| status.as_u16()))
+    });
+    let header_align = listed(LayerName::HeaderAlign)
+        .then(|| header_align(upstream))
+        .transpose()?;
+    let bearer_auth = token_for(LayerName::BearerAuth)?.map(BearerAuthLayer::new);
+    // These two change the type of the body, so it has to change without them as well.
+    let retry_on_429 = if listed(LayerName::RetryOn429) {
+        Either::Left(retry_on_429(upstream, gate))
+    } else {
+        Either::Right(MapResponseLayer::new(|response: Response<_>| {
+            response.map(PeekedBody::untouched)
+        }))
+    };
+    let jitter_throttle = match gate {
+        Some(gate) => Either::Left(JitterThrottleLayer::new(gate.clone())),
+        None => Either::Right(MapResponseLayer::new(|response: Response<B>| {
+            response.map(PermitBody::free)
+        })),
+    };
+    // Boxed once, around the whole: a box for each layer costs more than most of the layers do.
+    Ok(boxed(
+        ServiceBuilder::new()
+            // Keeps "slow down" from the client. Outside jitter-throttle, because every attempt
+            // takes its turn; outside token-refresh, because the replay may be refused as well.
+            .layer(retry_on_429)
+            // Replaces a token that was revoked before its time. Outside jitter-throttle, because
+            // the replay takes its turn, too; outside bearer-auth, which gives it the new token.
+            .option_layer(token_refresh)
+            // Protects the account: requests leave one by one, at its pace. Outside what makes the
+            // request, because it may wait here for minutes.
+            .layer(jitter_throttle)
+            // Keeps the client's credentials and whatever else is its own from the upstream.
+            // Outside bearer-auth, because it strips `Authorization`.
+            .option_layer(header_align)
+            // Sends the account's token. Innermost, because one that was read before the wait may
+            // be stale after it.
+            .option_layer(bearer_auth)
+            .service(client),
+    ))
+}
+
+/// Boxes a service and the bodies of its answers.
+pub(crate) fn boxed<S, B>(service: S) -> SharedService
+where
+    S: Service<Request<Full<Bytes>>, Response = Response<B>, Error = BoxError>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send,
+    B: http_body::Body<Data = Bytes, Error = BoxError> + Send + 'static,
+{
+    SharedService::new(service.map_response(|response| response.map(BodyExt::boxed_unsync)))
+}
+
+fn retry_on_429(
+    upstream: &config::Upstream,
+    gate: Option<&Gate>,
+) -> RetryOn429Layer<DialectClassifier> {
+    let settings = &upstream.retry_on_429;
+    let layer = RetryOn429Layer::new(DialectClassifier::new(&upstream.dialect))
+        .max_retries(settings.max_retries)
+        .max_hold(settings.max_hold)
+        .default_wait(settings.default_wait)
+        .budget(settings.budget);
+    match gate {
+        Some(gate) => layer.cooldown(gate.clone()),
+        None => layer,
+    }
+}
+
+fn header_align(upstream: &config::Upstream) -> Result<HeaderAlignLayer, NotPassable> {
+    let authorized = upstream.pipeline.contains(&LayerName::BearerAuth);
+    let mut layer = HeaderAlignLayer::new();
+    for field in &upstream.header_align.fields {
+        let rule = match &field.rule {
+            HeaderRule::Narrow(list) => Rule::Narrow(list.clone()),
+            // An empty value stays only where something is sure to replace it.
+            HeaderRule::Place if field.name == header::HOST => Rule::Place,
+            HeaderRule::Place if field.name == header::AUTHORIZATION && authorized => Rule::Place,
+            HeaderRule::Place => continue,
+            HeaderRule::Set(value) => Rule::Set(value.clone()),
+            HeaderRule::SetIfAbsent(value) => Rule::SetIfAbsent(value.clone()),
+        };
+        layer = layer.field(field.name.clone(), rule);
+    }
+    upstream
+        .header_align
+        .pass
+        .iter()
+        .try_fold(layer, |layer, name| layer.pass(name.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeMap,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use http::StatusCode;
+    use pacegate_layers::{context::Progress, session::Session, token::StaticToken};
+    use tower::service_fn;
+
+    use super::*;
+    use crate::{
+        config::Sample,
+        upstreams::{Pipeline, build},
+    };
+
+    fn upstream(listed: &[LayerName]) -> config::Upstream {
+        let variable = |name: &str| (name == "HOME").then(|| "/".to_owned());
+        let mut config = config::sample(&Sample::BuiltIn, &variable).unwrap();
+        let mut upstream = config.upstreams.remove(0);
+        upstream.pipeline = listed.to_vec();
+        upstream.jitter_throttle.quotas = Vec::new();
+        upstream
+    }
+
+    /// Refuses the first try and the second try's token, and says in its answer what it was sent.
+    fn pipeline(listed: &[LayerName]) -> Pipeline {
+        let tries = AtomicUsize::new(0);
+        let client = Arc::new(move |request: &Request<Full<Bytes>>| {
+            let status = match tries.fetch_add(1, Ordering::Relaxed) {
+                0 => StatusCode::TOO_MANY_REQUESTS,
+                1 => StatusCode::UNAUTHORIZED,
+                _ => StatusCode::OK,
+            };
+            let mut response = Response::new(Full::new(Bytes::from_static(b"{}")));
+            *response.status_mut() = status;
+            response.headers_mut().clone_from(request.headers());
+            response.map(|body| body.map_err(|never| match never {}))
+        });
+        let client =
+            service_fn(move |request| std::future::ready(Ok::<_, BoxError>(client(&request))));
+        let source = Arc::new(StaticToken::new("token").unwrap());
+        build(&upstream(listed), client, Some(source), None).unwrap()
+    }
+
+    /// The status of the answer, the fields that were sent, and how often.
+    async fn ask(listed: &[LayerName]) -> (StatusCode, BTreeMap<String, String>, u64) {
+        let pipeline = pipeline(listed);
+        let mut request = Request::new(Full::new(Bytes::from_static(b"{}")));
+        *request.uri_mut() = http::Uri::from_static("/chat/completions");
+        let accept = http::HeaderValue::from_static("client/1");
+        request.headers_mut().insert(header::ACCEPT, accept);
+        let progress = Progress::of(Session::new("s1"));
+        request.extensions_mut().insert(progress);
+        let response = pipeline.service.oneshot(request).await.unwrap();
+        let fields = response.headers().iter();
+        let fields = fields.map(|(name, value)| {
+            let value = value.to_str().unwrap_or_default();
+            (name.to_string(), value.to_owned())
+        });
+        let dispatched = pipeline.gate.map_or(0, |gate| gate.dispatched());
+        (response.status(), fields.collect(), dispatched)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_order_is_fixed_whatever_that_of_the_list() {
+        let (status, fields, dispatched) = ask(&LayerName::ALL).await;
+        assert_eq!((status, dispatched), (StatusCode::UNAUTHORIZED, 2));
+        assert_eq!(fields["authorization"], "Bearer token");
+        assert_eq!(fields["accept"], "application/json");
+        let mut reversed = LayerName::ALL;
+        reversed.reverse();
+        assert_eq!(ask(&reversed).await, (status, fields, dispatched));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_layer_that_is_not_listed_does_nothing() {
+        for without in LayerName::ALL {
+            let mut listed = LayerName::ALL.to_vec();
+            listed.retain(|name| *name != without);
+            let (status, fields, dispatched) = ask(&listed).await;
+            let retried = without != LayerName::RetryOn429;
+            let refused = StatusCode::TOO_MANY_REQUESTS;
+            let status_then = [refused, StatusCode::UNAUTHORIZED][usize::from(retried)];
+            assert_eq!(status, status_then, "without {without:?}");
+            let gated = without != LayerName::JitterThrottle;
+            let tries = 1 + u64::from(retried);
+            assert_eq!(dispatched, tries * u64::from(gated), "without {without:?}");
+            let authorized = without != LayerName::BearerAuth;
+            assert_eq!(fields.contains_key("authorization"), authorized);
+            let aligned = without != LayerName::HeaderAlign;
+            assert_eq!(fields["accept"] == "application/json", aligned);
+        }
+        let (status, fields, dispatched) = ask(&[]).await;
+        assert_eq!((status, dispatched), (StatusCode::TOO_MANY_REQUESTS, 0));
+        assert_eq!(fields.len(), 1);
+    }
+}
