@@ -30,10 +30,10 @@ use pacegate::{
 };
 use pacegate_layers::{
     BearerAuthLayer, HeaderAlignLayer, JitterThrottleLayer, RetryOn429Layer, TokenRefreshLayer,
-    context::Progress,
+    context::RequestContext,
     header_align::Rule,
     pacing::{Acquire, Gate, Pacing, Window},
-    retry_on_429::{Answer, Classify},
+    retry_on_429::{Classify, PeekedResponse},
     session::Session,
     token::StaticToken,
 };
@@ -142,7 +142,7 @@ fn unhurried() -> Gate {
         .jitter(Duration::ZERO..=instant)
         .expect("forwards");
     let window = Window::new(NonZeroUsize::MIN, instant);
-    Gate::with_quotas(pacing, vec![Arc::new(window)], StdRng::seed_from_u64(1))
+    Gate::with_ledgers(pacing, vec![Arc::new(window)], StdRng::seed_from_u64(1))
 }
 
 fn gate_uncontended(criterion: &mut Criterion) {
@@ -151,7 +151,7 @@ fn gate_uncontended(criterion: &mut Criterion) {
     criterion.bench_function("gate_uncontended_acquire_and_release", |bencher| {
         bencher.iter(|| {
             let permit = gate
-                .acquire(Some(Progress::of(session.clone())))
+                .acquire(Some(RequestContext::of(session.clone())))
                 .now_or_never();
             assert!(matches!(black_box(permit), Some(Ok(_))), "nobody is ahead");
         });
@@ -177,7 +177,7 @@ fn waiters(gate: &Gate) -> Vec<Pin<Box<Acquire>>> {
     (0..WAITERS)
         .map(|number| {
             let session = sessions[number % sessions.len()].clone();
-            let mut turn = Box::pin(gate.acquire(Some(Progress::of(session))));
+            let mut turn = Box::pin(gate.acquire(Some(RequestContext::of(session))));
             assert!(turn.as_mut().poll(&mut context).is_pending(), "it waits");
             turn
         })
@@ -213,7 +213,7 @@ fn gate_with_waiters(criterion: &mut Criterion) {
     criterion.bench_function("gate_with_10000_waiters_enter_and_cancel", |bencher| {
         let mut context = Context::from_waker(Waker::noop());
         bencher.iter(|| {
-            let mut turn = Box::pin(gate.acquire(Some(Progress::of(session.clone()))));
+            let mut turn = Box::pin(gate.acquire(Some(RequestContext::of(session.clone()))));
             assert!(turn.as_mut().poll(&mut context).is_pending(), "it waits");
         });
     });
@@ -234,7 +234,7 @@ fn classifier(criterion: &mut Criterion) {
         ),
         ("classifier_429_that_is_no_json", &[b'x'; 8 * 1024]),
     ] {
-        let answer = Answer {
+        let answer = PeekedResponse {
             status: StatusCode::TOO_MANY_REQUESTS,
             headers: &headers,
             body,

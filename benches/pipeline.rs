@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use pacegate::{
     body::Body,
     config::{self, Sample, Upstream},
-    upstreams::{SharedService, build},
+    upstreams::{UpstreamService, build},
 };
 use pacegate_layers::{error::BoxError, token::StaticToken};
 use tower::{ServiceExt, service_fn};
@@ -30,8 +30,8 @@ fn read(request: &Request<Full<Bytes>>) {
     }
 }
 
-fn answers_json() -> SharedService {
-    SharedService::new(service_fn(async |request: Request<Full<Bytes>>| {
+fn answers_json() -> UpstreamService {
+    UpstreamService::new(service_fn(async |request: Request<Full<Bytes>>| {
         read(&request);
         let body =
             Full::new(Bytes::from_static(b"{\"choices\":[]}")).map_err(|never| match never {});
@@ -39,8 +39,8 @@ fn answers_json() -> SharedService {
     }))
 }
 
-fn answers_stream() -> SharedService {
-    SharedService::new(service_fn(async |request: Request<Full<Bytes>>| {
+fn answers_stream() -> UpstreamService {
+    UpstreamService::new(service_fn(async |request: Request<Full<Bytes>>| {
         read(&request);
         let events = stream::iter(
             std::iter::repeat_n(EVENT, EVENTS)
@@ -69,7 +69,7 @@ fn upstream() -> Upstream {
 }
 
 #[expect(clippy::expect_used, reason = "the built-in config is tested")]
-fn whole(client: SharedService) -> SharedService {
+fn whole(client: UpstreamService) -> UpstreamService {
     let token = StaticToken::new("sk-bench").expect("a token");
     let pipeline = build(&upstream(), client, Some(Arc::new(token)), None);
     pipeline.expect("a pipeline").service
@@ -83,7 +83,7 @@ fn request() -> Request<Full<Bytes>> {
     request
 }
 
-fn to_the_end(criterion: &mut Criterion, name: &str, service: &SharedService) {
+fn to_the_end(criterion: &mut Criterion, name: &str, service: &UpstreamService) {
     criterion.bench_function(name, |bencher| {
         bencher.iter_batched(
             request,

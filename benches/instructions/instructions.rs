@@ -31,10 +31,10 @@ use http_body_util::{BodyExt, Full, StreamBody, combinators::MapErr};
 use pacegate::{
     config::{self, Config, Credentials, Sample, Upstream},
     edge::Gateway,
-    upstreams::{SharedService, assemble, build},
+    upstreams::{UpstreamService, assemble, build},
 };
 use pacegate_layers::{
-    context::Progress,
+    context::RequestContext,
     error::BoxError,
     pacing::{Gate, Pacing},
     session::Session,
@@ -84,7 +84,7 @@ fn open_gate() -> Gate {
 
 fn pass(gate: &Gate) {
     let session = Session::new("s1");
-    let permit = gate.acquire(Some(Progress::of(session)));
+    let permit = gate.acquire(Some(RequestContext::of(session)));
     if let Some(Ok(permit)) = permit.now_or_never() {
         permit.accepted();
     }
@@ -175,7 +175,7 @@ fn answers_stream() -> impl Answers<Events> {
 /// A pipeline, a timer for it, and what will be asked.
 struct Layers {
     runtime: Runtime,
-    service: SharedService,
+    service: UpstreamService,
     requests: Vec<Request<Full<Bytes>>>,
 }
 
@@ -202,10 +202,10 @@ impl Layers {
     {
         let client =
             client.map_response(|response: Response<B>| response.map(BodyExt::boxed_unsync));
-        Self::warm(SharedService::new(client))
+        Self::warm(UpstreamService::new(client))
     }
 
-    fn warm(service: SharedService) -> Self {
+    fn warm(service: UpstreamService) -> Self {
         let mut this = Self {
             runtime: runtime(),
             service,
@@ -233,8 +233,8 @@ fn request() -> Request<Full<Bytes>> {
     let mut request = Request::new(Full::new(Bytes::from_static(QUESTION.as_bytes())));
     *request.uri_mut() = http::Uri::from_static("/chat/completions");
     *request.headers_mut() = sent();
-    let progress = Progress::of(Session::new("s1"));
-    request.extensions_mut().insert(progress);
+    let context = RequestContext::of(Session::new("s1"));
+    request.extensions_mut().insert(context);
     request
 }
 

@@ -10,7 +10,7 @@ use pacegate::{
     config::{self, Source},
     dialect::DialectClassifier,
 };
-use pacegate_layers::retry_on_429::{Answer, Classify, Verdict};
+use pacegate_layers::retry_on_429::{Classify, PeekedResponse, Verdict};
 
 use super::input;
 
@@ -47,7 +47,7 @@ pub fn run(input: &[u8]) {
     let (status, rest) = input::first_line(input);
     let status = StatusCode::from_bytes(status.trim_ascii()).unwrap_or(StatusCode::OK);
     let (headers, body) = input::message(rest);
-    let answer = Answer {
+    let answer = PeekedResponse {
         status,
         headers: &headers,
         body,
@@ -55,7 +55,7 @@ pub fn run(input: &[u8]) {
     for classifier in &*ALL {
         let verdict = classifier.classify(&answer);
         assert_eq!(verdict, classifier.classify(&answer));
-        if !status.is_success() && !classifier.concerns(status) {
+        if !status.is_success() && !classifier.inspects_status(status) {
             assert_eq!(verdict, Verdict::Pass);
         }
         if let Verdict::Exhausted { reset: Some(reset) } = verdict {

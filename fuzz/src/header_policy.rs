@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Empty, Full};
 use pacegate::{
     body::Body,
     config::LayerName,
-    upstreams::{self, SharedService},
+    upstreams::{self, UpstreamService},
 };
 use pacegate_layers::{error::BoxError, header_align::strip_hop_by_hop, token::StaticToken};
 use tokio::runtime::Builder;
@@ -38,12 +38,12 @@ const HOP_BY_HOP: [&str; 9] = [
 const PASSED: [&str; 3] = ["accept", "accept-encoding", "content-type"];
 
 /// A pipeline for each profile, and what arrived behind it.
-static PIPELINES: LazyLock<Vec<(SharedService, Arrived)>> =
+static PIPELINES: LazyLock<Vec<(UpstreamService, Arrived)>> =
     LazyLock::new(|| PROFILES.into_iter().map(pipeline).collect());
 
 type Arrived = Arc<Mutex<HeaderMap>>;
 
-fn pipeline(profile: &str) -> (SharedService, Arrived) {
+fn pipeline(profile: &str) -> (UpstreamService, Arrived) {
     let config = input::configured(&format!(
         "[[upstream]]\nname = \"one\"\npreset = \"local\"\nbase-url = \"http://127.0.0.1:9/v1\"\n\
          pipeline = [\"header-align\"]\n\

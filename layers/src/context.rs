@@ -1,11 +1,11 @@
 //! What all attempts of one request have in common.
 //!
-//! [`Progress`] travels in the request's extensions and is the only one there that layers know. The
+//! [`RequestContext`] travels in the request's extensions and is the only one there that layers know. The
 //! server puts it there, with the session that sent the request;
 //! [`RetryOn429`](crate::RetryOn429Layer) adds one if there is none.
 //! [`JitterThrottle`](crate::JitterThrottleLayer) lets sessions take turns by it, and notes the time
 //! spent waiting and the place in the order; the client at the bottom of the pipeline counts every
-//! attempt. All clones of a request share one `Progress`, so the server can read the totals when the
+//! attempt. All clones of a request share one `RequestContext`, so the server can read the totals when the
 //! response comes. Without one, layers work the same and note nothing.
 
 use std::{
@@ -20,19 +20,19 @@ use crate::session::Session;
 
 /// Session, attempts, time in the queue and place in the order of one request; clones are the same.
 #[derive(Clone, Debug, Default)]
-pub struct Progress(Arc<Common>);
+pub struct RequestContext(Arc<Common>);
 
 #[derive(Debug, Default)]
 struct Common {
     session: Option<Session>,
     attempts: AtomicU32,
     queued_micros: AtomicU64,
-    ticket: AtomicU64,
-    entry: AtomicU64,
+    sequence: AtomicU64,
+    dispatch_id: AtomicU64,
     judged_outside: AtomicBool,
 }
 
-impl Progress {
+impl RequestContext {
     /// A request of nobody in particular that has just arrived.
     pub fn new() -> Self {
         Self::default()
@@ -73,29 +73,29 @@ impl Progress {
     }
 
     /// The place in the order, once the gate has given one.
-    pub(crate) fn ticket(&self) -> Option<u64> {
-        Some(self.0.ticket.load(Ordering::Relaxed)).filter(|ticket| *ticket > 0)
+    pub(crate) fn sequence(&self) -> Option<u64> {
+        Some(self.0.sequence.load(Ordering::Relaxed)).filter(|sequence| *sequence > 0)
     }
 
-    /// Keeps `ticket`, which is not zero, as the place in the order; the first one stays.
-    pub(crate) fn keep_ticket(&self, ticket: u64) {
+    /// Keeps `sequence`, which is not zero, as the place in the order; the first one stays.
+    pub(crate) fn keep_sequence(&self, sequence: u64) {
         let _first_wins =
             self.0
-                .ticket
-                .compare_exchange(0, ticket, Ordering::Relaxed, Ordering::Relaxed);
+                .sequence
+                .compare_exchange(0, sequence, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// The latest dispatch of this request, if there was one.
-    pub(crate) fn entry(&self) -> Option<u64> {
-        Some(self.0.entry.load(Ordering::Relaxed)).filter(|entry| *entry > 0)
+    pub(crate) fn dispatch_id(&self) -> Option<u64> {
+        Some(self.0.dispatch_id.load(Ordering::Relaxed)).filter(|dispatch_id| *dispatch_id > 0)
     }
 
-    /// Keeps `entry`, which is not zero, as the latest dispatch.
-    pub(crate) fn keep_entry(&self, entry: u64) {
-        self.0.entry.store(entry, Ordering::Relaxed);
+    /// Keeps `dispatch_id`, which is not zero, as the latest dispatch.
+    pub(crate) fn keep_dispatch_id(&self, dispatch_id: u64) {
+        self.0.dispatch_id.store(dispatch_id, Ordering::Relaxed);
     }
 
-    /// Whether somebody further out tells the [`Cooldown`](crate::pacing::Cooldown) how the request
+    /// Whether somebody further out tells the [`Feedback`](crate::pacing::Feedback) how the request
     /// was answered, also where the head alone says that all is well.
     pub(crate) fn is_judged_outside(&self) -> bool {
         self.0.judged_outside.load(Ordering::Relaxed)

@@ -68,21 +68,21 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 mod offer;
-mod plan;
+mod template;
 
-use self::plan::Plan;
+use self::template::HeaderTemplate;
 
 /// Applies [`HeaderAlign`]; see the [module documentation](self).
 #[derive(Clone, Debug)]
 pub struct HeaderAlignLayer {
-    plan: Plan,
+    template: HeaderTemplate,
 }
 
 /// Builds the headers of each request anew; see the [module documentation](self).
 #[derive(Clone, Debug)]
 pub struct HeaderAlign<S> {
     inner: S,
-    plan: Arc<Plan>,
+    template: Arc<HeaderTemplate>,
 }
 
 /// What is sent in one field.
@@ -165,7 +165,7 @@ impl HeaderAlignLayer {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            plan: Plan::default(),
+            template: HeaderTemplate::default(),
         }
     }
 
@@ -173,7 +173,7 @@ impl HeaderAlignLayer {
     /// keeps the first one's place.
     #[must_use]
     pub fn field(mut self, name: HeaderName, rule: Rule) -> Self {
-        let fields = &mut self.plan.fields;
+        let fields = &mut self.template.fields;
         match fields.iter_mut().find(|(known, _)| *known == name) {
             Some((_, old)) => *old = rule,
             None => fields.push((name, rule)),
@@ -190,7 +190,7 @@ impl HeaderAlignLayer {
         if is_never_passed(&name) {
             return Err(NotPassable(name));
         }
-        self.plan.pass.push(name);
+        self.template.pass.push(name);
         Ok(self)
     }
 }
@@ -203,7 +203,7 @@ impl Default for HeaderAlignLayer {
             header::CONTENT_TYPE,
         ];
         Self {
-            plan: Plan {
+            template: HeaderTemplate {
                 fields: Vec::new(),
                 pass,
             },
@@ -217,7 +217,7 @@ impl<S> Layer<S> for HeaderAlignLayer {
     fn layer(&self, inner: S) -> Self::Service {
         HeaderAlign {
             inner,
-            plan: Arc::new(self.plan.clone()),
+            template: Arc::new(self.template.clone()),
         }
     }
 }
@@ -237,7 +237,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        *request.headers_mut() = self.plan.align(request.headers());
+        *request.headers_mut() = self.template.align(request.headers());
         self.inner.call(request)
     }
 }

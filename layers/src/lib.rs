@@ -20,8 +20,8 @@
 //!
 //! The crate knows no configuration, no JSON, no provider, no HTTP client and no TLS. What a layer
 //! needs from outside it takes as a trait or a value: a [`token::TokenSource`], a
-//! [`retry_on_429::Classify`], a [`pacing::Cooldown`], a
-//! [`pacing::Quota`].
+//! [`retry_on_429::Classify`], a [`pacing::Feedback`], a
+//! [`pacing::Ledger`].
 //!
 //! # Examples
 //!

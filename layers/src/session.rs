@@ -1,6 +1,6 @@
 //! On whose behalf a request is sent.
 //!
-//! Whoever takes requests in says in their [`Progress`](crate::context::Progress) whose they are;
+//! Whoever takes requests in says in their [`RequestContext`](crate::context::RequestContext) whose they are;
 //! [`JitterThrottle`](crate::JitterThrottleLayer) lets sessions take turns by it. Requests without
 //! one count as one session.
 

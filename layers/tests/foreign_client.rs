@@ -111,7 +111,7 @@ impl Upstream {
             .pass(header::CONTENT_TYPE)
             .unwrap();
         let service = ServiceBuilder::new()
-            .layer(RetryOn429Layer::default().cooldown(gate.clone()))
+            .layer(RetryOn429Layer::default().feedback(gate.clone()))
             .layer(TokenRefreshLayer::new(source.clone()))
             .layer(JitterThrottleLayer::new(gate))
             .layer(align)

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 /// OpenCode looks for these in the body of *any* 4xx, whatever its status, and retries if it finds
 /// one. A path, a size or a column can hold the digits by chance.
-pub(crate) const RETRIED: [&str; 12] = [
+pub(crate) const RETRY_WORDS: [&str; 12] = [
     "429",
     "500",
     "502",
@@ -20,9 +20,9 @@ pub(crate) const RETRIED: [&str; 12] = [
 ];
 
 /// `text` with an ellipsis in place of whatever would be retried.
-pub(crate) fn final_text(text: &str) -> Cow<'_, str> {
+pub(crate) fn mask_retry_words(text: &str) -> Cow<'_, str> {
     let mut cleared = Cow::Borrowed(text);
-    for retried in RETRIED {
+    for retried in RETRY_WORDS {
         // ASCII only, so that places in the copy are places in the text.
         while let Some(at) = cleared.to_ascii_lowercase().find(retried) {
             cleared.to_mut().replace_range(at..at + retried.len(), "…");
@@ -43,7 +43,7 @@ mod tests {
             ("Rate Limit, 429429", "…, ……"),
             ("column 5 04, 42 9", "column 5 04, 42 9"),
         ] {
-            assert_eq!(final_text(text), cleared);
+            assert_eq!(mask_retry_words(text), cleared);
         }
     }
 }

@@ -5,7 +5,9 @@ use std::{error::Error, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderName, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
-use pacegate_layers::{context::Progress, error::BoxError, pacing::Refused, session::Session};
+use pacegate_layers::{
+    context::RequestContext, error::BoxError, pacing::Refused, session::Session,
+};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep, sleep_until},
@@ -14,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::{log::Book, pattern};
-use crate::{body::Body, upstreams::SharedService};
+use crate::{body::Body, upstreams::UpstreamService};
 
 /// Which of the times that a client asked this is; goes with the request to a modelled upstream.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +26,7 @@ pub(super) struct Ticket(pub(super) usize);
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) requests: Vec<pattern::Request>,
-    pub(super) policy: SharedService,
+    pub(super) policy: UpstreamService,
     pub(super) book: Arc<Book>,
     pub(super) epoch: Instant,
 }
@@ -105,7 +107,7 @@ fn dress(request: &pattern::Request, ticket: usize) -> Result<Request<Full<Bytes
         builder = builder.header("x-parent-session-id", &**parent);
     }
     builder
-        .extension(Progress::of(session))
+        .extension(RequestContext::of(session))
         .extension(Ticket(ticket))
         .body(Full::new(body(ticket)))
 }

@@ -13,7 +13,7 @@ use rand::{RngExt, rngs::StdRng};
 use tokio::time::{Instant, sleep};
 use tower::{ServiceExt, service_fn};
 
-use crate::upstreams::SharedService;
+use crate::upstreams::UpstreamService;
 
 struct Cell {
     free: Option<Instant>,
@@ -24,9 +24,9 @@ const PERIOD: Duration = Duration::from_secs(1);
 const JITTER: RangeInclusive<Duration> = Duration::from_millis(500)..=Duration::from_millis(1500);
 
 /// A limiter of one request a second with jitter, around `upstream`. It knows no retry.
-pub(super) fn governor(upstream: SharedService, rng: StdRng) -> SharedService {
+pub(super) fn governor(upstream: UpstreamService, rng: StdRng) -> UpstreamService {
     let cell = Arc::new(Mutex::new(Cell { free: None, rng }));
-    SharedService::new(service_fn(move |request: Request<Full<Bytes>>| {
+    UpstreamService::new(service_fn(move |request: Request<Full<Bytes>>| {
         let (cell, upstream) = (Arc::clone(&cell), upstream.clone());
         async move {
             loop {

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 
-use pacegate_layers::pacing::{Quota, Share, Window};
+use pacegate_layers::pacing::{Fraction, Ledger, Window};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -54,7 +54,7 @@ struct Count {
 
 impl Limit {
     /// The quota that keeps a gate below the limit, in a run that begins at `epoch`.
-    pub(super) fn quota(self, epoch: Instant) -> Arc<dyn Quota> {
+    pub(super) fn quota(self, epoch: Instant) -> Arc<dyn Ledger> {
         match self.span {
             Span::Rolling => Arc::new(Window::new(self.requests, self.per)),
             Span::Calendar => Arc::new(Count {
@@ -141,8 +141,8 @@ impl Count {
     }
 }
 
-impl Quota for Count {
-    fn room(&self, ahead: usize, share: Share) -> Option<Instant> {
+impl Ledger for Count {
+    fn next_slot(&self, ahead: usize, share: Fraction) -> Option<Instant> {
         let (latest, spent) = *self.spent.lock();
         let now = self.now();
         let spent = if latest == now { spent } else { 0 };
@@ -151,7 +151,7 @@ impl Quota for Count {
         Some(self.epoch + self.limit.per * now.saturating_add(later))
     }
 
-    fn spend(&self) {
+    fn record(&self) {
         let now = self.now();
         let mut spent = self.spent.lock();
         *spent = match *spent {
@@ -196,13 +196,13 @@ mod tests {
         let epoch = Instant::now();
         let quota = two_a_minute(Span::Calendar).quota(epoch);
         advance(Duration::from_secs(10)).await;
-        assert_eq!(quota.room(1, Share::WHOLE), None);
-        quota.spend();
-        quota.spend();
+        assert_eq!(quota.next_slot(1, Fraction::WHOLE), None);
+        quota.record();
+        quota.record();
         let minute = |number: u64| Some(epoch + Duration::from_secs(60 * number));
-        assert_eq!(quota.room(0, Share::WHOLE), minute(1));
-        assert_eq!(quota.room(2, Share::WHOLE), minute(2));
+        assert_eq!(quota.next_slot(0, Fraction::WHOLE), minute(1));
+        assert_eq!(quota.next_slot(2, Fraction::WHOLE), minute(2));
         advance(Duration::from_secs(50)).await;
-        assert_eq!(quota.room(0, Share::WHOLE), None);
+        assert_eq!(quota.next_slot(0, Fraction::WHOLE), None);
     }
 }

@@ -22,7 +22,7 @@ use super::{
     limit::{Limit, Tally},
     log::{Book, Try},
 };
-use crate::{body::Body, upstreams::SharedService};
+use crate::{body::Body, upstreams::UpstreamService};
 
 /// The upstream.
 #[derive(Debug)]
@@ -62,9 +62,9 @@ impl Model {
         }
     }
 
-    pub(super) fn into_service(self) -> SharedService {
+    pub(super) fn into_service(self) -> UpstreamService {
         let model = Arc::new(self);
-        SharedService::new(service_fn(move |request: Request<Full<Bytes>>| {
+        UpstreamService::new(service_fn(move |request: Request<Full<Bytes>>| {
             // Counted here and not when the future is polled: the call is the dispatch.
             let ticket = request.extensions().get().copied().unwrap_or(Ticket(0));
             let wait = model.count(ticket);

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use tower::{ServiceExt, service_fn};
 
 use super::client::retry_after;
-use crate::upstreams::SharedService;
+use crate::upstreams::UpstreamService;
 
 /// Whether one request's turn ends before the next one's begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ const PER_MINUTE: usize = 60;
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// The plugin around `upstream`.
-pub(super) fn plugin(upstream: SharedService, turns: Turns, rng: StdRng) -> SharedService {
+pub(super) fn plugin(upstream: UpstreamService, turns: Turns, rng: StdRng) -> UpstreamService {
     let queue = Arc::new(Queue {
         turns,
         chain: tokio::sync::Mutex::default(),
@@ -51,7 +51,7 @@ pub(super) fn plugin(upstream: SharedService, turns: Turns, rng: StdRng) -> Shar
             rng,
         }),
     });
-    SharedService::new(service_fn(move |request: Request<Full<Bytes>>| {
+    UpstreamService::new(service_fn(move |request: Request<Full<Bytes>>| {
         let (queue, upstream) = (Arc::clone(&queue), upstream.clone());
         async move {
             queue.turn().await;

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     config::{self, LayerName, Sample, suggestion},
     dialect::DialectClassifier,
-    upstreams::{SharedService, boxed, pacing},
+    upstreams::{UpstreamService, boxed, pacing},
 };
 
 /// A policy by its name.
@@ -69,7 +69,7 @@ pub(super) enum Rule {
 /// A policy around an upstream.
 #[derive(Debug)]
 pub(super) struct Paced {
-    pub(super) service: SharedService,
+    pub(super) service: UpstreamService,
     pub(super) sent: Sent,
 }
 
@@ -187,7 +187,7 @@ impl Policy {
     /// Puts the policy around `upstream`, in a run that begins at `epoch`.
     pub(super) fn around(
         &self,
-        upstream: SharedService,
+        upstream: UpstreamService,
         seed: u64,
         epoch: Instant,
     ) -> Result<Paced, BenchError> {
@@ -201,14 +201,14 @@ impl Policy {
 /// Those layers of the pipeline that take or give time.
 fn layered(
     configured: &config::Upstream,
-    upstream: SharedService,
+    upstream: UpstreamService,
     seed: u64,
     epoch: Instant,
 ) -> Result<Paced, BenchError> {
     let settings = &configured.jitter_throttle;
     let quotas = settings.quotas.iter().map(Limit::from);
     let quotas = quotas.map(|limit| limit.quota(epoch)).collect();
-    let gate = Gate::with_quotas(pacing(settings)?, quotas, StdRng::seed_from_u64(seed));
+    let gate = Gate::with_ledgers(pacing(settings)?, quotas, StdRng::seed_from_u64(seed));
     let (mut service, mut sent) = counted(upstream);
     for name in configured.pipeline.iter().rev() {
         service = match name {
@@ -225,7 +225,7 @@ fn layered(
                     .budget(settings.budget)
                     .rng(StdRng::seed_from_u64(seed));
                 if configured.pipeline.contains(&LayerName::JitterThrottle) {
-                    layer = layer.cooldown(gate.clone());
+                    layer = layer.feedback(gate.clone());
                 }
                 boxed(layer.layer(service))
             }
@@ -236,20 +236,20 @@ fn layered(
 }
 
 /// `upstream`, and how often it has been called.
-pub(super) fn counted(upstream: SharedService) -> (SharedService, Sent) {
+pub(super) fn counted(upstream: UpstreamService) -> (UpstreamService, Sent) {
     let count = Arc::<AtomicU64>::default();
     let counting = Arc::clone(&count);
     let service = upstream.map_request(move |request: Request<Full<Bytes>>| {
         counting.fetch_add(1, Ordering::Relaxed);
         request
     });
-    (SharedService::new(service), Sent::Counted(count))
+    (UpstreamService::new(service), Sent::Counted(count))
 }
 
 // === impl Other ===
 
 impl Other {
-    pub(super) fn around(self, upstream: SharedService, seed: u64) -> Paced {
+    pub(super) fn around(self, upstream: UpstreamService, seed: u64) -> Paced {
         let (upstream, sent) = counted(upstream);
         let rng = StdRng::seed_from_u64(seed);
         let service = match self {

@@ -23,7 +23,7 @@ use crate::{
     config::{self, Credentials, LayerName, Listen, Sample},
     edge::Gateway,
     simulator::{Arrival, Limits, Options, Simulator},
-    upstreams::{SharedService, assemble},
+    upstreams::{UpstreamService, assemble},
 };
 
 /// What `policy` makes of `scenario` over sockets; `ended` is called for every request that is
@@ -167,7 +167,7 @@ fn to(base_url: &str, mut configured: config::Upstream) -> config::Upstream {
     configured
 }
 
-fn client(base_url: &str) -> Result<SharedService, BenchError> {
+fn client(base_url: &str) -> Result<UpstreamService, BenchError> {
     let upstream = to(base_url, built_in()?.upstreams.swap_remove(0));
     let options = ClientOptions {
         // Behind a gateway that holds requests, whatever the preset says of its upstream.
@@ -175,7 +175,7 @@ fn client(base_url: &str) -> Result<SharedService, BenchError> {
         ..ClientOptions::new(&upstream, Matcher::builder().build())
     };
     let client = Client::new(upstream.base_url, options)?;
-    Ok(SharedService::new(client.map_response(|response| {
+    Ok(UpstreamService::new(client.map_response(|response| {
         response.map(BodyExt::boxed_unsync)
     })))
 }

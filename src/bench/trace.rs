@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::pattern::Request;
-use crate::upstreams::record::Line;
+use crate::upstreams::record::RecordLine;
 
 /// A recording that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -84,8 +84,8 @@ pub(super) fn read(path: &Path) -> Result<Vec<Request>, TraceError> {
     Ok(requests)
 }
 
-fn parse(line: &str) -> Result<Line, String> {
-    let line: Line = serde_json::from_str(line).map_err(|error| {
+fn parse(line: &str) -> Result<RecordLine, String> {
+    let line: RecordLine = serde_json::from_str(line).map_err(|error| {
         // The position within the document is of no use beside the one in the file.
         let text = error.to_string();
         text.split(" at line ").next().unwrap_or(&text).to_owned()

@@ -9,7 +9,7 @@ use super::error::ClientError;
 
 /// A base URL that requests can be joined to.
 #[derive(Clone, Debug)]
-pub(super) struct Base {
+pub(super) struct BaseUrl {
     pub(super) uri: Uri,
     pub(super) origin: Origin,
     /// What `Host` and `:authority` say: the scheme's own port is left out.
@@ -28,9 +28,9 @@ pub(super) struct Origin {
     pub(super) port: u16,
 }
 
-// === impl Base ===
+// === impl BaseUrl ===
 
-impl Base {
+impl BaseUrl {
     pub(super) fn new(uri: Uri) -> Result<Self, ClientError> {
         let unusable = || ClientError::BaseUrl(without_user_info(&uri));
         let https = match uri.scheme_str() {
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     fn joined(base: &str, uri: Uri) -> String {
-        let base = Base::new(base.parse().unwrap()).unwrap();
+        let base = BaseUrl::new(base.parse().unwrap()).unwrap();
         let url = base.url(&uri).unwrap();
         url.path_and_query().unwrap().to_string()
     }
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn the_host_field_leaves_out_user_info_and_the_default_port() {
-        let host = |uri: &str| Base::new(uri.parse().unwrap()).unwrap().host;
+        let host = |uri: &str| BaseUrl::new(uri.parse().unwrap()).unwrap().host;
         assert_eq!(host("https://user:pass@API.test:443/v1"), "api.test");
         assert_eq!(host("http://api.test:8080/v1"), "api.test:8080");
         assert_eq!(host("http://[::1]:80"), "[::1]");
@@ -178,9 +178,9 @@ mod tests {
     #[test]
     fn a_base_without_a_host_or_with_another_scheme_is_refused_and_its_password_kept_quiet() {
         for uri in ["/v1", "ftp://h/v1", "api.test:443"] {
-            assert!(Base::new(uri.parse().unwrap()).is_err(), "{uri}");
+            assert!(BaseUrl::new(uri.parse().unwrap()).is_err(), "{uri}");
         }
-        let error = Base::new("ftp://user:canary@h/v1".parse().unwrap()).unwrap_err();
+        let error = BaseUrl::new("ftp://user:canary@h/v1".parse().unwrap()).unwrap_err();
         assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
     }
 }

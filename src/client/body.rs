@@ -15,8 +15,8 @@ use pacegate_layers::error::BoxError;
 
 use super::{
     error::{IdleTimeout, Truncated},
-    exchange::Head,
-    h1::Connection,
+    exchange::ResponseHead,
+    h1::H1Connection,
     pool::Pool,
 };
 use crate::idle_timer::IdleTimer;
@@ -32,7 +32,7 @@ use crate::idle_timer::IdleTimer;
 /// at once.
 pub struct ResponseBody {
     incoming: Incoming,
-    source: Source,
+    source: BodySource,
     /// No frame follows.
     ended: bool,
     timer: IdleTimer,
@@ -40,9 +40,9 @@ pub struct ResponseBody {
 }
 
 /// What moves the bytes.
-enum Source {
+enum BodySource {
     /// This body's own polls. The connection is gone once it has ended or is idle again.
-    H1(Option<Box<Connection>>, Arc<Pool>),
+    H1(Option<Box<H1Connection>>, Arc<Pool>),
     /// The task of the shared connection.
     H2,
 }
@@ -52,22 +52,22 @@ enum Source {
 impl ResponseBody {
     /// The body that follows `head` over HTTP/1.1; its connection goes to `pool` at the end.
     pub(super) fn over_h1(
-        head: Head,
+        head: ResponseHead,
         pool: Arc<Pool>,
         idle_timeout: Duration,
     ) -> http::Response<Self> {
-        let source = Source::H1(head.connection, pool);
+        let source = BodySource::H1(head.connection, pool);
         Self::new(head.response, source, head.timer, idle_timeout)
     }
 
     /// The body that follows `head` over HTTP/2.
-    pub(super) fn over_h2(head: Head, idle_timeout: Duration) -> http::Response<Self> {
-        Self::new(head.response, Source::H2, head.timer, idle_timeout)
+    pub(super) fn over_h2(head: ResponseHead, idle_timeout: Duration) -> http::Response<Self> {
+        Self::new(head.response, BodySource::H2, head.timer, idle_timeout)
     }
 
     fn new(
         response: http::Response<Incoming>,
-        source: Source,
+        source: BodySource,
         timer: IdleTimer,
         idle_timeout: Duration,
     ) -> http::Response<Self> {
@@ -94,7 +94,7 @@ impl ResponseBody {
     /// The body has ended cleanly: its connection may serve another request.
     fn release(&mut self) {
         self.ended = true;
-        if let Source::H1(connection, pool) = &mut self.source
+        if let BodySource::H1(connection, pool) = &mut self.source
             && let Some(mut connection) = connection.take()
             && connection.is_reusable()
         {
@@ -105,7 +105,7 @@ impl ResponseBody {
     /// The body has failed: its connection closes.
     fn fail(&mut self, error: BoxError) -> Option<Result<Frame<Bytes>, BoxError>> {
         self.ended = true;
-        if let Source::H1(connection, _) = &mut self.source {
+        if let BodySource::H1(connection, _) = &mut self.source {
             *connection = None;
         }
         Some(Err(error))
@@ -114,7 +114,7 @@ impl ResponseBody {
     /// The next frame, moving the connection's bytes if that is this body's task.
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
         let incoming = Pin::new(&mut self.incoming);
-        let Source::H1(connection @ Some(_), _) = &mut self.source else {
+        let BodySource::H1(connection @ Some(_), _) = &mut self.source else {
             return incoming.poll_frame(cx);
         };
         // Frames come from nowhere but the connection that is polled here, so nobody has to be woken
@@ -132,11 +132,11 @@ impl ResponseBody {
     /// stream that was reset with `NO_ERROR` halfway.
     fn is_complete(&self) -> bool {
         match self.source {
-            Source::H1(..) => {
+            BodySource::H1(..) => {
                 let left = self.incoming.size_hint().exact();
                 left.is_none_or(|left| left == 0)
             }
-            Source::H2 => self.incoming.is_end_stream(),
+            BodySource::H2 => self.incoming.is_end_stream(),
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::config::HttpVersion;
 pub(super) struct Connections {
     pub(super) connector: Connector,
     pub(super) idle: Arc<Pool>,
-    shared: h2::Shared,
+    shared: h2::SharedConnection,
     /// Held while connecting to an origin that may speak HTTP/2: those who come meanwhile share
     /// the outcome instead of opening one connection each.
     connecting: tokio::sync::Mutex<()>,
@@ -33,11 +33,11 @@ pub(super) struct Connections {
 }
 
 /// Counts a connection as open while it lives.
-pub(super) struct Open(Arc<AtomicUsize>);
+pub(super) struct ConnectionGuard(Arc<AtomicUsize>);
 
 /// A connection that a request may be sent on.
 pub(super) enum Connected {
-    H1(Box<h1::Connection>),
+    H1(Box<h1::H1Connection>),
     H2(h2::Sender),
 }
 
@@ -53,7 +53,7 @@ impl Connections {
         Self {
             connector,
             idle: Arc::default(),
-            shared: h2::Shared::default(),
+            shared: h2::SharedConnection::default(),
             connecting: tokio::sync::Mutex::default(),
             speaks_h1: AtomicBool::new(speaks_h1),
             open,
@@ -86,7 +86,7 @@ impl Connections {
         timeout(limit, self.share_or_open(&stage))
             .await
             .unwrap_or_else(|_elapsed| Err(ConnectTimeout(limit).into()))
-            .map_err(|error| self.connector.explain(stage.get(), error))
+            .map_err(|error| self.connector.error_at(stage.get(), error))
     }
 
     async fn share_or_open(&self, stage: &StageTracker) -> Result<Connected, BoxError> {
@@ -103,14 +103,14 @@ impl Connections {
 
     async fn open(&self, stage: &StageTracker) -> Result<Connected, BoxError> {
         let stream = self.connector.connect(stage).await?;
-        let open = Open::new(&self.open);
+        let open = ConnectionGuard::new(&self.open);
         let max_head = self.connector.max_head;
         let h2 = self.connector.speaks_h2(&stream);
         if self.connector.http == HttpVersion::Auto {
             self.speaks_h1.store(!h2, Ordering::Relaxed);
         }
         if !h2 {
-            let connection = h1::Connection::new(stream, max_head, open).await?;
+            let connection = h1::H1Connection::new(stream, max_head, open).await?;
             return Ok(Connected::H1(connection));
         }
         stage.set(Stage::Http2);
@@ -120,16 +120,16 @@ impl Connections {
     }
 }
 
-// === impl Open ===
+// === impl ConnectionGuard ===
 
-impl Open {
+impl ConnectionGuard {
     pub(super) fn new(count: &Arc<AtomicUsize>) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
         Self(count.clone())
     }
 }
 
-impl Drop for Open {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

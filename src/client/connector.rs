@@ -27,9 +27,9 @@ use tokio::net::TcpStream;
 use tower::{Service, ServiceExt};
 
 use super::{
-    base_url::{Base, Origin},
+    base_url::{BaseUrl, Origin},
     error::{CertificateError, ClientError, ConnectError, Stage},
-    proxy::Route,
+    proxy::ProxyRoute,
     service::ClientOptions,
 };
 use crate::config::HttpVersion;
@@ -39,12 +39,12 @@ use crate::config::HttpVersion;
 const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Bytes to and from the upstream, with or without TLS.
-pub(super) type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
+pub(super) type UpstreamStream = MaybeHttpsStream<TokioIo<TcpStream>>;
 
 /// Opens connections to one origin.
 pub(super) struct Connector {
     pub(super) origin: Origin,
-    pub(super) route: Route,
+    pub(super) route: ProxyRoute,
     pub(super) http: HttpVersion,
     pub(super) max_head: usize,
     pub(super) timeout: Duration,
@@ -73,12 +73,12 @@ impl Connector {
     ///
     /// [`ClientError::Proxy`] if the proxy in front of it is of an unknown kind.
     pub(super) fn new(
-        base: &Base,
+        base: &BaseUrl,
         options: &ClientOptions,
         tls: Arc<ClientConfig>,
     ) -> Result<Self, ClientError> {
         Ok(Self {
-            route: Route::choose(&options.proxy, base, options.http)?,
+            route: ProxyRoute::choose(&options.proxy, base, options.http)?,
             origin: base.origin.clone(),
             http: options.http,
             max_head: options.max_head,
@@ -88,17 +88,17 @@ impl Connector {
     }
 
     /// A connection that is ready for the first byte of HTTP.
-    pub(super) async fn connect(&self, stage: &StageTracker) -> Result<Stream, BoxError> {
+    pub(super) async fn connect(&self, stage: &StageTracker) -> Result<UpstreamStream, BoxError> {
         let stream = match &self.route {
-            Route::Direct => {
+            ProxyRoute::Direct => {
                 let tcp = tcp(stage, Stage::Connect);
                 self.over(tcp, &self.origin, stage).await?
             }
-            Route::Forward(proxy) => {
+            ProxyRoute::Forward(proxy) => {
                 let tcp = tcp(stage, Stage::Proxy);
                 self.over(tcp, &proxy.origin, stage).await?
             }
-            Route::Tunnel(proxy) => {
+            ProxyRoute::Tunnel(proxy) => {
                 let tcp = tcp(stage, Stage::Proxy);
                 let mut tunnel = Tunnel::new(proxy.origin.url()?, tcp);
                 if let Some(authorization) = &proxy.authorization {
@@ -119,7 +119,7 @@ impl Connector {
         tcp: T,
         origin: &Origin,
         stage: &StageTracker,
-    ) -> Result<Stream, BoxError>
+    ) -> Result<UpstreamStream, BoxError>
     where
         T: Service<Uri, Response = TokioIo<TcpStream>>,
         T::Future: Send + 'static,
@@ -135,7 +135,7 @@ impl Connector {
     }
 
     /// Whether HTTP/2 was agreed on, or is known beforehand.
-    pub(super) fn speaks_h2(&self, stream: &Stream) -> bool {
+    pub(super) fn speaks_h2(&self, stream: &UpstreamStream) -> bool {
         if self.origin.https {
             chose_h2(stream)
         } else {
@@ -145,7 +145,7 @@ impl Connector {
 
     /// What a failure at `stage` means for the request: not sent, and safe to retry, unless the
     /// certificate does not verify, which no retry mends.
-    pub(super) fn explain(&self, stage: Stage, error: BoxError) -> BoxError {
+    pub(super) fn error_at(&self, stage: Stage, error: BoxError) -> BoxError {
         if let Some(reason) = refused_certificate(&*error) {
             return CertificateError {
                 host: self.origin.host.clone(),
@@ -154,7 +154,7 @@ impl Connector {
             .into();
         }
         let failing = match &self.route {
-            Route::Forward(proxy) | Route::Tunnel(proxy)
+            ProxyRoute::Forward(proxy) | ProxyRoute::Tunnel(proxy)
                 if matches!(stage, Stage::Resolve | Stage::Proxy) =>
             {
                 &proxy.origin
@@ -170,7 +170,7 @@ impl Connector {
     }
 }
 
-fn chose_h2(stream: &Stream) -> bool {
+fn chose_h2(stream: &UpstreamStream) -> bool {
     stream.connected().is_negotiated_h2()
 }
 

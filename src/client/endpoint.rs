@@ -5,30 +5,32 @@ use std::sync::Arc;
 use http::{Method, Uri, Version, header};
 use http_body::Body as _;
 
-use super::{base_url::Base, connections::Connections, exchange::Outgoing, h2, proxy::Route};
+use super::{
+    base_url::BaseUrl, connections::Connections, exchange::UpstreamRequest, h2, proxy::ProxyRoute,
+};
 
 /// A base URL and the connections to its origin.
-pub(super) struct Target {
-    pub(super) base: Base,
+pub(super) struct Endpoint {
+    pub(super) base: BaseUrl,
     pub(super) connections: Arc<Connections>,
 }
 
-// === impl Target ===
+// === impl Endpoint ===
 
-impl Target {
-    pub(super) fn new(base: Base, connections: Arc<Connections>) -> Self {
+impl Endpoint {
+    pub(super) fn new(base: BaseUrl, connections: Arc<Connections>) -> Self {
         Self { base, connections }
     }
 
     /// Makes `request` one to `url`, a URL of this target, over HTTP/1.1. `host` keeps its place if it
     /// has one.
-    pub(super) fn prepare_h1(&self, request: &mut Outgoing, url: Uri) {
+    pub(super) fn prepare_h1(&self, request: &mut UpstreamRequest, url: Uri) {
         *request.version_mut() = Version::HTTP_11;
         let headers = request.headers_mut();
         headers.insert(header::HOST, self.base.host.clone());
         // The body is whole and ends by its length.
         headers.remove(header::TRANSFER_ENCODING);
-        if let Route::Forward(proxy) = &self.connections.connector.route {
+        if let ProxyRoute::Forward(proxy) = &self.connections.connector.route {
             if let Some(authorization) = &proxy.authorization {
                 headers.insert(header::PROXY_AUTHORIZATION, authorization.clone());
             }
@@ -40,7 +42,7 @@ impl Target {
     }
 
     /// The same over HTTP/2, where the URL says the host.
-    pub(super) fn prepare_h2(&self, request: &mut Outgoing, url: Uri) {
+    pub(super) fn prepare_h2(&self, request: &mut UpstreamRequest, url: Uri) {
         *request.version_mut() = Version::HTTP_2;
         *request.uri_mut() = url;
         set_length(request);
@@ -53,7 +55,7 @@ impl Target {
 /// have a body say so of an empty one, too ([RFC 9110 §8.6]).
 ///
 /// [RFC 9110 §8.6]: https://www.rfc-editor.org/rfc/rfc9110#section-8.6
-fn set_length(request: &mut Outgoing) {
+fn set_length(request: &mut UpstreamRequest) {
     let length = request.body().size_hint().lower();
     let has_body = matches!(
         *request.method(),

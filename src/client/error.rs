@@ -117,7 +117,7 @@ pub struct HeadTooLarge {
 /// may have acted on the request.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection to {address} broke before a response head came")]
-pub struct Broken {
+pub struct ConnectionLost {
     /// `host:port` of the upstream.
     pub address: String,
     /// The cause.
@@ -127,7 +127,7 @@ pub struct Broken {
 /// The upstream answered 101 to a request that asked for no other protocol.
 #[derive(Debug, thiserror::Error)]
 #[error("{address} switched to another protocol, which nobody asked for")]
-pub struct Switched {
+pub struct UnexpectedUpgrade {
     /// `host:port` of the upstream.
     pub address: String,
 }

@@ -22,28 +22,28 @@ use super::{
 use crate::idle_timer::IdleTimer;
 
 /// A request with its whole body, so that sending it again is a cheap clone.
-pub(super) type Outgoing = Request<Full<Bytes>>;
+pub(super) type UpstreamRequest = Request<Full<Bytes>>;
 
 /// Why no response head came.
 #[derive(Debug)]
-pub(super) enum Failed {
+pub(super) enum ExchangeError {
     /// The connection broke; the upstream may have seen the request.
-    Broken(BoxError),
+    ConnectionLost(BoxError),
     /// The head is larger than `max-head`.
     HeadTooLarge,
     /// The upstream switched to another protocol, which the request did not ask for.
-    Switched,
+    UnexpectedUpgrade,
     /// `head-timeout` passed; the upstream has probably seen the request.
     TimedOut,
     /// The connection ended before the first byte of the request was written. Boxed for its size.
-    Unsent(Box<Outgoing>),
+    Unsent(Box<UpstreamRequest>),
 }
 
 /// A response head, and what comes with it.
-pub(super) struct Head {
+pub(super) struct ResponseHead {
     pub(super) response: Response<Incoming>,
     /// The HTTP/1.1 connection that the body comes over, unless it has ended.
-    pub(super) connection: Option<Box<h1::Connection>>,
+    pub(super) connection: Option<Box<h1::H1Connection>>,
     pub(super) timer: IdleTimer,
 }
 
@@ -57,11 +57,11 @@ pub(super) const STATUS_LINE: usize = 1024;
 ///
 /// Dropping the future closes `connection`, or resets the HTTP/2 stream.
 pub(super) async fn head(
-    response: impl Future<Output = Result<Response<Incoming>, TrySendError<Outgoing>>>,
-    mut connection: Option<Box<h1::Connection>>,
+    response: impl Future<Output = Result<Response<Incoming>, TrySendError<UpstreamRequest>>>,
+    mut connection: Option<Box<h1::H1Connection>>,
     max_head: usize,
     timeout: Duration,
-) -> Result<Head, Failed> {
+) -> Result<ResponseHead, ExchangeError> {
     let mut timer = IdleTimer::new(timeout);
     // Unconstrained, because tokio's budget would end with a wake-up of the waker below, which may
     // be none.
@@ -89,24 +89,24 @@ pub(super) async fn head(
         Some(Ok(response)) => response,
         Some(Err(mut error)) => {
             return Err(match error.take_message() {
-                Some(request) => Failed::Unsent(Box::new(request)),
-                None if error.error().is_parse_too_large() => Failed::HeadTooLarge,
-                None => Failed::Broken(error.into_error().into()),
+                Some(request) => ExchangeError::Unsent(Box::new(request)),
+                None if error.error().is_parse_too_large() => ExchangeError::HeadTooLarge,
+                None => ExchangeError::ConnectionLost(error.into_error().into()),
             });
         }
-        None => return Err(Failed::TimedOut),
+        None => return Err(ExchangeError::TimedOut),
     };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(Failed::Switched);
+        return Err(ExchangeError::UnexpectedUpgrade);
     }
     if header_size(response.headers()) > max_head {
-        return Err(Failed::HeadTooLarge);
+        return Err(ExchangeError::HeadTooLarge);
     }
     if response.version() < Version::HTTP_2 {
-        check_framing(&mut response).map_err(Failed::Broken)?;
+        check_framing(&mut response).map_err(ExchangeError::ConnectionLost)?;
     }
     timer.reset();
-    Ok(Head {
+    Ok(ResponseHead {
         response,
         connection,
         timer,

@@ -17,29 +17,29 @@ use hyper::{
 };
 
 use super::{
-    connections::Open,
-    connector::Stream,
-    exchange::{Outgoing, STATUS_LINE},
+    connections::ConnectionGuard,
+    connector::UpstreamStream,
+    exchange::{STATUS_LINE, UpstreamRequest},
 };
 
 /// One connection: where requests go in, and the machine that moves the bytes. Dropping it closes it.
-pub(super) struct Connection {
+pub(super) struct H1Connection {
     sender: http1::SendRequest<Full<Bytes>>,
-    driver: http1::Connection<Stream, Full<Bytes>>,
-    _open: Open,
+    driver: http1::Connection<UpstreamStream, Full<Bytes>>,
+    _open: ConnectionGuard,
 }
 
 /// hyper takes no smaller buffer.
 const SMALLEST_BUFFER: usize = 8192;
 
-// === impl Connection ===
+// === impl H1Connection ===
 
-impl Connection {
+impl H1Connection {
     /// Prepares `stream` for requests; nothing is written yet.
     pub(super) async fn new(
-        stream: Stream,
+        stream: UpstreamStream,
         max_head: usize,
-        open: Open,
+        open: ConnectionGuard,
     ) -> hyper::Result<Box<Self>> {
         let (sender, driver) = http1::Builder::new()
             // A response head has to fit into the buffer whole.
@@ -56,8 +56,9 @@ impl Connection {
     /// Queues `request`. Polling the connection sends it.
     pub(super) fn send(
         &mut self,
-        request: Outgoing,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Outgoing>>> + use<> {
+        request: UpstreamRequest,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<UpstreamRequest>>> + use<>
+    {
         self.sender.try_send_request(request)
     }
 

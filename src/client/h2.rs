@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use super::{connections::Open, connector::Stream};
+use super::{connections::ConnectionGuard, connector::UpstreamStream};
 
 /// Sends requests over a shared connection. The connection ends once no sender is left and the
 /// last response body has.
@@ -45,15 +45,15 @@ static OF_HTTP1: [HeaderName; 7] = [
 
 /// The connection that is shared now, if any.
 #[derive(Default)]
-pub(super) struct Shared(Mutex<Option<Sender>>);
+pub(super) struct SharedConnection(Mutex<Option<Sender>>);
 
 /// Runs hyper's futures on the client's tracker.
 #[derive(Clone)]
-struct Tracked(TaskTracker);
+struct TrackedExecutor(TaskTracker);
 
-// === impl Shared ===
+// === impl SharedConnection ===
 
-impl Shared {
+impl SharedConnection {
     pub(super) fn current(&self) -> Option<Sender> {
         let mut current = self.0.lock();
         current.take_if(|sender| sender.is_closed());
@@ -67,12 +67,12 @@ impl Shared {
 
 /// Begins HTTP/2 on `stream` and leaves it to a task on `tasks`.
 pub(super) async fn handshake(
-    stream: Stream,
+    stream: UpstreamStream,
     max_head: usize,
-    open: Open,
+    open: ConnectionGuard,
     tasks: &TaskTracker,
 ) -> hyper::Result<Sender> {
-    let (sender, connection) = http2::Builder::new(Tracked(tasks.clone()))
+    let (sender, connection) = http2::Builder::new(TrackedExecutor(tasks.clone()))
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -107,9 +107,9 @@ pub(super) fn without_connection_fields(headers: HeaderMap) -> HeaderMap {
     kept
 }
 
-// === impl Tracked ===
+// === impl TrackedExecutor ===
 
-impl<F> Executor<F> for Tracked
+impl<F> Executor<F> for TrackedExecutor
 where
     F: Future<Output = ()> + Send + 'static,
 {

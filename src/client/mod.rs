@@ -4,7 +4,7 @@
 //! connection is shared and has a task of its own.
 //!
 //! ```text
-//! Client ─► Target ─► Connections ─► pool (idle HTTP/1.1) ─► h1 ┐
+//! Client ─► Endpoint ─► Connections ─► pool (idle HTTP/1.1) ─► h1 ┐
 //!           base URL  one origin  ├► shared ───────────────► h2 ├► ResponseBody ─► pool
 //!                                 └► Connector ────────► either ┘
 //!                                    name, TCP, proxy, TLS

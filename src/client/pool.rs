@@ -5,7 +5,7 @@ use std::{collections::VecDeque, time::Duration};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::h1::Connection;
+use super::h1::H1Connection;
 
 /// More than any preset sends at once, and enough for a crowd that comes again: a connection that was
 /// closed too early costs a handshake. What goes beyond is closed, not kept.
@@ -20,7 +20,7 @@ const MAX_IDLE_AGE: Duration = Duration::from_secs(90);
 pub(super) struct Pool(Mutex<VecDeque<Idle>>);
 
 struct Idle {
-    connection: Box<Connection>,
+    connection: Box<H1Connection>,
     since: Instant,
 }
 
@@ -28,14 +28,14 @@ struct Idle {
 
 impl Pool {
     /// The connection that was used last; the other side may have closed it since.
-    pub(super) fn take(&self) -> Option<Box<Connection>> {
+    pub(super) fn take(&self) -> Option<Box<H1Connection>> {
         let mut stack = self.0.lock();
         drop_expired(&mut stack, Instant::now());
         stack.pop_back().map(|idle| idle.connection)
     }
 
     /// Keeps a connection that is ready for another request.
-    pub(super) fn put(&self, connection: Box<Connection>) {
+    pub(super) fn put(&self, connection: Box<H1Connection>) {
         let since = Instant::now();
         let mut stack = self.0.lock();
         drop_expired(&mut stack, since);
@@ -76,18 +76,18 @@ mod tests {
     };
 
     use super::*;
-    use crate::client::{connections::Open, connector::Stream};
+    use crate::client::{connections::ConnectionGuard, connector::UpstreamStream};
 
     /// Nobody is at their other ends; the pool does not look.
-    async fn connections(number: usize, open: &Arc<AtomicUsize>) -> Vec<Box<Connection>> {
+    async fn connections(number: usize, open: &Arc<AtomicUsize>) -> Vec<Box<H1Connection>> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut connections = Vec::new();
         for _ in 0..number {
             let tcp = TcpStream::connect(listener.local_addr().unwrap());
             let (tcp, peer) = tokio::join!(tcp, listener.accept());
             peer.unwrap();
-            let stream = Stream::Http(TokioIo::new(tcp.unwrap()));
-            let connection = Connection::new(stream, 1024, Open::new(open)).await;
+            let stream = UpstreamStream::Http(TokioIo::new(tcp.unwrap()));
+            let connection = H1Connection::new(stream, 1024, ConnectionGuard::new(open)).await;
             connections.push(connection.unwrap());
         }
         connections

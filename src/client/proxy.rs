@@ -6,14 +6,14 @@ use http::HeaderValue;
 use hyper_util::client::proxy::matcher::Matcher;
 
 use super::{
-    base_url::{Base, Origin},
+    base_url::{BaseUrl, Origin},
     error::ClientError,
 };
 use crate::config::HttpVersion;
 
 /// The way to an origin.
 #[derive(Clone, Debug)]
-pub(super) enum Route {
+pub(super) enum ProxyRoute {
     Direct,
     /// Plain HTTP is handed to the proxy whole, with the complete URL in the request line
     /// ([RFC 9112 §3.2.2](https://www.rfc-editor.org/rfc/rfc9112#section-3.2.2)).
@@ -30,9 +30,9 @@ pub(super) struct Proxy {
     pub(super) authorization: Option<HeaderValue>,
 }
 
-// === impl Route ===
+// === impl ProxyRoute ===
 
-impl Route {
+impl ProxyRoute {
     /// What `matcher` says about `base`.
     ///
     /// Loopback is exempt whatever the environment says: a proxy's loopback is another machine's,
@@ -40,7 +40,7 @@ impl Route {
     /// that to `NO_PROXY`.)
     pub(super) fn choose(
         matcher: &Matcher,
-        base: &Base,
+        base: &BaseUrl,
         http: HttpVersion,
     ) -> Result<Self, ClientError> {
         if is_loopback(base.origin.bare_host()) {
@@ -80,9 +80,9 @@ fn is_loopback(host: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn choose(matcher: &Matcher, uri: &str) -> Result<Route, ClientError> {
-        let base = Base::new(uri.parse().unwrap()).unwrap();
-        Route::choose(matcher, &base, HttpVersion::Auto)
+    fn choose(matcher: &Matcher, uri: &str) -> Result<ProxyRoute, ClientError> {
+        let base = BaseUrl::new(uri.parse().unwrap()).unwrap();
+        ProxyRoute::choose(matcher, &base, HttpVersion::Auto)
     }
 
     #[test]
@@ -94,15 +94,18 @@ mod tests {
             "http://[::1]:1",
             "https://a.localhost",
         ] {
-            assert!(matches!(choose(&matcher, uri), Ok(Route::Direct)), "{uri}");
+            assert!(
+                matches!(choose(&matcher, uri), Ok(ProxyRoute::Direct)),
+                "{uri}"
+            );
         }
         assert!(matches!(
             choose(&matcher, "https://api.test"),
-            Ok(Route::Tunnel(_))
+            Ok(ProxyRoute::Tunnel(_))
         ));
         assert!(matches!(
             choose(&matcher, "http://api.test"),
-            Ok(Route::Forward(_))
+            Ok(ProxyRoute::Forward(_))
         ));
     }
 
@@ -114,15 +117,15 @@ mod tests {
             .build();
         assert!(matches!(
             choose(&matcher, "https://eu.api.test/v1"),
-            Ok(Route::Direct)
+            Ok(ProxyRoute::Direct)
         ));
         assert!(matches!(
             choose(&matcher, "http://10.1.2.3/v1"),
-            Ok(Route::Direct)
+            Ok(ProxyRoute::Direct)
         ));
         assert!(matches!(
             choose(&matcher, "https://other.test"),
-            Ok(Route::Tunnel(_))
+            Ok(ProxyRoute::Tunnel(_))
         ));
     }
 

@@ -17,20 +17,20 @@ use bytes::Bytes;
 use http::{Request, Response, Uri};
 use http_body_util::Full;
 use hyper_util::client::proxy::matcher::Matcher;
-use pacegate_layers::{context::Progress, error::BoxError};
+use pacegate_layers::{context::RequestContext, error::BoxError};
 use parking_lot::RwLock;
 use rustls::ClientConfig;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
 use super::{
-    base_url::Base,
+    base_url::BaseUrl,
     body::ResponseBody,
     connections::{Connected, Connections},
     connector::Connector,
-    endpoint::Target,
-    error::{Broken, ClientError, HeadTimeout, HeadTooLarge, Stage, Switched},
-    exchange::{Failed, Outgoing, head},
+    endpoint::Endpoint,
+    error::{ClientError, ConnectionLost, HeadTimeout, HeadTooLarge, Stage, UnexpectedUpgrade},
+    exchange::{ExchangeError, UpstreamRequest, head},
     tls,
 };
 use crate::config::{self, HttpVersion};
@@ -62,18 +62,18 @@ pub struct ClientOptions {
 /// A request whose connection turned out to be closed before a byte was written goes out once more, on
 /// a fresh connection. Nothing else is ever sent twice.
 ///
-/// If the request carries a [`Progress`], every call counts as one attempt.
+/// If the request carries a [`RequestContext`], every call counts as one attempt.
 #[derive(Clone)]
-pub struct Client(Arc<Shared>);
+pub struct Client(Arc<ClientInner>);
 
-struct Shared {
+struct ClientInner {
     options: ClientOptions,
     tls: Arc<ClientConfig>,
     /// Connections that are open, to whichever origin.
     open: Arc<AtomicUsize>,
     tasks: TaskTracker,
     /// Replaced whole when the base URL is.
-    target: RwLock<Arc<Target>>,
+    endpoint: RwLock<Arc<Endpoint>>,
 }
 
 /// The future of a [`Client`].
@@ -112,7 +112,7 @@ impl Client {
     /// [`ClientError`] says which option cannot be used.
     pub fn new(base_url: Uri, options: ClientOptions) -> Result<Self, ClientError> {
         let tls = tls::client_config(&options.tls, options.http)?;
-        let base = Base::new(base_url)?;
+        let base = BaseUrl::new(base_url)?;
         let open = Arc::default();
         let tasks = TaskTracker::new();
         let connections = Connections::new(
@@ -120,12 +120,12 @@ impl Client {
             Arc::clone(&open),
             tasks.clone(),
         );
-        Ok(Self(Arc::new(Shared {
+        Ok(Self(Arc::new(ClientInner {
             options,
             tls,
             open,
             tasks,
-            target: RwLock::new(Arc::new(Target::new(base, Arc::new(connections)))),
+            endpoint: RwLock::new(Arc::new(Endpoint::new(base, Arc::new(connections)))),
         })))
     }
 
@@ -136,28 +136,28 @@ impl Client {
     ///
     /// [`ClientError`] if `base_url` or the proxy in front of it cannot be used; the old one stays.
     pub fn set_base_url(&self, base_url: Uri) -> Result<(), ClientError> {
-        let Shared {
+        let ClientInner {
             options,
             tls,
             open,
             tasks,
-            target,
+            endpoint,
         } = &*self.0;
-        let base = Base::new(base_url)?;
-        let mut target = target.write();
-        let connections = if target.base.origin == base.origin {
-            target.connections.clone()
+        let base = BaseUrl::new(base_url)?;
+        let mut endpoint = endpoint.write();
+        let connections = if endpoint.base.origin == base.origin {
+            endpoint.connections.clone()
         } else {
             let connector = Connector::new(&base, options, tls.clone())?;
             Arc::new(Connections::new(connector, open.clone(), tasks.clone()))
         };
-        *target = Arc::new(Target::new(base, connections));
+        *endpoint = Arc::new(Endpoint::new(base, connections));
         Ok(())
     }
 
     /// Where requests go now.
     pub fn base_url(&self) -> Uri {
-        self.target().base.uri.clone()
+        self.endpoint().base.uri.clone()
     }
 
     /// Connections that are open now, in use or not.
@@ -168,38 +168,38 @@ impl Client {
     /// HTTP/1.1 connections that wait for a request. Those that the other side has closed are
     /// counted until they are tried.
     pub fn idle_connections(&self) -> usize {
-        self.target().connections.idle.len()
+        self.endpoint().connections.idle.len()
     }
 
-    fn target(&self) -> Arc<Target> {
-        self.0.target.read().clone()
+    fn endpoint(&self) -> Arc<Endpoint> {
+        self.0.endpoint.read().clone()
     }
 
     /// Sends `request` on a connection that is there, or else on a fresh one.
-    async fn send(self, mut request: Outgoing) -> Result<Response<ResponseBody>, BoxError> {
-        let target = self.target();
-        let url = target.base.url(request.uri())?;
-        if let Some(connection) = target.connections.reuse() {
+    async fn send(self, mut request: UpstreamRequest) -> Result<Response<ResponseBody>, BoxError> {
+        let endpoint = self.endpoint();
+        let url = endpoint.base.url(request.uri())?;
+        if let Some(connection) = endpoint.connections.reuse() {
             match self
-                .exchange(connection, &target, request, url.clone())
+                .exchange(connection, &endpoint, request, url.clone())
                 .await
             {
-                Err(Failed::Unsent(unsent)) => request = *unsent,
-                outcome => return outcome.map_err(|failed| self.error(failed, &target)),
+                Err(ExchangeError::Unsent(unsent)) => request = *unsent,
+                outcome => return outcome.map_err(|failed| self.error(failed, &endpoint)),
             }
         }
-        let fresh = target.connections.connect().await?;
-        let outcome = self.exchange(fresh, &target, request, url).await;
-        outcome.map_err(|failed| self.error(failed, &target))
+        let fresh = endpoint.connections.connect().await?;
+        let outcome = self.exchange(fresh, &endpoint, request, url).await;
+        outcome.map_err(|failed| self.error(failed, &endpoint))
     }
 
     async fn exchange(
         &self,
         connection: Connected,
-        target: &Target,
-        mut request: Outgoing,
+        endpoint: &Endpoint,
+        mut request: UpstreamRequest,
         url: Uri,
-    ) -> Result<Response<ResponseBody>, Failed> {
+    ) -> Result<Response<ResponseBody>, ExchangeError> {
         let ClientOptions {
             max_head,
             head_timeout,
@@ -208,14 +208,14 @@ impl Client {
         } = self.0.options;
         match connection {
             Connected::H1(mut connection) => {
-                target.prepare_h1(&mut request, url);
+                endpoint.prepare_h1(&mut request, url);
                 let response = connection.send(request);
                 let head = head(response, Some(connection), max_head, head_timeout).await?;
-                let pool = Arc::clone(&target.connections.idle);
+                let pool = Arc::clone(&endpoint.connections.idle);
                 Ok(ResponseBody::over_h1(head, pool, idle_timeout))
             }
             Connected::H2(mut sender) => {
-                target.prepare_h2(&mut request, url);
+                endpoint.prepare_h2(&mut request, url);
                 let response = sender.try_send_request(request);
                 let head = head(response, None, max_head, head_timeout).await?;
                 Ok(ResponseBody::over_h2(head, idle_timeout))
@@ -223,21 +223,21 @@ impl Client {
         }
     }
 
-    fn error(&self, failed: Failed, target: &Target) -> BoxError {
-        let address = target.base.origin.address();
+    fn error(&self, failed: ExchangeError, endpoint: &Endpoint) -> BoxError {
+        let address = endpoint.base.origin.address();
         let too_large = HeadTooLarge {
             most: bytesize::ByteSize(self.0.options.max_head as u64),
         };
         match failed {
-            Failed::HeadTooLarge => too_large.into(),
-            Failed::Broken(source) => Broken { address, source }.into(),
-            Failed::Switched => Switched { address }.into(),
-            Failed::TimedOut => HeadTimeout {
+            ExchangeError::HeadTooLarge => too_large.into(),
+            ExchangeError::ConnectionLost(source) => ConnectionLost { address, source }.into(),
+            ExchangeError::UnexpectedUpgrade => UnexpectedUpgrade { address }.into(),
+            ExchangeError::TimedOut => HeadTimeout {
                 address,
                 after: self.0.options.head_timeout,
             }
             .into(),
-            Failed::Unsent(_) => target.connections.connector.explain(
+            ExchangeError::Unsent(_) => endpoint.connections.connector.error_at(
                 Stage::Connect,
                 "the connection was closed before the request was written".into(),
             ),
@@ -255,8 +255,8 @@ impl Service<Request<Full<Bytes>>> for Client {
     }
 
     fn call(&mut self, request: Request<Full<Bytes>>) -> ResponseFuture {
-        if let Some(progress) = request.extensions().get::<Progress>() {
-            progress.count_attempt();
+        if let Some(context) = request.extensions().get::<RequestContext>() {
+            context.count_attempt();
         }
         Box::pin(self.clone().send(request))
     }
@@ -265,7 +265,7 @@ impl Service<Request<Full<Bytes>>> for Client {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("origin", &self.target().base.origin)
+            .field("origin", &self.endpoint().base.origin)
             .finish_non_exhaustive()
     }
 }
@@ -299,14 +299,14 @@ mod tests {
             proxy: Matcher::builder().build(),
         };
         let client = Client::new(base.parse().unwrap(), options).unwrap();
-        let target = client.target();
+        let endpoint = client.endpoint();
 
-        let Connected::H1(stale) = target.connections.connect().await.unwrap() else {
+        let Connected::H1(stale) = endpoint.connections.connect().await.unwrap() else {
             unreachable!("nobody offered HTTP/2");
         };
         drop(server.accept().await.unwrap());
         tokio::time::sleep(Duration::from_millis(50)).await;
-        target.connections.idle.put(stale);
+        endpoint.connections.idle.put(stale);
 
         let request = Request::post("/chat").body(Full::from("whole")).unwrap();
         let serving = async {

@@ -7,21 +7,21 @@ use crate::{
     config::{self, Config, Loaded},
     edge::Reloader,
     upstreams::record::Recorder,
-    upstreams::{Fleet, Pipeline},
+    upstreams::{Pipeline, UpstreamSet},
 };
 
 /// What a reload goes on from.
 pub(super) struct Running<'a> {
     pub(super) args: &'a ConfigArgs,
     pub(super) config: Config,
-    pub(super) fleet: Fleet,
+    pub(super) upstreams: UpstreamSet,
     pub(super) reloader: Reloader,
     pub(super) recorder: Option<&'a Recorder>,
 }
 
 /// The pipelines of `fleet`, with arrivals written to `recorder`.
-pub(super) fn watched(fleet: &Fleet, recorder: Option<&Recorder>) -> Vec<Pipeline> {
-    let mut pipelines = fleet.pipelines();
+pub(super) fn watched(upstreams: &UpstreamSet, recorder: Option<&Recorder>) -> Vec<Pipeline> {
+    let mut pipelines = upstreams.pipelines();
     if let Some(recorder) = recorder {
         for pipeline in &mut pipelines {
             pipeline.service = recorder.watch(pipeline.service.clone());
@@ -51,10 +51,10 @@ impl Running<'_> {
             ..
         } = self.load()?;
         let prepared = Reloader::prepare(&config)?;
-        let (fleet, changes) = self.fleet.follow(&config.upstreams)?;
+        let (upstreams, changes) = self.upstreams.reload(&config.upstreams)?;
         self.reloader
-            .reload(prepared, &config, watched(&fleet, self.recorder));
-        self.fleet = fleet;
+            .reload(prepared, &config, watched(&upstreams, self.recorder));
+        self.upstreams = upstreams;
         self.config = config;
         for notice in notices {
             info!(

@@ -26,7 +26,7 @@ use crate::{
     config::{self, Config},
     edge::Gateway,
     process, telemetry,
-    upstreams::Fleet,
+    upstreams::UpstreamSet,
     upstreams::record::Recorder,
 };
 
@@ -107,15 +107,15 @@ async fn serve(
     let mut signals = signals()?;
     let mut hangups = signal(SignalKind::hangup()).context("SIGHUP")?;
     let tasks = TaskTracker::new();
-    let fleet = Fleet::start(&config, tasks.clone())?;
-    let gateway = Gateway::bind(&config, watched(&fleet, recorder)).await?;
+    let upstreams = UpstreamSet::start(&config, tasks.clone())?;
+    let gateway = Gateway::bind(&config, watched(&upstreams, recorder)).await?;
     writeln!(io::stdout().lock(), "listening on {gateway}").context("stdout")?;
     info!(address = %gateway, "Listening");
 
     let mut running = Running {
         args,
         config,
-        fleet,
+        upstreams,
         reloader: gateway.reloader(),
         recorder,
     };

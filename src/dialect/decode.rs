@@ -12,9 +12,9 @@ const MAX_DECODED: u64 = 64 * 1024;
 /// What brotli is read in.
 const BUFFER: usize = 4096;
 
-/// The beginning of `body` in plain, where its coding is one that can be undone. The bytes that go
+/// The beginning of `body`, decoded where its coding is one that can be undone. The bytes that go
 /// to the client stay as they are.
-pub(crate) fn plain<'a>(headers: &HeaderMap, body: &'a [u8]) -> Cow<'a, [u8]> {
+pub(crate) fn decoded_prefix<'a>(headers: &HeaderMap, body: &'a [u8]) -> Cow<'a, [u8]> {
     let coding = headers.get(header::CONTENT_ENCODING);
     let coding = coding.and_then(|coding| coding.to_str().ok()).unwrap_or("");
     let reader: Box<dyn Read + 'a> = match coding.trim().to_ascii_lowercase().as_str() {
@@ -59,24 +59,30 @@ pub(super) mod tests {
     fn undoes_gzip_deflate_and_brotli_and_leaves_the_rest() {
         // RFC 7932: an uncompressed block of the nine bytes, then an empty last one.
         let brotli = [&[0x80, 0x00, 0x10][..], b"slow down", &[0x03]].concat();
-        assert_eq!(*plain(&headers("br"), &brotli), *b"slow down");
-        assert_eq!(*plain(&headers("GZIP"), &gzip(b"slow down")), *b"slow down");
+        assert_eq!(*decoded_prefix(&headers("br"), &brotli), *b"slow down");
+        assert_eq!(
+            *decoded_prefix(&headers("GZIP"), &gzip(b"slow down")),
+            *b"slow down"
+        );
         let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
         encoder.write_all(b"slow down").unwrap();
         let deflated = encoder.finish().unwrap();
-        assert_eq!(*plain(&headers("deflate"), &deflated), *b"slow down");
-        assert_eq!(*plain(&headers("br"), b"?"), *b"?");
-        assert_eq!(*plain(&HeaderMap::new(), b"{}"), *b"{}");
-        assert_eq!(*plain(&headers("gzip"), b"no gzip"), *b"no gzip");
+        assert_eq!(
+            *decoded_prefix(&headers("deflate"), &deflated),
+            *b"slow down"
+        );
+        assert_eq!(*decoded_prefix(&headers("br"), b"?"), *b"?");
+        assert_eq!(*decoded_prefix(&HeaderMap::new(), b"{}"), *b"{}");
+        assert_eq!(*decoded_prefix(&headers("gzip"), b"no gzip"), *b"no gzip");
     }
 
     #[test]
     fn reads_a_beginning_and_not_more_than_is_sensible() {
         let text: Vec<u8> = (0..40_000_u32).flat_map(u32::to_le_bytes).collect();
         let whole = gzip(&text);
-        let half = plain(&headers("gzip"), &whole[..whole.len() / 2]).into_owned();
+        let half = decoded_prefix(&headers("gzip"), &whole[..whole.len() / 2]).into_owned();
         assert!(!half.is_empty() && text.starts_with(&half));
         let bomb = gzip(&vec![0; 100_000_000]);
-        assert_eq!(plain(&headers("gzip"), &bomb).len(), 64 * 1024);
+        assert_eq!(decoded_prefix(&headers("gzip"), &bomb).len(), 64 * 1024);
     }
 }

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 /// An error, as far as rules ask about it. Texts to compare with are in small letters.
 #[derive(Debug, PartialEq)]
-pub(super) enum Document {
+pub(super) enum ErrorBody {
     /// JSON of a known kind: OpenAI's envelope, the same fields without one, Google's.
     Fields {
         codes: Vec<String>,
@@ -16,7 +16,7 @@ pub(super) enum Document {
     Text(String),
 }
 
-impl Document {
+impl ErrorBody {
     pub(super) fn read(body: &[u8]) -> Self {
         match serde_json::from_slice(body) {
             Ok(whole) => Self::of(&whole),
@@ -127,24 +127,24 @@ mod tests {
             r#"{"error":null,"code":"slow","detail":"too much"}"#,
             r#"{"error":{"code":"slow","message":"too much","cut":"#,
         ] {
-            let document = Document::read(body.as_bytes());
+            let document = ErrorBody::read(body.as_bytes());
             assert!(document.has_code("slow"), "{body}");
             assert!(document.says("too much"), "{body}");
             assert!(!document.has_code("too"), "{body}");
         }
-        assert!(Document::read(br#"{"error":"Too much"}"#).says("too much"));
-        assert!(Document::read(b"<h1>Too much</h1>").says("too much"));
+        assert!(ErrorBody::read(br#"{"error":"Too much"}"#).says("too much"));
+        assert!(ErrorBody::read(b"<h1>Too much</h1>").says("too much"));
     }
 
     #[test]
     fn a_null_message_says_nothing() {
-        let document = Document::read(br#"{"code":"slow","message":null}"#);
+        let document = ErrorBody::read(br#"{"code":"slow","message":null}"#);
         assert!(document.has_code("slow") && !document.says("null"));
     }
 
     #[test]
     fn only_an_error_status_is_one() {
-        let status = |body: &str| Document::read(body.as_bytes()).status();
+        let status = |body: &str| ErrorBody::read(body.as_bytes()).status();
         let too_many = Some(StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(status(r#"{"error":{"code":429}}"#), too_many);
         assert_eq!(status(r#"{"error":{"code":"429"}}"#), too_many);
@@ -163,10 +163,10 @@ mod tests {
     #[test]
     fn knows_the_names_of_limits() {
         let open_router = r#"{"error":{"metadata":{"limit_source":"In_Flight"}}}"#;
-        assert!(Document::read(open_router.as_bytes()).names_limit("in_flight"));
+        assert!(ErrorBody::read(open_router.as_bytes()).names_limit("in_flight"));
         let google = r#"{"error":{"details":[{"@type":"RetryInfo"},
             {"violations":[{"quotaId":"TokensPerMinute"},{"quotaId":"RequestsPerDay"}]}]}}"#;
-        let google = Document::read(google.as_bytes());
+        let google = ErrorBody::read(google.as_bytes());
         assert!(google.names_limit("perday") && google.names_limit("perminute"));
         assert!(!google.names_limit("permonth"));
     }

@@ -6,14 +6,14 @@
 use http::StatusCode;
 use serde_json::Value;
 
-use super::error_body::Document;
+use super::error_body::ErrorBody;
 
 /// An error event.
 #[derive(Debug, PartialEq)]
 pub(super) struct ErrorEvent {
     /// The status that it would have as an answer, if it names one.
     pub(super) status: Option<StatusCode>,
-    pub(super) document: Document,
+    pub(super) document: ErrorBody,
 }
 
 /// The first event in `body`, if it is an error. What comes after content is the client's to see.
@@ -51,7 +51,7 @@ pub(super) fn first_error(body: &[u8]) -> Option<ErrorEvent> {
     }
     let data = data.join("\n");
     let document = if is_error || status.is_some() {
-        Document::read(data.as_bytes())
+        ErrorBody::read(data.as_bytes())
     } else {
         error_document(&data)?
     };
@@ -90,7 +90,7 @@ fn has(text: &[u8], wanted: &[u8]) -> bool {
 }
 
 /// `data`, if it is a document with an error in it.
-fn error_document(data: &str) -> Option<Document> {
+fn error_document(data: &str) -> Option<ErrorBody> {
     // Nearly every event is content, and need not be parsed to know that.
     if !data.contains("\"error\"") {
         return None;
@@ -99,7 +99,7 @@ fn error_document(data: &str) -> Option<Document> {
     whole
         .get("error")
         .is_some_and(|error| !error.is_null())
-        .then(|| Document::of(&whole))
+        .then(|| ErrorBody::of(&whole))
 }
 
 #[cfg(test)]

@@ -7,11 +7,11 @@ use std::{
 
 use http::{HeaderMap, StatusCode, header};
 use pacegate_layers::{
-    pacing::Pace,
-    retry_on_429::{Answer, Classify, Verdict},
+    pacing::Recovery,
+    retry_on_429::{Classify, PeekedResponse, Verdict},
 };
 
-use self::error_body::Document;
+use self::error_body::ErrorBody;
 use crate::config::{self, Dialect, DialectRule, Until};
 
 mod decode;
@@ -19,17 +19,17 @@ mod error_body;
 mod error_event;
 mod resets_at;
 
-pub(crate) use decode::plain;
+pub(crate) use decode::decoded_prefix;
 
 /// Classifies answers by a dialect's rules; the first one that matches decides, and without one an
 /// answer passes.
 ///
 /// Clones share the rules.
 #[derive(Clone, Debug)]
-pub struct DialectClassifier(Arc<Reading>);
+pub struct DialectClassifier(Arc<RuleSet>);
 
 #[derive(Debug)]
-struct Reading {
+struct RuleSet {
     /// With texts in small letters.
     rules: Vec<DialectRule>,
     stream_errors: bool,
@@ -46,8 +46,8 @@ impl DialectClassifier {
 
     /// The same with another clock for the answers that carry no `Date`.
     pub fn with_clock(dialect: &Dialect, wall_clock: fn() -> SystemTime) -> Self {
-        Self(Arc::new(Reading {
-            rules: dialect.rules.iter().map(in_small_letters).collect(),
+        Self(Arc::new(RuleSet {
+            rules: dialect.rules.iter().map(lowercased).collect(),
             stream_errors: dialect.stream_errors,
             wall_clock,
         }))
@@ -64,24 +64,24 @@ impl DialectClassifier {
 }
 
 impl Classify for DialectClassifier {
-    fn concerns(&self, status: StatusCode) -> bool {
+    fn inspects_status(&self, status: StatusCode) -> bool {
         let error = status.is_client_error() || status.is_server_error();
         error && self.0.rules.iter().any(|rule| names(rule, status))
     }
 
-    fn concerns_streams(&self) -> bool {
+    fn inspects_streams(&self) -> bool {
         self.0.stream_errors
     }
 
-    fn classify(&self, answer: &Answer<'_>) -> Verdict {
-        let body = decode::plain(answer.headers, answer.body);
+    fn classify(&self, answer: &PeekedResponse<'_>) -> Verdict {
+        let body = decode::decoded_prefix(answer.headers, answer.body);
         let (status, document) = if answer.status.is_success() {
             match error_event::first_error(&body) {
                 Some(error) => (error.status, error.document),
                 None => return Verdict::Pass,
             }
         } else {
-            (Some(answer.status), Document::read(&body))
+            (Some(answer.status), ErrorBody::read(&body))
         };
         let mut rules = self.0.rules.iter();
         let decides = |rule: &&DialectRule| matches(rule, status, &document, answer.headers);
@@ -90,10 +90,10 @@ impl Classify for DialectClassifier {
                 reset: self.reset(until, answer.headers),
             },
             Some(config::Verdict::Retry { pace, at_least }) => Verdict::Retry {
-                pace: match pace {
-                    config::Pace::FewerAtOnce => Pace::FewerAtOnce,
-                    config::Pace::Ramp => Pace::Ramp,
-                    config::Pace::Same => Pace::Same,
+                recovery: match pace {
+                    config::Pace::FewerAtOnce => Recovery::FewerAtOnce,
+                    config::Pace::Ramp => Recovery::Ramp,
+                    config::Pace::Same => Recovery::Same,
                 },
                 at_least: at_least.unwrap_or_default(),
             },
@@ -102,7 +102,7 @@ impl Classify for DialectClassifier {
     }
 }
 
-fn in_small_letters(rule: &DialectRule) -> DialectRule {
+fn lowercased(rule: &DialectRule) -> DialectRule {
     let mut rule = rule.clone();
     let texts = [&mut rule.message, &mut rule.limit].into_iter().flatten();
     for text in rule.code.iter_mut().chain(texts) {
@@ -116,7 +116,7 @@ fn in_small_letters(rule: &DialectRule) -> DialectRule {
 fn matches(
     rule: &DialectRule,
     status: Option<StatusCode>,
-    document: &Document,
+    document: &ErrorBody,
     headers: &HeaderMap,
 ) -> bool {
     let status_fits = match status {
@@ -185,7 +185,7 @@ mod tests {
         if retry_after {
             headers.insert(header::RETRY_AFTER, 1.into());
         }
-        classifier().classify(&Answer {
+        classifier().classify(&PeekedResponse {
             status: StatusCode::from_u16(status).unwrap(),
             headers: &headers,
             body: body.as_bytes(),
@@ -200,7 +200,7 @@ mod tests {
     fn an_error_that_is_compressed_is_read_as_well() {
         let quota = br#"{"error":{"code":"insufficient_quota","message":"free quota used"}}"#;
         let headers = [(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"))];
-        let verdict = classifier().classify(&Answer {
+        let verdict = classifier().classify(&PeekedResponse {
             status: StatusCode::TOO_MANY_REQUESTS,
             headers: &HeaderMap::from_iter(headers),
             body: &decode::tests::gzip(quota),
@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn only_statuses_that_a_rule_names_are_read() {
-        let concerns = |status| classifier().concerns(StatusCode::from_u16(status).unwrap());
+        let concerns = |status| classifier().inspects_status(StatusCode::from_u16(status).unwrap());
         assert!(concerns(429) && concerns(503));
         assert!(!concerns(200) && !concerns(400) && !concerns(500));
     }

@@ -9,26 +9,26 @@ use bytes::Bytes;
 
 /// The sum; clones are the same one.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Bodies(Arc<AtomicUsize>);
+pub(crate) struct BodyBudget(Arc<AtomicUsize>);
 
 /// One body's part of the sum, given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Weight {
-    bodies: Bodies,
+pub(crate) struct BodyPermit {
+    bodies: BodyBudget,
     bytes: usize,
 }
 
 /// A body that counts until its last clone is gone: a retry needs it for as long.
-struct Weighed {
+struct BudgetedBody {
     data: Bytes,
-    _weight: Weight,
+    _weight: BodyPermit,
 }
 
-// === impl Bodies ===
+// === impl BodyBudget ===
 
-impl Bodies {
-    pub(crate) fn weigh(&self) -> Weight {
-        Weight {
+impl BodyBudget {
+    pub(crate) fn reserve(&self) -> BodyPermit {
+        BodyPermit {
             bodies: self.clone(),
             bytes: 0,
         }
@@ -40,9 +40,9 @@ impl Bodies {
     }
 }
 
-// === impl Weight ===
+// === impl BodyPermit ===
 
-impl Weight {
+impl BodyPermit {
     /// Adds `bytes`, unless all together would be more than `most`.
     #[must_use]
     pub(crate) fn add(&mut self, bytes: usize, most: usize) -> bool {
@@ -57,20 +57,20 @@ impl Weight {
 
     /// `data`, which weighs this much for as long as somebody holds it.
     pub(crate) fn of(self, data: Bytes) -> Bytes {
-        Bytes::from_owner(Weighed {
+        Bytes::from_owner(BudgetedBody {
             data,
             _weight: self,
         })
     }
 }
 
-impl Drop for Weight {
+impl Drop for BodyPermit {
     fn drop(&mut self) {
         self.bodies.0.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
-impl AsRef<[u8]> for Weighed {
+impl AsRef<[u8]> for BudgetedBody {
     fn as_ref(&self) -> &[u8] {
         &self.data
     }
@@ -82,8 +82,8 @@ mod tests {
 
     #[test]
     fn the_last_byte_fits_and_one_more_does_not() {
-        let bodies = Bodies::default();
-        let (mut one, mut two) = (bodies.weigh(), bodies.weigh());
+        let bodies = BodyBudget::default();
+        let (mut one, mut two) = (bodies.reserve(), bodies.reserve());
         assert!(one.add(6, 10) && two.add(4, 10));
         assert!(!two.add(1, 10));
         assert_eq!(bodies.held(), 10);
@@ -93,8 +93,8 @@ mod tests {
 
     #[test]
     fn a_body_weighs_until_its_last_clone_is_gone() {
-        let bodies = Bodies::default();
-        let mut weight = bodies.weigh();
+        let bodies = BodyBudget::default();
+        let mut weight = bodies.reserve();
         assert!(weight.add(3, 10));
         let body = weight.of(Bytes::from_static(b"abc"));
         let clone = body.clone();

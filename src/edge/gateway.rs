@@ -10,10 +10,10 @@ use tokio::{
 use tokio_util::{either::Either, sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
-use super::reload::{Current, Reloader};
+use super::reload::{ReloadableEdge, Reloader};
 use crate::{
     config::{Config, Listen},
-    server::{Connection, Crowd, ListenTlsError, Socket, SocketFile, bind_unix, serve},
+    server::{Connection, ConnectionLimit, ListenTlsError, Socket, SocketFile, bind_unix, serve},
     upstreams::Pipeline,
 };
 
@@ -28,7 +28,7 @@ const SEND_BUFFER: usize = 128 * 1024;
 #[derive(Debug)]
 pub struct Gateway {
     listener: Listener,
-    current: Current,
+    current: ReloadableEdge,
 }
 
 #[derive(Debug)]
@@ -62,7 +62,7 @@ impl Gateway {
     ///
     /// [`BindError`] if the address is taken or not ours, or a certificate cannot be used.
     pub async fn bind(config: &Config, pipelines: Vec<Pipeline>) -> Result<Self, BindError> {
-        let current = Current::new(config, pipelines)?;
+        let current = ReloadableEdge::new(config, pipelines)?;
         let failed = |reason| BindError::Address {
             address: config.listen.to_string(),
             reason,
@@ -99,7 +99,7 @@ impl Gateway {
         let connections = TaskTracker::new();
         let draining = self.current.draining().clone();
         let cut_off = CancellationToken::new();
-        let crowd = Crowd::default();
+        let limit_of_connections = ConnectionLimit::default();
         let mut shutdown = pin!(shutdown);
         loop {
             let accepted = tokio::select! {
@@ -110,14 +110,14 @@ impl Gateway {
                 Ok(socket) => {
                     let connection = Connection::new();
                     let most = self.current.limits().max_connections;
-                    let Some(member) = crowd.enter(&connection, most) else {
+                    let Some(slot) = limit_of_connections.enter(&connection, most) else {
                         debug!("No room for a connection");
                         continue;
                     };
                     let (current, cut_off) = (self.current.clone(), cut_off.clone());
                     connections.spawn(async move {
                         // Its place is free when it has ended.
-                        let _member = member;
+                        let _slot = slot;
                         serve(socket, connection, current, cut_off).await;
                     });
                 }

@@ -21,9 +21,9 @@ use subtle::ConstantTimeEq;
 use tower::{Layer, Service};
 use uuid::fmt::Hyphenated;
 
-mod denied;
+mod rejected;
 
-pub(super) use self::denied::Denied;
+pub(super) use self::rejected::Rejected;
 
 use super::target;
 use crate::{
@@ -39,20 +39,20 @@ const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// Applies [`Guard`].
 #[derive(Clone, Debug)]
-pub(super) struct GuardLayer(Arc<Rules>);
+pub(super) struct GuardLayer(Arc<AccessRules>);
 
 /// Lets a request pass or says why not.
 #[derive(Clone, Debug)]
 pub(super) struct Guard<S> {
     inner: S,
-    rules: Arc<Rules>,
+    rules: Arc<AccessRules>,
 }
 
 pin_project! {
     #[project = Projected]
     pub(super) enum ResponseFuture<F> {
-        Denied {
-            denied: Denied,
+        Rejected {
+            rejected: Rejected,
         },
         Passed {
             #[pin]
@@ -62,7 +62,7 @@ pin_project! {
 }
 
 #[derive(Debug)]
-struct Rules {
+struct AccessRules {
     hosts: Vec<String>,
     origins: Vec<String>,
     keys: Vec<SecretString>,
@@ -81,7 +81,7 @@ impl GuardLayer {
         {
             hosts.push(address.ip().to_string());
         }
-        Self(Arc::new(Rules {
+        Self(Arc::new(AccessRules {
             hosts,
             origins: config.allowed_origins.clone(),
             keys: config.client_keys.clone(),
@@ -116,8 +116,8 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        if let Err(denied) = self.rules.check(&request) {
-            return ResponseFuture::Denied { denied };
+        if let Err(rejected) = self.rules.check(&request) {
+            return ResponseFuture::Rejected { rejected };
         }
         if !self.rules.keys.is_empty() {
             // Ours, and nobody else's business.
@@ -139,16 +139,16 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
-            Projected::Denied { denied } => Poll::Ready(Err((*denied).into())),
+            Projected::Rejected { rejected } => Poll::Ready(Err((*rejected).into())),
             Projected::Passed { inner } => inner.poll(cx),
         }
     }
 }
 
-// === impl Rules ===
+// === impl AccessRules ===
 
-impl Rules {
-    fn check<B>(&self, request: &Request<B>) -> Result<(), Denied> {
+impl AccessRules {
+    fn check<B>(&self, request: &Request<B>) -> Result<(), Rejected> {
         let headers = request.headers();
         self.check_sizes(request.uri(), headers)?;
         check_framing(headers)?;
@@ -156,24 +156,24 @@ impl Rules {
         self.check_origin(headers)?;
         check_method(request.method())?;
         if !target::is_plain(request.uri()) {
-            return Err(Denied::Target);
+            return Err(Rejected::Target);
         }
         // A probe has no key and learns nothing.
         if !matches!(request.uri().path(), HEALTHZ | READYZ) {
             self.check_key(headers)?;
         }
         if *request.method() == Method::POST && !is_json(headers) {
-            return Err(Denied::ContentType);
+            return Err(Rejected::ContentType);
         }
         Ok(())
     }
 
-    fn check_sizes(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Denied> {
+    fn check_sizes(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Rejected> {
         let target = uri
             .path_and_query()
             .map_or(0, |target| target.as_str().len());
         if target > self.limits.max_target {
-            return Err(Denied::TargetTooLong);
+            return Err(Rejected::TargetTooLong);
         }
         // The edge may have added the id, a UUID.
         let is_id = |name: &HeaderName, value: &HeaderValue| {
@@ -185,20 +185,20 @@ impl Rules {
         if sent().count() > self.limits.max_header_fields
             || size.sum::<usize>() > self.limits.max_header_size
         {
-            return Err(Denied::HeadTooLarge);
+            return Err(Rejected::HeadTooLarge);
         }
         Ok(())
     }
 
-    fn check_host(&self, headers: &HeaderMap) -> Result<(), Denied> {
+    fn check_host(&self, headers: &HeaderMap) -> Result<(), Rejected> {
         let mut hosts = headers.get_all(header::HOST).iter();
         let (Some(host), None) = (hosts.next(), hosts.next()) else {
-            return Err(Denied::HostMissing);
+            return Err(Rejected::HostMissing);
         };
         if self.answers_for(host.as_bytes()) {
             Ok(())
         } else {
-            Err(Denied::Host)
+            Err(Rejected::Host)
         }
     }
 
@@ -225,12 +225,12 @@ impl Rules {
         hosts.any(|known| known.as_bytes().eq_ignore_ascii_case(name))
     }
 
-    fn check_origin(&self, headers: &HeaderMap) -> Result<(), Denied> {
+    fn check_origin(&self, headers: &HeaderMap) -> Result<(), Rejected> {
         let mut origins = headers.get_all(header::ORIGIN).iter();
         match (origins.next(), origins.next()) {
             (None, _) => {}
             (Some(origin), None) if self.is_listed(origin.as_bytes()) => return Ok(()),
-            _ => return Err(Denied::Origin),
+            _ => return Err(Rejected::Origin),
         }
         // A browser's word on who asks, in requests that carry no Origin. A page of ours does not
         // exist, but neither does another one that could say it were.
@@ -238,7 +238,7 @@ impl Rules {
         if sites.all(|site| matches!(site.as_bytes(), b"none" | b"same-origin")) {
             Ok(())
         } else {
-            Err(Denied::Origin)
+            Err(Rejected::Origin)
         }
     }
 
@@ -247,7 +247,7 @@ impl Rules {
         origins.any(|known| known.as_bytes() == origin)
     }
 
-    fn check_key(&self, headers: &HeaderMap) -> Result<(), Denied> {
+    fn check_key(&self, headers: &HeaderMap) -> Result<(), Rejected> {
         if self.keys.is_empty() {
             return Ok(());
         }
@@ -257,7 +257,7 @@ impl Rules {
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "))
             .map(|(_, key)| key);
         let sent = bearer.or_else(|| headers.get(X_API_KEY).map(|value| value.as_bytes()));
-        let sent = sent.ok_or(Denied::ClientKey)?;
+        let sent = sent.ok_or(Rejected::ClientKey)?;
         // Compares with all of them in constant time, so that the time says nothing.
         let matches = self.keys.iter().fold(0, |found, key| {
             found | key.expose_secret().as_bytes().ct_eq(sent).unwrap_u8()
@@ -265,7 +265,7 @@ impl Rules {
         if matches == 1 {
             Ok(())
         } else {
-            Err(Denied::ClientKey)
+            Err(Rejected::ClientKey)
         }
     }
 }
@@ -284,7 +284,7 @@ fn is_port(digits: &[u8]) -> bool {
 
 /// Refuses what is left of two ways to say where a body ends. hyper has decided by one of them, and the
 /// body that goes upstream has a length of its own, so this is for the client's information.
-fn check_framing(headers: &HeaderMap) -> Result<(), Denied> {
+fn check_framing(headers: &HeaderMap) -> Result<(), Rejected> {
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     let framed_well = match (codings.next(), codings.next()) {
         (None, _) => true,
@@ -299,22 +299,22 @@ fn check_framing(headers: &HeaderMap) -> Result<(), Denied> {
     if framed_well && !twins.iter().any(|twin| headers.contains_key(*twin)) {
         Ok(())
     } else {
-        Err(Denied::Framing)
+        Err(Rejected::Framing)
     }
 }
 
 /// Any but those for proxies and, in a browser's hands, for asking what a web page may do.
-fn check_method(method: &Method) -> Result<(), Denied> {
+fn check_method(method: &Method) -> Result<(), Rejected> {
     match *method {
-        Method::CONNECT | Method::TRACE => Err(Denied::Method),
-        Method::OPTIONS => Err(Denied::Preflight),
+        Method::CONNECT | Method::TRACE => Err(Rejected::Method),
+        Method::OPTIONS => Err(Rejected::Preflight),
         // A method's case counts, but not every server knows that.
         _ if method
             .as_str()
             .bytes()
             .any(|byte| byte.is_ascii_lowercase()) =>
         {
-            Err(Denied::MethodCase)
+            Err(Rejected::MethodCase)
         }
         _ => Ok(()),
     }

@@ -1,7 +1,7 @@
 //! The edge: who may talk, where a request goes, and every error as an answer.
 //!
 //! ```text
-//! socket ─► wire ─► request id, trace ─► observe ─► rescue ─► guard ─► routes ─► pipeline
+//! socket ─► wire ─► request id, trace ─► observe ─► rescue ─► guard ─► router ─► pipeline
 //! ```
 
 use std::{any::Any, convert::Infallible, sync::Arc};
@@ -38,29 +38,29 @@ mod target;
 
 pub use self::{
     gateway::{BindError, Gateway},
-    reload::{Prepared, Reloader},
+    reload::{LoadedTls, Reloader},
 };
 pub use crate::server::ListenTlsError;
 
 use self::{
-    body_budget::Bodies, guard::GuardLayer, observe::ObserveLayer, request_body::Intake,
-    rescue::RescueLayer, rescue_table::Answer, response_body::Outgoing,
+    body_budget::BodyBudget, guard::GuardLayer, observe::ObserveLayer, request_body::BodyReader,
+    rescue::RescueLayer, rescue_table::ErrorResponse, response_body::MeteredBody,
 };
 use crate::{
     body::Body,
     config::{Config, LayerName},
-    routes::router::{Route, Routes, Table},
+    routes::router::{Route, RouteTable, Router},
     telemetry::metrics::{EdgeMetrics, register_gates, register_quotas},
-    upstreams::{Pipeline, response_headers::Passing},
+    upstreams::{Pipeline, response_headers::ResponseHeaderFilter},
 };
 
 /// What a connection's requests go to.
 type EdgeService = BoxCloneSyncService<Request<Incoming>, Response<EdgeBody>, Infallible>;
 
-/// The body of every answer: an upstream's or one of ours, watched by [`Outgoing`] and in the span of
+/// The body of every answer: an upstream's or one of ours, watched by [`MeteredBody`] and in the span of
 /// its request.
 type EdgeBody = trace::ResponseBody<
-    Outgoing<Either<UnsyncBoxBody<Bytes, BoxError>, Body>>,
+    MeteredBody<Either<UnsyncBoxBody<Bytes, BoxError>, Body>>,
     NeverClassifyEos<ServerErrorsFailureClass>,
     (),
     (),
@@ -77,16 +77,16 @@ const SECRETS: [HeaderName; 5] = [
 ];
 
 /// The chain around the pipelines of `config`, from the outside in: request id, sensitive headers,
-/// trace, observe, rescue, catch-panic, guard, routes.
+/// trace, observe, rescue, catch-panic, guard, router.
 ///
 /// Extensions: the accept loop adds the [`Connection`](crate::server::Connection); [`observe`] reads it and
-/// adds a [`Progress`](pacegate_layers::context::Progress) of the client's session for the pipeline.
+/// adds a [`RequestContext`](pacegate_layers::context::RequestContext) of the client's session for the pipeline.
 fn edge(
     config: &Config,
     pipelines: Vec<Pipeline>,
     metrics: &Arc<EdgeMetrics>,
     draining: &CancellationToken,
-    bodies: &Bodies,
+    bodies: &BodyBudget,
 ) -> EdgeService {
     let mut registry = Registry::default();
     metrics.register(&mut registry);
@@ -103,19 +103,19 @@ fn edge(
             Some((upstream.name.clone(), pipeline.quotas.clone()?))
         }),
     );
-    let routes = Routes::new(Table {
+    let router = Router::new(RouteTable {
         upstreams: named()
             .map(|(upstream, pipeline)| Route {
                 name: upstream.name.clone(),
                 models: upstream.models.clone(),
                 pipeline: pipeline.service.clone(),
                 gate: pipeline.gate.clone(),
-                passing: Passing::new(&upstream.response_headers),
+                passing: ResponseHeaderFilter::new(&upstream.response_headers),
                 max_hold: upstream.retry_on_429.max_hold,
                 aligns: upstream.pipeline.contains(&LayerName::HeaderAlign),
             })
             .collect(),
-        intake: Intake {
+        body_reader: BodyReader {
             max_body: config.max_body,
             max_bodies: config.limits.max_bodies,
             idle_timeout: config.limits.body_idle_timeout,
@@ -150,7 +150,7 @@ fn edge(
         .layer(CatchPanicLayer::custom(panicked as fn(_) -> _))
         // Before anything of the body is read.
         .layer(GuardLayer::new(config))
-        .service(routes);
+        .service(router);
     BoxCloneSyncService::new(chain)
 }
 
@@ -166,5 +166,5 @@ fn request_span(request: &Request<Incoming>) -> Span {
 
 /// The panic itself is in the log, by the hook.
 fn panicked(_payload: Box<dyn Any + Send>) -> Response<Body> {
-    Answer::internal().into_response()
+    ErrorResponse::internal().into_response()
 }

@@ -8,13 +8,13 @@ use std::{
 };
 
 use http::{HeaderName, Request, Response};
-use pacegate_layers::context::Progress;
+use pacegate_layers::context::RequestContext;
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 use tracing::debug;
 
 use super::{
-    response_body::{InFlight, Outgoing},
+    response_body::{InFlight, MeteredBody},
     session::session,
 };
 use crate::{server::Connection, telemetry::metrics::EdgeMetrics};
@@ -28,7 +28,7 @@ pub(super) struct ObserveLayer {
     metrics: Arc<EdgeMetrics>,
 }
 
-/// Counts a request from its head to the end of its answer, gives it a [`Progress`], and writes what
+/// Counts a request from its head to the end of its answer, gives it a [`RequestContext`], and writes what
 /// that says into the answer's headers.
 #[derive(Clone, Debug)]
 pub(super) struct Observe<S> {
@@ -41,7 +41,7 @@ pin_project! {
         #[pin]
         inner: F,
         in_flight: Option<InFlight>,
-        progress: Progress,
+        context: RequestContext,
     }
 }
 
@@ -70,7 +70,7 @@ impl<S, B, R> Service<Request<B>> for Observe<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
 {
-    type Response = Response<Outgoing<R>>;
+    type Response = Response<MeteredBody<R>>;
     type Error = S::Error;
     type Future = ResponseFuture<S::Future>;
 
@@ -80,13 +80,13 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let connection = request.extensions().get::<Connection>().cloned();
-        let progress = Progress::of(session(request.headers(), connection.as_ref()));
-        request.extensions_mut().insert(progress.clone());
+        let context = RequestContext::of(session(request.headers(), connection.as_ref()));
+        request.extensions_mut().insert(context.clone());
         let in_flight = InFlight::new(Arc::clone(&self.metrics), connection);
         ResponseFuture {
             inner: self.inner.call(request),
             in_flight: Some(in_flight),
-            progress,
+            context,
         }
     }
 }
@@ -97,14 +97,14 @@ impl<F, B, E> Future for ResponseFuture<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
 {
-    type Output = Result<Response<Outgoing<B>>, E>;
+    type Output = Result<Response<MeteredBody<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut response = ready!(this.inner.poll(cx))?;
         let status = response.status();
-        let queued = this.progress.queued();
-        let attempts = this.progress.attempts();
+        let queued = this.context.queued();
+        let attempts = this.context.attempts();
         debug!(status = status.as_u16(), attempts, ?queued, "Answering");
         #[expect(clippy::expect_used, reason = "the contract of Future")]
         let in_flight = this.in_flight.take().expect("polled after ready");
@@ -114,6 +114,6 @@ where
         headers.insert(X_PACEGATE_ATTEMPTS, attempts.into());
         let queued = u64::try_from(queued.as_millis()).unwrap_or(u64::MAX);
         headers.insert(X_PACEGATE_QUEUED_MS, queued.into());
-        Poll::Ready(Ok(response.map(|body| Outgoing::new(body, in_flight))))
+        Poll::Ready(Ok(response.map(|body| MeteredBody::new(body, in_flight))))
     }
 }

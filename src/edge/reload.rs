@@ -9,7 +9,7 @@ use rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
-use super::{EdgeBody, EdgeService, body_budget::Bodies, edge};
+use super::{EdgeBody, EdgeService, body_budget::BodyBudget, edge};
 use crate::{
     config::{Config, Limits},
     server::{ListenTlsError, server_config},
@@ -19,20 +19,20 @@ use crate::{
 
 /// Changes what a gateway that serves does with the requests that come from now on.
 #[derive(Clone, Debug)]
-pub struct Reloader(Current);
+pub struct Reloader(ReloadableEdge);
 
 /// What a reload has read besides the config.
 #[derive(Debug)]
-pub struct Prepared(Option<Arc<ServerConfig>>);
+pub struct LoadedTls(Option<Arc<ServerConfig>>);
 
 /// The edge that every new request goes to, and what outlives each of them; clones are the same.
 #[derive(Clone)]
-pub(crate) struct Current(Arc<Shared>);
+pub(crate) struct ReloadableEdge(Arc<EdgeInner>);
 
-struct Shared {
+struct EdgeInner {
     metrics: Arc<EdgeMetrics>,
     draining: CancellationToken,
-    bodies: Bodies,
+    bodies: BodyBudget,
     edge: RwLock<Edge>,
 }
 
@@ -53,16 +53,16 @@ impl Reloader {
     /// # Errors
     ///
     /// [`ListenTlsError`] if it cannot be used.
-    pub fn prepare(config: &Config) -> Result<Prepared, ListenTlsError> {
+    pub fn prepare(config: &Config) -> Result<LoadedTls, ListenTlsError> {
         let tls = config.listen_tls.as_ref();
-        Ok(Prepared(tls.map(server_config).transpose()?))
+        Ok(LoadedTls(tls.map(server_config).transpose()?))
     }
 
     /// Sends requests through `pipelines`, those of `config.upstreams` in order, and serves new
     /// connections with what was `prepared`. What is bound and what threads there are stays as it
     /// is.
-    pub fn reload(&self, prepared: Prepared, config: &Config, pipelines: Vec<Pipeline>) {
-        let Shared {
+    pub fn reload(&self, prepared: LoadedTls, config: &Config, pipelines: Vec<Pipeline>) {
+        let EdgeInner {
             metrics,
             draining,
             bodies,
@@ -73,16 +73,16 @@ impl Reloader {
     }
 }
 
-// === impl Current ===
+// === impl ReloadableEdge ===
 
-impl Current {
+impl ReloadableEdge {
     pub(crate) fn new(config: &Config, pipelines: Vec<Pipeline>) -> Result<Self, ListenTlsError> {
         let prepared = Reloader::prepare(config)?;
         let metrics = Arc::new(EdgeMetrics::default());
         let draining = CancellationToken::new();
-        let bodies = Bodies::default();
+        let bodies = BodyBudget::default();
         let edge = Edge::new(prepared, config, pipelines, &metrics, &draining, &bodies);
-        Ok(Self(Arc::new(Shared {
+        Ok(Self(Arc::new(EdgeInner {
             metrics,
             draining,
             bodies,
@@ -131,9 +131,9 @@ impl Current {
     }
 }
 
-impl fmt::Debug for Current {
+impl fmt::Debug for ReloadableEdge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Current")
+        f.write_str("ReloadableEdge")
     }
 }
 
@@ -141,12 +141,12 @@ impl fmt::Debug for Current {
 
 impl Edge {
     fn new(
-        prepared: Prepared,
+        prepared: LoadedTls,
         config: &Config,
         pipelines: Vec<Pipeline>,
         metrics: &Arc<EdgeMetrics>,
         draining: &CancellationToken,
-        bodies: &Bodies,
+        bodies: &BodyBudget,
     ) -> Self {
         Self {
             service: edge(config, pipelines, metrics, draining, bodies),

@@ -10,11 +10,11 @@ use pacegate_layers::error::{BoxError, chain};
 use serde::{Deserialize, Deserializer};
 use tokio::time::timeout;
 
-use super::body_budget::Bodies;
+use super::body_budget::BodyBudget;
 
 /// How bodies are taken in.
 #[derive(Debug)]
-pub(crate) struct Intake {
+pub(crate) struct BodyReader {
     /// The largest, and what all together may weigh.
     pub(crate) max_body: usize,
     pub(crate) max_bodies: usize,
@@ -22,7 +22,7 @@ pub(crate) struct Intake {
     pub(crate) idle_timeout: Duration,
     pub(crate) timeout: Duration,
     /// Those that are held.
-    pub(crate) bodies: Bodies,
+    pub(crate) bodies: BodyBudget,
 }
 
 /// How much of a body that is too large is thrown away before the answer: a client that is still
@@ -31,7 +31,7 @@ const DISCARD: usize = 64 * 1024 * 1024;
 
 /// Why a body was not taken.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum InboundError {
+pub(crate) enum RequestBodyError {
     #[error("the client broke off its request body")]
     Broken(#[source] BoxError),
     #[error(
@@ -58,7 +58,7 @@ pub(crate) enum InboundError {
 
 /// What a body asks for, as far as we need to know; the rest is only checked to be JSON.
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
-pub(crate) struct Wish<'a> {
+pub(crate) struct ChatParams<'a> {
     #[serde(borrow, default, deserialize_with = "or_borrowed")]
     pub(crate) model: Option<Cow<'a, str>>,
     /// Whether the answer is to be an event stream.
@@ -66,9 +66,9 @@ pub(crate) struct Wish<'a> {
     pub(crate) stream: bool,
 }
 
-// === impl InboundError ===
+// === impl RequestBodyError ===
 
-impl InboundError {
+impl RequestBodyError {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Broken(_) | Self::Malformed | Self::NoModel | Self::NotJson(_) => {
@@ -92,26 +92,26 @@ impl InboundError {
     }
 }
 
-// === impl Intake ===
+// === impl BodyReader ===
 
-impl Intake {
+impl BodyReader {
     /// Reads `body` to its end.
     ///
     /// # Errors
     ///
-    /// [`InboundError`]: it is too large, or too much beside the others; it is silent for too long or
+    /// [`RequestBodyError`]: it is too large, or too much beside the others; it is silent for too long or
     /// takes too long; the client fails.
-    pub(crate) async fn collect<B>(&self, body: B) -> Result<Bytes, InboundError>
+    pub(crate) async fn collect<B>(&self, body: B) -> Result<Bytes, RequestBodyError>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
         timeout(self.timeout, self.read(body))
             .await
-            .unwrap_or(Err(InboundError::Slow))
+            .unwrap_or(Err(RequestBodyError::Slow))
     }
 
-    async fn read<B>(&self, mut body: B) -> Result<Bytes, InboundError>
+    async fn read<B>(&self, mut body: B) -> Result<Bytes, RequestBodyError>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
@@ -119,9 +119,9 @@ impl Intake {
         let discard_beyond = self.max_body.saturating_add(DISCARD);
         let size = |bytes| bytesize::ByteSize(bytes as u64);
         if body.size_hint().lower() > discard_beyond as u64 {
-            return Err(InboundError::TooLarge(size(self.max_body)));
+            return Err(RequestBodyError::TooLarge(size(self.max_body)));
         }
-        let mut taken = Some((Whole::Empty, self.bodies.weigh()));
+        let mut taken = Some((Whole::Empty, self.bodies.reserve()));
         let mut refused = None;
         let mut length = 0_usize;
         while let Some(frame) = self.next(&mut body).await? {
@@ -136,10 +136,10 @@ impl Intake {
                 continue;
             };
             if length > self.max_body {
-                refused = Some(InboundError::TooLarge(size(self.max_body)));
+                refused = Some(RequestBodyError::TooLarge(size(self.max_body)));
                 taken = None;
             } else if !weight.add(data.len(), self.max_bodies) {
-                refused = Some(InboundError::Crowded(size(self.max_bodies)));
+                refused = Some(RequestBodyError::Crowded(size(self.max_bodies)));
                 taken = None;
             } else {
                 whole.push(data, body.size_hint().lower());
@@ -148,25 +148,28 @@ impl Intake {
         match (refused, taken) {
             (None, Some((Whole::Empty, _))) => Ok(Bytes::new()),
             (None, Some((whole, weight))) => Ok(weight.of(whole.into_bytes())),
-            (refused, _) => Err(refused.unwrap_or(InboundError::TooLarge(size(self.max_body)))),
+            (refused, _) => Err(refused.unwrap_or(RequestBodyError::TooLarge(size(self.max_body)))),
         }
     }
 
-    async fn next<B>(&self, body: &mut B) -> Result<Option<http_body::Frame<Bytes>>, InboundError>
+    async fn next<B>(
+        &self,
+        body: &mut B,
+    ) -> Result<Option<http_body::Frame<Bytes>>, RequestBodyError>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
         timeout(self.idle_timeout, body.frame())
             .await
-            .map_err(|_elapsed| InboundError::Idle)?
+            .map_err(|_elapsed| RequestBodyError::Idle)?
             .transpose()
             .map_err(|error| {
                 let error = error.into();
                 if is_malformed(&*error) {
-                    InboundError::Malformed
+                    RequestBodyError::Malformed
                 } else {
-                    InboundError::Broken(error)
+                    RequestBodyError::Broken(error)
                 }
             })
     }
@@ -189,15 +192,15 @@ fn is_malformed(error: &(dyn StdError + 'static)) -> bool {
 ///
 /// # Errors
 ///
-/// [`InboundError::NotJson`] with the place of the mistake.
-pub(crate) fn wish(body: &[u8]) -> Result<Wish<'_>, InboundError> {
+/// [`RequestBodyError::NotJson`] with the place of the mistake.
+pub(crate) fn chat_params(body: &[u8]) -> Result<ChatParams<'_>, RequestBodyError> {
     // serde would take an array for the same thing.
     if body
         .trim_ascii_start()
         .first()
         .is_some_and(|byte| *byte != b'{')
     {
-        return Err(InboundError::NotJson("it does not begin with {".into()));
+        return Err(RequestBodyError::NotJson("it does not begin with {".into()));
     }
     serde_json::from_slice(body).map_err(|error| {
         // The error's own text may quote the body; its place and kind do not.
@@ -207,7 +210,7 @@ pub(crate) fn wish(body: &[u8]) -> Result<Wish<'_>, InboundError> {
             _ => "syntax error",
         };
         let (line, column) = (error.line(), error.column());
-        InboundError::NotJson(format!("{kind} at line {line}, column {column}"))
+        RequestBodyError::NotJson(format!("{kind} at line {line}, column {column}"))
     })
 }
 
@@ -279,13 +282,13 @@ mod tests {
         StreamBody::new(stream::iter(frames))
     }
 
-    fn intake(max_body: usize) -> Intake {
-        Intake {
+    fn body_reader(max_body: usize) -> BodyReader {
+        BodyReader {
             max_body,
             max_bodies: 8,
             idle_timeout: Duration::from_secs(30),
             timeout: Duration::from_secs(120),
-            bodies: Bodies::default(),
+            bodies: BodyBudget::default(),
         }
     }
 
@@ -300,43 +303,65 @@ mod tests {
 
     #[tokio::test]
     async fn joins_the_pieces() {
-        let body = intake(5).collect(pieces(&["ab", "cd", "e"])).await.unwrap();
+        let body = body_reader(5)
+            .collect(pieces(&["ab", "cd", "e"]))
+            .await
+            .unwrap();
         assert_eq!(body, "abcde");
-        assert!(intake(0).collect(Empty::new()).await.unwrap().is_empty());
+        assert!(
+            body_reader(0)
+                .collect(Empty::new())
+                .await
+                .unwrap()
+                .is_empty()
+        );
     }
 
     #[tokio::test]
     async fn one_byte_too_many_is_refused() {
         let abcde = pieces(&["ab", "cd", "e"]);
-        let error = intake(4).collect(abcde).await.unwrap_err();
-        assert!(matches!(error, InboundError::TooLarge(_)));
+        let error = body_reader(4).collect(abcde).await.unwrap_err();
+        assert!(matches!(error, RequestBodyError::TooLarge(_)));
         let whole = Full::new("abcde".into());
-        let error = intake(4).collect(whole).await.unwrap_err();
+        let error = body_reader(4).collect(whole).await.unwrap_err();
         assert_eq!(error.status(), 413);
     }
 
     #[tokio::test]
     async fn one_byte_too_many_of_all_bodies_together_is_refused_until_one_is_gone() {
-        let intake = intake(8);
-        let first = intake.collect(pieces(&["ab", "cd", "e"])).await.unwrap();
-        let second = intake.collect(pieces(&["fgh"])).await.unwrap();
-        let error = intake.collect(pieces(&["i"])).await.unwrap_err();
+        let body_reader = body_reader(8);
+        let first = body_reader
+            .collect(pieces(&["ab", "cd", "e"]))
+            .await
+            .unwrap();
+        let second = body_reader.collect(pieces(&["fgh"])).await.unwrap();
+        let error = body_reader.collect(pieces(&["i"])).await.unwrap_err();
         assert_eq!((error.status().as_u16(), error.code()), (503, "overloaded"));
         drop(second);
-        let error = intake.collect(pieces(&["fg", "h", "i"])).await.unwrap_err();
+        let error = body_reader
+            .collect(pieces(&["fg", "h", "i"]))
+            .await
+            .unwrap_err();
         assert_eq!(error.code(), "overloaded");
-        assert_eq!(intake.bodies.held(), 5, "what was refused still weighs");
-        intake.collect(pieces(&["fgh"])).await.unwrap();
+        assert_eq!(
+            body_reader.bodies.held(),
+            5,
+            "what was refused still weighs"
+        );
+        body_reader.collect(pieces(&["fgh"])).await.unwrap();
         drop(first);
-        assert_eq!(intake.bodies.held(), 0);
+        assert_eq!(body_reader.bodies.held(), 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_stops_is_given_up() {
         let never = StreamBody::new(stream::pending::<Result<http_body::Frame<Bytes>, BoxError>>());
         let start = tokio::time::Instant::now();
-        let error = intake(4).collect(never.boxed_unsync()).await.unwrap_err();
-        assert!(matches!(error, InboundError::Idle));
+        let error = body_reader(4)
+            .collect(never.boxed_unsync())
+            .await
+            .unwrap_err();
+        assert!(matches!(error, RequestBodyError::Idle));
         assert_eq!(start.elapsed(), Duration::from_secs(30));
     }
 
@@ -344,21 +369,24 @@ mod tests {
     async fn a_body_that_trickles_has_its_time_and_no_more() {
         let start = tokio::time::Instant::now();
         let slow = trickle(Duration::from_secs(29));
-        let error = intake(999).collect(slow).await.unwrap_err();
-        assert!(matches!(error, InboundError::Slow), "{error}");
+        let error = body_reader(999).collect(slow).await.unwrap_err();
+        assert!(matches!(error, RequestBodyError::Slow), "{error}");
         assert_eq!(error.status(), 408);
         assert_eq!(start.elapsed(), Duration::from_secs(120));
     }
 
     #[test]
     fn finds_what_is_wished_and_checks_the_rest() {
-        let full = Wish {
+        let full = ChatParams {
             model: Some("m1".into()),
             stream: true,
         };
         let body = br#"{"a":[1],"model":"m\u0031","stream":true}"#;
-        assert_eq!(wish(body).unwrap(), full);
-        assert_eq!(wish(br#"{"a":1,"stream":null}"#).unwrap(), Wish::default());
+        assert_eq!(chat_params(body).unwrap(), full);
+        assert_eq!(
+            chat_params(br#"{"a":1,"stream":null}"#).unwrap(),
+            ChatParams::default()
+        );
         for (broken, place) in [
             ("", "it ends too early at line 1, column 0"),
             (r#"{"model":"x""#, "it ends too early at line 1, column 12"),
@@ -366,7 +394,7 @@ mod tests {
             (r#"["x"]"#, "does not begin with {"),
             (r#"{"model":7}"#, "unexpected kind of value"),
         ] {
-            let error = wish(broken.as_bytes()).unwrap_err().to_string();
+            let error = chat_params(broken.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(place), "{broken}: {error}");
         }
     }

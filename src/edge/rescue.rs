@@ -13,7 +13,7 @@ use pacegate_layers::error::BoxError;
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use super::rescue_table::Answer;
+use super::rescue_table::ErrorResponse;
 use crate::body::Body;
 
 /// Applies [`Rescue`].
@@ -70,7 +70,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Poll::Ready(Ok(match ready!(self.project().inner.poll(cx)) {
             Ok(response) => response.map(Either::Left),
-            Err(error) => Answer::from_error(&*error)
+            Err(error) => ErrorResponse::from_error(&*error)
                 .into_response()
                 .map(Either::Right),
         }))

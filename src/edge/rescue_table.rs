@@ -19,16 +19,19 @@ use pacegate_layers::{
 use serde_json::json;
 use tracing::warn;
 
-use super::{guard::Denied, request_body::InboundError};
+use super::{guard::Rejected, request_body::RequestBodyError};
 use crate::{
-    api::retry_words::final_text,
+    api::retry_words::mask_retry_words,
     body::Body,
-    client::error::{Broken, CertificateError, ConnectError, HeadTimeout, HeadTooLarge, Switched},
+    client::error::{
+        CertificateError, ConnectError, ConnectionLost, HeadTimeout, HeadTooLarge,
+        UnexpectedUpgrade,
+    },
     routes::router::NoRoute,
-    server::Overcrowded,
+    server::AtCapacity,
     upstreams::{
         drain::{self, Draining},
-        keep_waiting::HeldTooLong,
+        keep_waiting::MaxHoldExceeded,
     },
 };
 
@@ -40,7 +43,7 @@ const SOON: Duration = Duration::from_secs(1);
 
 /// An answer that pacegate makes instead of an upstream's.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct ErrorResponse {
     status: StatusCode,
     kind: &'static str,
     code: &'static str,
@@ -49,9 +52,9 @@ pub(crate) struct Answer {
     close: bool,
 }
 
-// === impl Answer ===
+// === impl ErrorResponse ===
 
-impl Answer {
+impl ErrorResponse {
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         let mut message = message.into();
         let worth_retrying = matches!(
@@ -59,7 +62,7 @@ impl Answer {
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
         );
         if status.is_client_error() && !worth_retrying {
-            message = final_text(&message).into_owned();
+            message = mask_retry_words(&message).into_owned();
         }
         let kind = match status.as_u16() {
             401 => "authentication_error",
@@ -162,26 +165,28 @@ pub(crate) fn full(data: impl Into<Bytes>) -> Body {
 }
 
 /// The table: what each cause that an edge or a pipeline can name means to a client.
-fn known(cause: &(dyn StdError + 'static)) -> Option<Answer> {
-    if let Some(denied) = cause.downcast_ref::<Denied>() {
+fn known(cause: &(dyn StdError + 'static)) -> Option<ErrorResponse> {
+    if let Some(rejected) = cause.downcast_ref::<Rejected>() {
         // Whoever may not talk gets no second try on the same connection.
-        return Some(Answer::new(denied.status(), denied.code(), denied.to_string()).close());
+        return Some(
+            ErrorResponse::new(rejected.status(), rejected.code(), rejected.to_string()).close(),
+        );
     }
-    if let Some(error) = cause.downcast_ref::<InboundError>() {
-        let answer = Answer::new(error.status(), error.code(), error.to_string());
+    if let Some(error) = cause.downcast_ref::<RequestBodyError>() {
+        let answer = ErrorResponse::new(error.status(), error.code(), error.to_string());
         return Some(match error {
-            InboundError::Crowded(_) => answer.retry_after(SOON),
+            RequestBodyError::Crowded(_) => answer.retry_after(SOON),
             // Where the next request would begin, nobody can tell.
-            InboundError::Malformed => answer.close(),
+            RequestBodyError::Malformed => answer.close(),
             _ => answer,
         });
     }
-    if let Some(error) = cause.downcast_ref::<Overcrowded>() {
+    if let Some(error) = cause.downcast_ref::<AtCapacity>() {
         let status = StatusCode::SERVICE_UNAVAILABLE;
-        return Some(Answer::new(status, "overloaded", error.to_string()).retry_after(SOON));
+        return Some(ErrorResponse::new(status, "overloaded", error.to_string()).retry_after(SOON));
     }
     if let Some(error) = cause.downcast_ref::<NoRoute>() {
-        return Some(Answer::new(
+        return Some(ErrorResponse::new(
             StatusCode::NOT_FOUND,
             "not_found",
             error.to_string(),
@@ -189,13 +194,13 @@ fn known(cause: &(dyn StdError + 'static)) -> Option<Answer> {
     }
     if let Some(draining) = cause.downcast_ref::<Draining>() {
         let status = StatusCode::SERVICE_UNAVAILABLE;
-        let answer = Answer::new(status, "draining", draining.to_string());
+        let answer = ErrorResponse::new(status, "draining", draining.to_string());
         return Some(answer.retry_after(drain::RETRY_AFTER));
     }
     if let Some(exhausted) = cause.downcast_ref::<Exhausted>() {
         return Some(quota_exhausted(exhausted.reset));
     }
-    if let Some(held) = cause.downcast_ref::<HeldTooLong>() {
+    if let Some(held) = cause.downcast_ref::<MaxHoldExceeded>() {
         let why = "the request has been held for max-hold";
         return Some(queue_answer("would_wait_too_long", held.estimate, why));
     }
@@ -205,9 +210,9 @@ fn known(cause: &(dyn StdError + 'static)) -> Option<Answer> {
     if let Some(error) = cause.downcast_ref::<TokenError>() {
         return Some(match error {
             TokenError::LoginRequired(advice) => {
-                Answer::new(StatusCode::UNAUTHORIZED, "login_required", advice.clone())
+                ErrorResponse::new(StatusCode::UNAUTHORIZED, "login_required", advice.clone())
             }
-            TokenError::Unavailable(_) => Answer::new(
+            TokenError::Unavailable(_) => ErrorResponse::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "token_unavailable",
                 "the token has expired and the token endpoint gives no new one at the moment; \
@@ -219,7 +224,7 @@ fn known(cause: &(dyn StdError + 'static)) -> Option<Answer> {
         return Some(unreachable(error.to_string()));
     }
     if cause.is::<HeadTimeout>() {
-        return Some(Answer::new(
+        return Some(ErrorResponse::new(
             StatusCode::GATEWAY_TIMEOUT,
             "upstream_timeout",
             "the upstream took the request and sent no response head within head-timeout",
@@ -241,13 +246,13 @@ fn known(cause: &(dyn StdError + 'static)) -> Option<Answer> {
             ))
         });
     }
-    if cause.is::<Switched>() {
+    if cause.is::<UnexpectedUpgrade>() {
         return Some(unreachable(
             "the upstream answered in another protocol than HTTP, which nobody asked for; check \
              base-url",
         ));
     }
-    if cause.is::<Broken>() {
+    if cause.is::<ConnectionLost>() {
         return Some(unreachable(
             "the upstream broke the connection before it answered; it may have acted on the \
              request, so pacegate does not repeat it",
@@ -256,11 +261,11 @@ fn known(cause: &(dyn StdError + 'static)) -> Option<Answer> {
     None
 }
 
-fn unreachable(message: impl Into<String>) -> Answer {
-    Answer::new(StatusCode::BAD_GATEWAY, "upstream_unreachable", message)
+fn unreachable(message: impl Into<String>) -> ErrorResponse {
+    ErrorResponse::new(StatusCode::BAD_GATEWAY, "upstream_unreachable", message)
 }
 
-fn queue_refusal(refused: &Refused) -> Answer {
+fn queue_refusal(refused: &Refused) -> ErrorResponse {
     let (code, estimate, why) = match *refused {
         Refused::QuotaExhausted { reset } => return quota_exhausted(Some(reset)),
         Refused::QueueFull { estimate, .. } => ("queue_full", estimate, "max-queue is reached"),
@@ -273,9 +278,9 @@ fn queue_refusal(refused: &Refused) -> Answer {
     queue_answer(code, estimate, why)
 }
 
-fn queue_answer(code: &'static str, estimate: Duration, why: &str) -> Answer {
+fn queue_answer(code: &'static str, estimate: Duration, why: &str) -> ErrorResponse {
     let seconds = whole_seconds(estimate);
-    Answer::new(
+    ErrorResponse::new(
         StatusCode::TOO_MANY_REQUESTS,
         code,
         format!(
@@ -287,7 +292,7 @@ fn queue_answer(code: &'static str, estimate: Duration, why: &str) -> Answer {
 }
 
 /// No client waits for this one: the reset is in words, and no digit of it looks like a status.
-fn quota_exhausted(reset: Option<Duration>) -> Answer {
+fn quota_exhausted(reset: Option<Duration>) -> ErrorResponse {
     let advice = match reset {
         Some(reset) => format!(
             "there is some again by {}. Asking before then is of no use: wait, or use another \
@@ -298,7 +303,7 @@ fn quota_exhausted(reset: Option<Duration>) -> Answer {
                  there, or use another upstream"
             .to_owned(),
     };
-    Answer::new(
+    ErrorResponse::new(
         StatusCode::FORBIDDEN,
         "quota_exhausted",
         format!("the quota of this upstream's account is used up; {advice}"),
@@ -323,35 +328,36 @@ fn whole_seconds(estimate: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::{super::request_body, *};
-    use crate::api::retry_words::RETRIED;
+    use crate::api::retry_words::RETRY_WORDS;
 
     /// Every refusal that pacegate can make itself, with the worst a config or a client can put
     /// into its text.
     fn refusals() -> Vec<Box<dyn StdError>> {
         let denials = [
-            Denied::ClientKey,
-            Denied::ContentType,
-            Denied::Framing,
-            Denied::HeadTooLarge,
-            Denied::Host,
-            Denied::HostMissing,
-            Denied::Method,
-            Denied::MethodCase,
-            Denied::Origin,
-            Denied::Preflight,
-            Denied::Target,
-            Denied::TargetTooLong,
+            Rejected::ClientKey,
+            Rejected::ContentType,
+            Rejected::Framing,
+            Rejected::HeadTooLarge,
+            Rejected::Host,
+            Rejected::HostMissing,
+            Rejected::Method,
+            Rejected::MethodCase,
+            Rejected::Origin,
+            Rejected::Preflight,
+            Rejected::Target,
+            Rejected::TargetTooLong,
         ];
         let columns = (0..600).map(|column| {
             let body = format!("{{{}x", " ".repeat(column));
-            request_body::wish(body.as_bytes()).unwrap_err()
+            request_body::chat_params(body.as_bytes()).unwrap_err()
         });
-        let sizes = [429, 502, 504].map(|kib| InboundError::TooLarge(bytesize::ByteSize::kib(kib)));
+        let sizes =
+            [429, 502, 504].map(|kib| RequestBodyError::TooLarge(bytesize::ByteSize::kib(kib)));
         let login = "no credentials in /home/a503/timeout/oauth_creds.json; log in".to_owned();
         let mut all: Vec<Box<dyn StdError>> = vec![
-            Box::new(InboundError::Broken("504 timeout".into())),
-            Box::new(InboundError::Malformed),
-            Box::new(InboundError::NoModel),
+            Box::new(RequestBodyError::Broken("504 timeout".into())),
+            Box::new(RequestBodyError::Malformed),
+            Box::new(RequestBodyError::NoModel),
             Box::new(NoRoute::Path),
             Box::new(NoRoute::Upstream),
             Box::new(TokenError::LoginRequired(login)),
@@ -363,7 +369,7 @@ mod tests {
             all.push(Box::new(Refused::QuotaExhausted { reset }));
             all.push(Box::new(Exhausted { reset: Some(reset) }));
         }
-        all.extend(denials.map(|denied| Box::new(denied) as _));
+        all.extend(denials.map(|rejected| Box::new(rejected) as _));
         all.extend(columns.chain(sizes).map(|error| Box::new(error) as _));
         all
     }
@@ -371,7 +377,7 @@ mod tests {
     #[tokio::test]
     async fn no_final_answer_holds_what_makes_a_client_retry() {
         for refusal in refusals() {
-            let response = Answer::from_error(&*refusal).into_response();
+            let response = ErrorResponse::from_error(&*refusal).into_response();
             let status = response.status();
             assert!(
                 [400, 401, 403, 404, 405, 413, 414, 415, 431].contains(&status.as_u16()),
@@ -379,7 +385,7 @@ mod tests {
             );
             let body = response.into_body().collect().await.unwrap().to_bytes();
             let text = String::from_utf8_lossy(&body).to_lowercase();
-            for retried in RETRIED {
+            for retried in RETRY_WORDS {
                 assert!(!text.contains(retried), "{retried}: {text}");
             }
         }

@@ -23,7 +23,7 @@ pin_project! {
     /// clean end would look like a complete answer, and OpenCode then asks again at once and without
     /// limit.
     #[derive(Debug)]
-    pub(crate) struct Outgoing<B> {
+    pub(crate) struct MeteredBody<B> {
         #[pin]
         inner: B,
         in_flight: InFlight,
@@ -69,7 +69,7 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        debug!(parent: &self.span, sent = self.sent, "Answer ended");
+        debug!(parent: &self.span, sent = self.sent, "ErrorResponse ended");
         self.metrics.in_flight.dec();
         if let Some(connection) = &self.connection {
             connection.end_answer();
@@ -77,9 +77,9 @@ impl Drop for InFlight {
     }
 }
 
-// === impl Outgoing ===
+// === impl MeteredBody ===
 
-impl<B> Outgoing<B> {
+impl<B> MeteredBody<B> {
     pub(crate) fn new(inner: B, in_flight: InFlight) -> Self {
         Self {
             inner,
@@ -89,7 +89,7 @@ impl<B> Outgoing<B> {
     }
 }
 
-impl<B> Body for Outgoing<B>
+impl<B> Body for MeteredBody<B>
 where
     B: Body<Data = Bytes, Error = BoxError>,
 {

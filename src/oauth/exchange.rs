@@ -133,7 +133,7 @@ where
             .map_err(Into::into)?
             .into_parts();
         let body = Limited::new(body, MAX_BODY).collect().await?.to_bytes();
-        let body = Bytes::from(dialect::plain(&head.headers, &body).into_owned());
+        let body = Bytes::from(dialect::decoded_prefix(&head.headers, &body).into_owned());
         Ok((head.status, body))
     };
     tokio::time::timeout(TOTAL, exchange)

@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, time::Duration};
 
 use jiff::tz::TimeZone;
-use pacegate_layers::pacing::Share;
+use pacegate_layers::pacing::Fraction;
 use tokio::time::Instant;
 
 use super::{
@@ -98,7 +98,7 @@ impl Counter {
     }
 
     /// How long until there is room for one more with `ahead` others before it; `None` is at once.
-    pub(super) fn wait(&mut self, ahead: usize, share: Share, now: &Now) -> Option<Duration> {
+    pub(super) fn wait(&mut self, ahead: usize, share: Fraction, now: &Now) -> Option<Duration> {
         let wait = match &mut self.kind {
             Kind::Calendar(dated) => dated.wait(ahead, now)?,
             Kind::Rolling { rolling, .. } => {
@@ -109,7 +109,7 @@ impl Counter {
                 };
                 duration(
                     rolling
-                        .room(ahead, limit, now.even)?
+                        .next_slot(ahead, limit, now.even)?
                         .saturating_sub(now.even),
                 )
             }
@@ -117,13 +117,13 @@ impl Counter {
         Some(wait.min(FOREVER))
     }
 
-    pub(super) fn spend(&mut self, now: &Now) {
+    pub(super) fn record(&mut self, now: &Now) {
         match &mut self.kind {
             Kind::Calendar(dated) => {
                 dated.turn_page(now);
                 dated.used = dated.used.saturating_add(1);
             }
-            Kind::Rolling { rolling, .. } => rolling.spend(now.even_up),
+            Kind::Rolling { rolling, .. } => rolling.record(now.even_up),
         }
     }
 
@@ -135,12 +135,12 @@ impl Counter {
     }
 
     /// Forgets the dispatch made at `spent`, which is `at` in even time, if it counts here.
-    pub(super) fn give_back(&mut self, at: Millis, spent: Instant, now: &Now) {
+    pub(super) fn refund(&mut self, at: Millis, spent: Instant, now: &Now) {
         match &mut self.kind {
-            Kind::Calendar(dated) => dated.give_back(spent, now),
+            Kind::Calendar(dated) => dated.refund(spent, now),
             Kind::Rolling { rolling, .. } => {
                 if duration(rolling.per()) >= HOUR {
-                    rolling.give_back(at, now.even);
+                    rolling.refund(at, now.even);
                 }
             }
         }
@@ -281,7 +281,7 @@ impl Dated {
         duration(self.period.end - now.wall)
     }
 
-    fn give_back(&mut self, spent: Instant, now: &Now) {
+    fn refund(&mut self, spent: Instant, now: &Now) {
         self.turn_page(now);
         if self.entered.is_none_or(|entered| entered <= spent) {
             self.used = self.used.saturating_sub(1);

@@ -27,7 +27,7 @@
 
 use std::{fmt, io, path::Path, time::SystemTime};
 
-use pacegate_layers::pacing::{Quota, Share};
+use pacegate_layers::pacing::{Fraction, Ledger};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 use tracing::warn;
@@ -255,8 +255,8 @@ impl Book {
     }
 }
 
-impl Quota for Book {
-    fn room(&self, ahead: usize, share: Share) -> Option<Instant> {
+impl Ledger for Book {
+    fn next_slot(&self, ahead: usize, share: Fraction) -> Option<Instant> {
         let mut state = self.lock();
         let now = state.clock.now();
         let waits = state
@@ -267,14 +267,14 @@ impl Quota for Book {
     }
 
     /// Blocks until it is on disk.
-    fn spend(&self) {
+    fn record(&self) {
         let mut state = self.lock();
         let now = state.clock.now();
         let State {
             upstream, counters, ..
         } = &mut *state;
         for counter in counters {
-            counter.spend(&now);
+            counter.record(&now);
             if counter.is_running_out(&now) {
                 let Usage {
                     quota, used, limit, ..
@@ -291,12 +291,12 @@ impl Quota for Book {
     }
 
     /// Blocks until it is on disk.
-    fn give_back(&self, spent: Instant) {
+    fn refund(&self, spent: Instant) {
         let mut state = self.lock();
         let now = state.clock.now();
         let at = state.clock.at(spent);
         for counter in &mut state.counters {
-            counter.give_back(at, spent, &now);
+            counter.refund(at, spent, &now);
         }
         state.save();
     }

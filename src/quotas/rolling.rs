@@ -70,7 +70,7 @@ impl Rolling {
     }
 
     /// When there is room for one more with `ahead` others before it and this limit.
-    pub(super) fn room(&mut self, ahead: usize, limit: usize, now: Millis) -> Option<Millis> {
+    pub(super) fn next_slot(&mut self, ahead: usize, limit: usize, now: Millis) -> Option<Millis> {
         let used = self.used(now);
         // The dispatch `limit` places earlier has to leave the window first. If that one is still
         // to come, it in turn waits for an earlier one: a whole window later for each round.
@@ -91,7 +91,7 @@ impl Rolling {
         Some(self.buckets.front()?.last + self.per)
     }
 
-    pub(super) fn spend(&mut self, at: Millis) {
+    pub(super) fn record(&mut self, at: Millis) {
         self.used += 1;
         match self.buckets.back_mut() {
             // A process that has just begun may be a part of a millisecond behind the last one.
@@ -111,7 +111,7 @@ impl Rolling {
     }
 
     /// Forgets one dispatch that was remembered at `at` or a little later.
-    pub(super) fn give_back(&mut self, at: Millis, now: Millis) {
+    pub(super) fn refund(&mut self, at: Millis, now: Millis) {
         self.used(now);
         // One that has left the window takes no other with it.
         if at + self.per <= now {

@@ -16,7 +16,7 @@ use http::{
 };
 use http_body_util::Full;
 use pacegate_layers::{
-    context::Progress, error::BoxError, header_align::strip_hop_by_hop, pacing::Gate,
+    context::RequestContext, error::BoxError, header_align::strip_hop_by_hop, pacing::Gate,
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use serde_json::json;
@@ -27,15 +27,15 @@ use crate::{
     body::Body,
     config::Model,
     edge::{
-        request_body::{self, InboundError, Intake, Wish},
+        request_body::{self, BodyReader, ChatParams, RequestBodyError},
         rescue_table::{full, json_response},
     },
-    server::{Connection, Overcrowded},
+    server::{AtCapacity, Connection},
     upstreams::{
-        SharedService,
+        UpstreamService,
         drain::{Draining, UnlessQueued, unless_begun},
-        keep_waiting::hold,
-        response_headers::Passing,
+        keep_waiting::keep_waiting,
+        response_headers::ResponseHeaderFilter,
     },
 };
 
@@ -52,12 +52,12 @@ const NEED_A_MODEL: [&str; 4] = [
 
 /// Where requests can go.
 #[derive(Clone, Debug)]
-pub(crate) struct Routes(Arc<Table>);
+pub(crate) struct Router(Arc<RouteTable>);
 
 #[derive(Debug)]
-pub(crate) struct Table {
+pub(crate) struct RouteTable {
     pub(crate) upstreams: Vec<Route>,
-    pub(crate) intake: Intake,
+    pub(crate) body_reader: BodyReader,
     pub(crate) registry: Registry,
     /// Cancelled once the process winds down.
     pub(crate) draining: Arc<CancellationToken>,
@@ -68,9 +68,9 @@ pub(crate) struct Table {
 pub(crate) struct Route {
     pub(crate) name: String,
     pub(crate) models: Vec<Model>,
-    pub(crate) pipeline: SharedService,
+    pub(crate) pipeline: UpstreamService,
     pub(crate) gate: Option<Gate>,
-    pub(crate) passing: Passing,
+    pub(crate) passing: ResponseHeaderFilter,
     /// The longest that a request is held without a response head.
     pub(crate) max_hold: Duration,
     /// Whether the pipeline builds the headers anew.
@@ -86,10 +86,10 @@ pub(crate) enum NoRoute {
     Upstream,
 }
 
-// === impl Routes ===
+// === impl Router ===
 
-impl Routes {
-    pub(crate) fn new(table: Table) -> Self {
+impl Router {
+    pub(crate) fn new(table: RouteTable) -> Self {
         Self(Arc::new(table))
     }
 
@@ -109,7 +109,7 @@ impl Routes {
                 HEALTHZ => return Ok(text("ok\n")),
                 READYZ if self.0.draining.is_cancelled() => return Err(Draining.into()),
                 // One that only asks whether we are well may do so in any crowd.
-                _ if is_one_too_many(&head) => return Err(Overcrowded.into()),
+                _ if is_over_limit(&head) => return Err(AtCapacity.into()),
                 READYZ => return Ok(text("ready\n")),
                 "/metrics" => return self.metrics(),
                 "/v1/models" if matches!(head.method, Method::GET | Method::HEAD) => {
@@ -120,25 +120,26 @@ impl Routes {
             let (named, api) = self.split(path)?;
             let rest = api.len();
             let body = {
-                let read = pin!(self.0.intake.collect(body));
+                let read = pin!(self.0.body_reader.collect(body));
                 unless_begun(read, &self.0.draining).await?
             };
             // SDKs post nothing at all to paths such as /batches/ID/cancel.
-            let wish = if head.method == Method::POST && !body.is_empty() {
-                request_body::wish(&body)?
+            let params = if head.method == Method::POST && !body.is_empty() {
+                request_body::chat_params(&body)?
             } else {
-                Wish::default()
+                ChatParams::default()
             };
-            if head.method == Method::POST && wish.model.is_none() && NEED_A_MODEL.contains(&api) {
-                return Err(InboundError::NoModel.into());
+            if head.method == Method::POST && params.model.is_none() && NEED_A_MODEL.contains(&api)
+            {
+                return Err(RequestBodyError::NoModel.into());
             }
-            let route = named.unwrap_or_else(|| self.choose(wish.model.as_deref()));
-            let streams = wish.stream;
+            let route = named.unwrap_or_else(|| self.choose(params.model.as_deref()));
+            let streams = params.stream;
             let call = self.call(route, head, rest, body)?;
-            let mut response = hold(call, streams, route.max_hold).await?;
+            let mut response = keep_waiting(call, streams, route.max_hold).await?;
             // The version was that of the upstream's connection; the client's has its own.
             *response.version_mut() = Version::HTTP_11;
-            route.passing.sift(response.headers_mut());
+            route.passing.retain(response.headers_mut());
             Ok(response)
         }
     }
@@ -168,7 +169,7 @@ impl Routes {
         rest: usize,
         body: Bytes,
     ) -> Result<UnlessQueued, InvalidUri> {
-        let progress: Progress = head.extensions.get().cloned().unwrap_or_default();
+        let context: RequestContext = head.extensions.get().cloned().unwrap_or_default();
         // Of no use to anybody further in, and what stays is copied for every retry that might be.
         head.extensions.remove::<Connection>();
         head.uri = relative(&head.uri, rest)?;
@@ -185,7 +186,7 @@ impl Routes {
         Ok(UnlessQueued::new(
             call,
             route.gate.clone(),
-            progress,
+            context,
             draining,
         ))
     }
@@ -233,7 +234,7 @@ impl Routes {
     }
 }
 
-impl<B> Service<Request<B>> for Routes
+impl<B> Service<Request<B>> for Router
 where
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
@@ -263,9 +264,9 @@ fn strip_ambiguous(headers: &mut HeaderMap) {
     }
 }
 
-fn is_one_too_many(head: &Parts) -> bool {
+fn is_over_limit(head: &Parts) -> bool {
     let connection = head.extensions.get::<Connection>();
-    connection.is_some_and(Connection::overcrowds)
+    connection.is_some_and(Connection::is_over_limit)
 }
 
 fn text(content: impl Into<Bytes>) -> Response<Body> {

@@ -26,17 +26,17 @@ pub(crate) type Socket = Either<TcpStream, UnixStream>;
 
 /// What the edge knows of the connection that a request came on; a request's extension.
 #[derive(Clone, Debug)]
-pub(crate) struct Connection(Arc<State>);
+pub(crate) struct Connection(Arc<ConnectionState>);
 
 #[derive(Debug)]
-struct State {
+struct ConnectionState {
     number: u64,
     name: Arc<str>,
     phase: AtomicU8,
     broken: AtomicBool,
     ending: AtomicBool,
     /// Beyond the limit: whatever it asks is answered that there is no room.
-    overcrowds: AtomicBool,
+    is_over_limit: AtomicBool,
     /// The client has not taken yet what it was to be written: hyper lets go of an answer whose end is
     /// still in its buffer.
     write_pending: AtomicBool,
@@ -76,13 +76,13 @@ impl Connection {
         static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
 
         let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::new(State {
+        Self(Arc::new(ConnectionState {
             number,
             name: format!("connection {number}").into(),
             phase: AtomicU8::new(Phase::New as u8),
             broken: AtomicBool::new(false),
             ending: AtomicBool::new(false),
-            overcrowds: AtomicBool::new(false),
+            is_over_limit: AtomicBool::new(false),
             write_pending: AtomicBool::new(false),
             since: AtomicU64::new(next_change()),
             evicted: CancellationToken::new(),
@@ -148,16 +148,16 @@ impl Connection {
     }
 
     /// There is no room for it, and it is there to be told so.
-    pub(crate) fn is_one_too_many(&self) {
-        self.0.overcrowds.store(true, Ordering::Relaxed);
+    pub(crate) fn mark_over_limit(&self) {
+        self.0.is_over_limit.store(true, Ordering::Relaxed);
     }
 
-    pub(crate) fn overcrowds(&self) -> bool {
-        self.0.overcrowds.load(Ordering::Relaxed)
+    pub(crate) fn is_over_limit(&self) -> bool {
+        self.0.is_over_limit.load(Ordering::Relaxed)
     }
 
     /// How well others can do without it; the least goes first, and `None` stays.
-    pub(crate) fn dispensable(&self) -> Option<(u8, u64)> {
+    pub(crate) fn eviction_rank(&self) -> Option<(u8, u64)> {
         let rank = match self.phase() {
             Phase::Idle => 0,
             Phase::New | Phase::Head => 1,

@@ -18,29 +18,29 @@ const SPARE: usize = 64;
 
 /// All connections that are open.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Crowd(Arc<Mutex<HashMap<u64, Connection>>>);
+pub(crate) struct ConnectionLimit(Arc<Mutex<HashMap<u64, Connection>>>);
 
 /// One connection's place, free when dropped.
 #[derive(Debug)]
-pub(crate) struct Member {
-    crowd: Crowd,
+pub(crate) struct Slot {
+    limit: ConnectionLimit,
     number: u64,
 }
 
 /// Every connection is at work.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("as many clients as max-connections allows are being served; this one has to ask again")]
-pub(crate) struct Overcrowded;
+pub(crate) struct AtCapacity;
 
-// === impl Crowd ===
+// === impl ConnectionLimit ===
 
-impl Crowd {
+impl ConnectionLimit {
     /// Takes `connection` in, which may cost another one its place. `None` if there is no room, not
     /// even to be told so.
-    pub(crate) fn enter(&self, connection: &Connection, most: usize) -> Option<Member> {
+    pub(crate) fn enter(&self, connection: &Connection, most: usize) -> Option<Slot> {
         let mut all = self.0.lock();
         if all.len() >= most
-            && let Some(victim) = dispensable(&all)
+            && let Some(victim) = eviction_rank(&all)
             && let Some(victim) = all.remove(&victim)
         {
             victim.evict();
@@ -49,29 +49,29 @@ impl Crowd {
             return None;
         }
         if all.len() >= most {
-            connection.is_one_too_many();
+            connection.mark_over_limit();
         }
         let number = connection.number();
         all.insert(number, connection.clone());
-        Some(Member {
-            crowd: self.clone(),
+        Some(Slot {
+            limit: self.clone(),
             number,
         })
     }
 }
 
-fn dispensable(all: &HashMap<u64, Connection>) -> Option<u64> {
+fn eviction_rank(all: &HashMap<u64, Connection>) -> Option<u64> {
     let ranked = all
         .values()
-        .filter_map(|connection| Some((connection.dispensable()?, connection.number())));
+        .filter_map(|connection| Some((connection.eviction_rank()?, connection.number())));
     ranked.min().map(|(_, number)| number)
 }
 
-// === impl Member ===
+// === impl Slot ===
 
-impl Drop for Member {
+impl Drop for Slot {
     fn drop(&mut self) {
-        self.crowd.0.lock().remove(&self.number);
+        self.limit.0.lock().remove(&self.number);
     }
 }
 
@@ -83,44 +83,48 @@ mod tests {
         (0..number).map(|_| Connection::new()).collect()
     }
 
-    fn enter(crowd: &Crowd, connections: &[Connection], most: usize) -> Vec<Option<Member>> {
-        let enter = |connection| crowd.enter(connection, most);
+    fn enter(
+        limit: &ConnectionLimit,
+        connections: &[Connection],
+        most: usize,
+    ) -> Vec<Option<Slot>> {
+        let enter = |connection| limit.enter(connection, most);
         connections.iter().map(enter).collect()
     }
 
     #[test]
     fn the_last_one_that_fits_costs_nobody_a_place_and_the_next_one_the_oldest_that_owes_a_head() {
-        let (crowd, all) = (Crowd::default(), connections(4));
-        let _places = enter(&crowd, &all[..3], 3);
+        let (limit, all) = (ConnectionLimit::default(), connections(4));
+        let _places = enter(&limit, &all[..3], 3);
         assert!(all.iter().all(|it| !it.is_evicted()));
         all[0].begin_answer();
-        let _place = crowd.enter(&all[3], 3).unwrap();
+        let _place = limit.enter(&all[3], 3).unwrap();
         let evicted: Vec<_> = all.iter().map(Connection::is_evicted).collect();
         assert_eq!(evicted, [false, true, false, false]);
-        assert!(!all[3].overcrowds());
+        assert!(!all[3].is_over_limit());
     }
 
     #[test]
     fn an_idle_one_goes_before_one_that_owes_a_head() {
-        let (crowd, all) = (Crowd::default(), connections(3));
-        let _places = enter(&crowd, &all[..2], 2);
+        let (limit, all) = (ConnectionLimit::default(), connections(3));
+        let _places = enter(&limit, &all[..2], 2);
         all[1].begin_answer();
         all[1].end_answer();
-        let _place = crowd.enter(&all[2], 2).unwrap();
+        let _place = limit.enter(&all[2], 2).unwrap();
         assert!(all[1].is_evicted() && !all[0].is_evicted());
     }
 
     #[test]
     fn where_all_are_at_work_a_newcomer_is_let_in_to_be_told_so() {
-        let (crowd, all) = (Crowd::default(), connections(2 + SPARE + 1));
+        let (limit, all) = (ConnectionLimit::default(), connections(2 + SPARE + 1));
         all.iter().for_each(Connection::begin_answer);
-        let places = enter(&crowd, &all, 2);
+        let places = enter(&limit, &all, 2);
         assert_eq!(places.iter().filter(|it| it.is_some()).count(), 2 + SPARE);
         assert!(places.last().unwrap().is_none());
-        let told = all.iter().filter(|it| it.overcrowds()).count();
+        let told = all.iter().filter(|it| it.is_over_limit()).count();
         assert_eq!(told, SPARE);
         assert!(all.iter().all(|it| !it.is_evicted()), "one at work lost it");
         drop(places);
-        assert!(crowd.0.lock().is_empty());
+        assert!(limit.0.lock().is_empty());
     }
 }

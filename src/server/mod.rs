@@ -14,7 +14,7 @@ mod unix_socket;
 pub use self::tls::ListenTlsError;
 pub(crate) use self::{
     connection::{Connection, Socket},
-    connection_limit::{Crowd, Overcrowded},
+    connection_limit::{AtCapacity, ConnectionLimit},
     serve::serve,
     tls::server_config,
     unix_socket::{SocketFile, bind as bind_unix},

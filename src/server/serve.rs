@@ -9,23 +9,23 @@ use tokio_util::{either::Either, sync::CancellationToken};
 use tracing::debug;
 
 use super::connection::{ClientIo, Connection, Socket};
-use crate::{config::Limits, edge::reload::Current, telemetry::metrics::EdgeMetrics};
+use crate::{config::Limits, edge::reload::ReloadableEdge, telemetry::metrics::EdgeMetrics};
 
 /// The bytes of HTTP.
 type Transport = Either<ClientIo, TlsStream<ClientIo>>;
 
 /// One connection, counted as such until dropped.
-struct Counted(Arc<EdgeMetrics>);
+struct CountedConnection(Arc<EdgeMetrics>);
 
 /// Serves `connection` until it ends by itself, the process winds down and its answer is sent, or
 /// `cut_off` says that no time is left.
 pub(crate) async fn serve(
     socket: Socket,
     connection: Connection,
-    current: Current,
+    current: ReloadableEdge,
     cut_off: CancellationToken,
 ) {
-    let _counted = Counted::new(current.metrics());
+    let _counted = CountedConnection::new(current.metrics());
     let limits = current.limits();
     let io = ClientIo::new(socket, connection.clone(), limits.write_timeout);
     let to_the_end = async {
@@ -51,7 +51,7 @@ pub(crate) async fn serve(
 async fn accept(
     io: ClientIo,
     connection: &Connection,
-    current: &Current,
+    current: &ReloadableEdge,
     limits: &Limits,
 ) -> Option<Transport> {
     let Some(tls) = current.tls() else {
@@ -74,7 +74,7 @@ async fn accept(
 async fn exchange(
     transport: Transport,
     connection: &Connection,
-    current: &Current,
+    current: &ReloadableEdge,
     limits: &Limits,
 ) {
     let service = service_fn(|mut request| {
@@ -86,7 +86,7 @@ async fn exchange(
             // See `silent_too_long`.
             .header_read_timeout(None)
             // A client that is told that there is no room gives up its connection.
-            .keep_alive(!connection.overcrowds())
+            .keep_alive(!connection.is_over_limit())
             .max_buf_size(buffer(limits))
             // Small events that are ready leave in one write.
             .writev(false)
@@ -119,16 +119,16 @@ fn buffer(limits: &Limits) -> usize {
     head.saturating_mul(2).max(SMALLEST)
 }
 
-// === impl Counted ===
+// === impl CountedConnection ===
 
-impl Counted {
+impl CountedConnection {
     fn new(metrics: &Arc<EdgeMetrics>) -> Self {
         metrics.connections.inc();
         Self(Arc::clone(metrics))
     }
 }
 
-impl Drop for Counted {
+impl Drop for CountedConnection {
     fn drop(&mut self) {
         self.0.connections.dec();
     }

@@ -68,24 +68,24 @@ pub fn assemble(
     state_dir: Option<&Path>,
     tasks: &TaskTracker,
 ) -> Result<Pipeline, AssembleError> {
-    assemble_with(upstream, Kept::default(), state_dir, tasks)
+    assemble_with(upstream, Reused::default(), state_dir, tasks)
 }
 
 /// What an upstream takes over from the one of its name in the config before.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
+pub(super) struct Reused {
     pub(super) book: Option<Arc<Book>>,
     pub(super) gate: Option<Gate>,
 }
 
-/// [`assemble`], but with what is `kept`.
+/// [`assemble`], but with the parts in `reused`.
 pub(super) fn assemble_with(
     upstream: &config::Upstream,
-    kept: Kept,
+    reused: Reused,
     state_dir: Option<&Path>,
     tasks: &TaskTracker,
 ) -> Result<Pipeline, AssembleError> {
-    parts(upstream, kept, state_dir, tasks).map_err(|source| AssembleError {
+    parts(upstream, reused, state_dir, tasks).map_err(|source| AssembleError {
         name: upstream.name.clone(),
         source,
     })
@@ -93,7 +93,7 @@ pub(super) fn assemble_with(
 
 fn parts(
     upstream: &config::Upstream,
-    kept: Kept,
+    reused: Reused,
     state_dir: Option<&Path>,
     tasks: &TaskTracker,
 ) -> Result<Pipeline, Part> {
@@ -107,13 +107,13 @@ fn parts(
         Credentials::OAuth(oauth) => {
             let source = oauth_source(upstream, oauth, tasks)?;
             if !upstream.base_url_written {
-                follow_resource(&source, &client, tasks);
+                follow_base_url(&source, &client, tasks);
             }
             Some(Arc::new(source))
         }
     };
-    let quotas = book(upstream, kept.book, state_dir)?;
-    let gate = match kept.gate {
+    let quotas = book(upstream, reused.book, state_dir)?;
+    let gate = match reused.gate {
         Some(gate) => Some(gate),
         None => gate(upstream, quotas.as_ref()).map_err(PipelineError::from)?,
     };
@@ -122,14 +122,14 @@ fn parts(
 
 fn book(
     upstream: &config::Upstream,
-    kept: Option<Arc<Book>>,
+    reused: Option<Arc<Book>>,
     state_dir: Option<&Path>,
 ) -> Result<Option<Arc<Book>>, quotas::OpenError> {
     let quotas = &upstream.jitter_throttle.quotas;
     if quotas.is_empty() || !upstream.pipeline.contains(&LayerName::JitterThrottle) {
         return Ok(None);
     }
-    match kept {
+    match reused {
         Some(book) => Ok(Some(book)),
         None => {
             let wall = Arc::new(SystemTime::now);
@@ -159,7 +159,10 @@ fn oauth_source(
 /// # Errors
 ///
 /// [`ClientError`] says which option cannot be used.
-pub fn endpoint_client(upstream: &config::Upstream, url: &Uri) -> Result<Endpoint, ClientError> {
+pub fn endpoint_client(
+    upstream: &config::Upstream,
+    url: &Uri,
+) -> Result<EndpointClient, ClientError> {
     let options = ClientOptions::new(upstream, Matcher::from_env());
     let client = Client::new(origin(url), options)?;
     Ok(MapRequest::new(client, |mut request| {
@@ -169,21 +172,21 @@ pub fn endpoint_client(upstream: &config::Upstream, url: &Uri) -> Result<Endpoin
 }
 
 /// What [`endpoint_client`] gives.
-pub type Endpoint = MapRequest<Client, fn(Request<Full<Bytes>>) -> Request<Full<Bytes>>>;
+pub type EndpointClient = MapRequest<Client, fn(Request<Full<Bytes>>) -> Request<Full<Bytes>>>;
 
 /// Sends requests where the token says, for as long as the source lives.
-fn follow_resource(source: &OAuthSource, client: &Client, tasks: &TaskTracker) {
+fn follow_base_url(source: &OAuthSource, client: &Client, tasks: &TaskTracker) {
     let mut changes = source.resource_changes();
-    obey(&mut changes, client);
+    apply(&mut changes, client);
     let client = client.clone();
     tasks.spawn(async move {
         while changes.changed().await.is_ok() {
-            obey(&mut changes, &client);
+            apply(&mut changes, &client);
         }
     });
 }
 
-fn obey(changes: &mut watch::Receiver<Option<Uri>>, client: &Client) {
+fn apply(changes: &mut watch::Receiver<Option<Uri>>, client: &Client) {
     let Some(base) = changes.borrow_and_update().clone() else {
         return;
     };

@@ -10,13 +10,13 @@ use std::{
 
 use http::Response;
 use pacegate_layers::{
-    context::Progress,
+    context::RequestContext,
     error::BoxError,
-    pacing::{Gate, Outlook},
+    pacing::{Gate, QueuePosition},
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::SharedFuture;
+use super::ServiceFuture;
 use crate::body::Body;
 
 /// The process winds down, and the upstream has not seen the request.
@@ -34,9 +34,9 @@ pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(5);
 ///
 /// Dropping it drops the call.
 pub(crate) struct UnlessQueued {
-    call: SharedFuture<Response<Body>, BoxError>,
+    call: ServiceFuture<Response<Body>, BoxError>,
     gate: Option<Gate>,
-    progress: Progress,
+    context: RequestContext,
     draining: Arc<CancellationToken>,
     /// Only for a request that may wait: nearly none does.
     said: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
@@ -66,23 +66,23 @@ pub(crate) async fn unless_begun<T, E: Into<BoxError>>(
 
 impl UnlessQueued {
     pub(crate) fn new(
-        call: SharedFuture<Response<Body>, BoxError>,
+        call: ServiceFuture<Response<Body>, BoxError>,
         gate: Option<Gate>,
-        progress: Progress,
+        context: RequestContext,
         draining: Arc<CancellationToken>,
     ) -> Self {
         Self {
             call,
             gate,
-            progress,
+            context,
             draining,
             said: None,
         }
     }
 
     /// Where the request stands, if it waits.
-    pub(crate) fn outlook(&self) -> Option<Outlook> {
-        self.gate.as_ref()?.outlook(&self.progress)
+    pub(crate) fn queue_position(&self) -> Option<QueuePosition> {
+        self.gate.as_ref()?.queue_position(&self.context)
     }
 
     /// Whether it may be this request that waits.
@@ -108,7 +108,7 @@ impl Future for UnlessQueued {
             .said
             .get_or_insert_with(|| Box::pin(CancellationToken::clone(draining).cancelled_owned()));
         // A token that was cancelled stays so, and polling it again is allowed.
-        if said.as_mut().poll(cx).is_ready() && this.outlook().is_some() {
+        if said.as_mut().poll(cx).is_ready() && this.queue_position().is_some() {
             return Poll::Ready(Err(Draining.into()));
         }
         Poll::Pending
@@ -128,20 +128,15 @@ mod tests {
 
     /// A call that is dispatched, works for a second, and then needs a second turn.
     fn refused_once(gate: &Gate, draining: CancellationToken) -> UnlessQueued {
-        let progress = Progress::new();
-        let (again, place) = (gate.clone(), progress.clone());
+        let context = RequestContext::new();
+        let (again, place) = (gate.clone(), context.clone());
         let call = async move {
             drop(again.acquire(Some(place.clone())).await?);
             sleep(Duration::from_secs(1)).await;
             let _permit = again.acquire(Some(place)).await?;
             Ok(Response::new(full("answer")))
         };
-        UnlessQueued::new(
-            Box::pin(call),
-            Some(gate.clone()),
-            progress,
-            draining.into(),
-        )
+        UnlessQueued::new(Box::pin(call), Some(gate.clone()), context, draining.into())
     }
 
     fn gate() -> Gate {

@@ -16,11 +16,11 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, header};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
-use pacegate_layers::{error::BoxError, pacing::Outlook};
+use pacegate_layers::{error::BoxError, pacing::QueuePosition};
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 use super::drain::UnlessQueued;
-use crate::{body::Body, edge::rescue_table::Answer};
+use crate::{body::Body, edge::rescue_table::ErrorResponse};
 
 /// Far below the five minutes of silence in a stream after which OpenCode gives up, and often
 /// enough for whoever watches the stream.
@@ -32,15 +32,15 @@ const MAX_ERROR: usize = 64 * 1024;
 /// A request was held for as long as may be and still queued.
 #[derive(Debug, thiserror::Error)]
 #[error("held for max-hold and still waiting")]
-pub(crate) struct HeldTooLong {
+pub(crate) struct MaxHoldExceeded {
     /// How long it would still have taken.
     pub(crate) estimate: Duration,
 }
 
 /// The body of a stream that began before the upstream's answer.
-struct HeldBody(State);
+struct WaitingBody(WaitState);
 
-enum State {
+enum WaitState {
     /// For the answer.
     Waiting {
         call: UnlessQueued,
@@ -58,7 +58,7 @@ enum State {
 /// # Cancel safety
 ///
 /// Dropping the future, or the body it gives, drops `call`.
-pub(crate) async fn hold(
+pub(crate) async fn keep_waiting(
     mut call: UnlessQueued,
     streams: bool,
     max_hold: Duration,
@@ -69,8 +69,8 @@ pub(crate) async fn hold(
     if streams {
         return Ok(begin(call));
     }
-    match call.outlook() {
-        Some(Outlook { eta, .. }) => Err(HeldTooLong { estimate: eta }.into()),
+    match call.queue_position() {
+        Some(QueuePosition { eta, .. }) => Err(MaxHoldExceeded { estimate: eta }.into()),
         // It has left, and the upstream is at work; its own time-outs apply.
         None => call.await,
     }
@@ -79,7 +79,7 @@ pub(crate) async fn hold(
 fn begin(call: UnlessQueued) -> Response<Body> {
     let mut tick = interval(COMMENT_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let waiting = HeldBody(State::Waiting { call, tick });
+    let waiting = WaitingBody(WaitState::Waiting { call, tick });
     let mut response = Response::new(waiting.boxed_unsync());
     let headers = response.headers_mut();
     let event_stream = HeaderValue::from_static("text/event-stream");
@@ -88,18 +88,18 @@ fn begin(call: UnlessQueued) -> Response<Body> {
     response
 }
 
-fn comment(outlook: Option<Outlook>) -> Bytes {
-    match outlook {
-        Some(Outlook { place, eta }) => {
+fn comment(queue_position: Option<QueuePosition>) -> Bytes {
+    match queue_position {
+        Some(QueuePosition { place, eta }) => {
             format!(": queued place={place} eta={}s\n\n", eta.as_secs()).into()
         }
         None => Bytes::from_static(b": waiting for the upstream\n\n"),
     }
 }
 
-// === impl HeldBody ===
+// === impl WaitingBody ===
 
-impl http_body::Body for HeldBody {
+impl http_body::Body for WaitingBody {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -110,38 +110,40 @@ impl http_body::Body for HeldBody {
         let state = &mut self.0;
         loop {
             match state {
-                State::Waiting { call, tick } => {
+                WaitState::Waiting { call, tick } => {
                     let Poll::Ready(outcome) = Pin::new(&mut *call).poll(cx) else {
                         ready!(tick.poll_tick(cx));
-                        return Poll::Ready(Some(Ok(Frame::data(comment(call.outlook())))));
+                        return Poll::Ready(Some(Ok(Frame::data(comment(call.queue_position())))));
                     };
                     *state = match outcome {
                         Ok(response) if is_event_stream(&response) => {
-                            State::Streaming(response.into_body())
+                            WaitState::Streaming(response.into_body())
                         }
-                        Ok(response) => State::Reading(Box::pin(beginning(response.into_body()))),
+                        Ok(response) => {
+                            WaitState::Reading(Box::pin(beginning(response.into_body())))
+                        }
                         Err(error) => {
-                            let response = Answer::from_error(&*error).into_response();
-                            State::Reading(Box::pin(beginning(response.into_body())))
+                            let response = ErrorResponse::from_error(&*error).into_response();
+                            WaitState::Reading(Box::pin(beginning(response.into_body())))
                         }
                     };
                 }
-                State::Reading(document) => {
+                WaitState::Reading(document) => {
                     let document = ready!(document.as_mut().poll(cx));
-                    *state = State::Ended;
+                    *state = WaitState::Ended;
                     return Poll::Ready(Some(Ok(Frame::data(event(&document)))));
                 }
-                State::Streaming(body) => return Pin::new(body).poll_frame(cx),
-                State::Ended => return Poll::Ready(None),
+                WaitState::Streaming(body) => return Pin::new(body).poll_frame(cx),
+                WaitState::Ended => return Poll::Ready(None),
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            State::Waiting { .. } | State::Reading(_) => false,
-            State::Streaming(body) => body.is_end_stream(),
-            State::Ended => true,
+            WaitState::Waiting { .. } | WaitState::Reading(_) => false,
+            WaitState::Streaming(body) => body.is_end_stream(),
+            WaitState::Ended => true,
         }
     }
 
@@ -186,7 +188,7 @@ mod tests {
     use super::*;
     use crate::edge::rescue_table::full;
     use pacegate_layers::{
-        context::Progress,
+        context::RequestContext,
         pacing::{Gate, Pacing},
     };
     use tokio_util::sync::CancellationToken;
@@ -194,24 +196,24 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(240);
 
     async fn held(call: UnlessQueued, streams: bool) -> Result<Response<Body>, BoxError> {
-        hold(call, streams, LIMIT).await
+        keep_waiting(call, streams, LIMIT).await
     }
 
     fn call(
         call: impl Future<Output = Result<Response<Body>, BoxError>> + Send + 'static,
         gate: Option<Gate>,
-        progress: Progress,
+        context: RequestContext,
     ) -> UnlessQueued {
         let never = CancellationToken::new();
-        UnlessQueued::new(Box::pin(call), gate, progress, never.into())
+        UnlessQueued::new(Box::pin(call), gate, context, never.into())
     }
 
     /// A request that waits in the gate for `wait`.
     fn waiting(wait: Duration) -> (UnlessQueued, Gate) {
         let pacing = Pacing::new().min_interval(wait).max_wait(2 * wait);
         let gate = Gate::new(pacing, StdRng::seed_from_u64(1));
-        let progress = Progress::new();
-        let (held, place) = (gate.clone(), progress.clone());
+        let context = RequestContext::new();
+        let (held, place) = (gate.clone(), context.clone());
         let waits = async move {
             held.acquire(None).await?;
             let _permit = held.acquire(Some(place)).await?;
@@ -220,7 +222,7 @@ mod tests {
             response.headers_mut().insert(header::CONTENT_TYPE, kind);
             Ok(response)
         };
-        (call(waits, Some(gate.clone()), progress), gate)
+        (call(waits, Some(gate.clone()), context), gate)
     }
 
     async fn text(response: Response<Body>) -> String {
@@ -252,7 +254,7 @@ mod tests {
     async fn whoever_wants_no_stream_is_told_when_to_come_back() {
         let (call, gate) = waiting(LIMIT + Duration::from_secs(20));
         let error = held(call, false).await.unwrap_err();
-        let held: &HeldTooLong = error.downcast_ref().unwrap();
+        let held: &MaxHoldExceeded = error.downcast_ref().unwrap();
         assert_eq!(held.estimate, Duration::from_secs(20));
         assert_eq!(gate.waiting(), 0, "its place is free");
     }
@@ -264,7 +266,7 @@ mod tests {
             sleep(2 * LIMIT).await;
             Ok(Response::new(full("late")))
         };
-        let late = call(late, Some(gate), Progress::new());
+        let late = call(late, Some(gate), RequestContext::new());
         assert_eq!(text(held(late, false).await.unwrap()).await, "late");
     }
 
@@ -276,7 +278,7 @@ mod tests {
             *response.status_mut() = http::StatusCode::TOO_MANY_REQUESTS;
             Ok(response)
         };
-        let refused = call(refused, None, Progress::new());
+        let refused = call(refused, None, RequestContext::new());
         let response = held(refused, true).await.unwrap();
         assert_eq!(
             text(response).await,

@@ -8,7 +8,7 @@ use http_body_util::Full;
 use pacegate_layers::{
     error::BoxError,
     header_align::NotPassable,
-    pacing::{Busy, Gate, Order, Pacing, Quota, ReversedJitter},
+    pacing::{Busy, Gate, Ledger, Order, Pacing, ReversedJitter},
     token::TokenSource,
 };
 use tower::Service;
@@ -28,9 +28,9 @@ mod set;
 mod stack;
 
 pub use self::{
-    build::{AssembleError, Endpoint, assemble, endpoint_client},
-    service::{Shared, SharedFuture, SharedService},
-    set::{Changes, Fleet},
+    build::{AssembleError, EndpointClient, assemble, endpoint_client},
+    service::{ArcService, ServiceFuture, UpstreamService},
+    set::{Changes, UpstreamSet},
 };
 
 #[cfg(feature = "tools")]
@@ -42,7 +42,7 @@ use self::stack::stack;
 #[derive(Clone, Debug)]
 pub struct Pipeline {
     /// Takes requests whose paths are relative to the upstream's base URL.
-    pub service: SharedService,
+    pub service: UpstreamService,
     /// The gate, if there is one in the list.
     pub gate: Option<Gate>,
     /// What the gate counts over restarts, if there are quotas.
@@ -97,8 +97,8 @@ fn gate(
         .then(|| pacing(&upstream.jitter_throttle))
         .transpose()?;
     Ok(pacing.map(|pacing| {
-        let quotas = quotas.map(|book| Arc::clone(book) as Arc<dyn Quota>);
-        Gate::with_quotas(pacing, quotas.into_iter().collect(), rand::make_rng())
+        let quotas = quotas.map(|book| Arc::clone(book) as Arc<dyn Ledger>);
+        Gate::with_ledgers(pacing, quotas.into_iter().collect(), rand::make_rng())
     }))
 }
 

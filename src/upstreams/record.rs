@@ -12,18 +12,18 @@ use std::{
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
-use pacegate_layers::{context::Progress, session::Session};
+use pacegate_layers::{context::RequestContext, session::Session};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tower::ServiceExt;
 use tracing::warn;
 
-use crate::upstreams::SharedService;
+use crate::upstreams::UpstreamService;
 
 /// One arrival, as it stands in the file.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct Line {
+pub struct RecordLine {
     /// When, in ms since the first of its run.
     pub at_ms: f64,
     /// Whose it is. Recorded by number, in the order in which they appear.
@@ -47,10 +47,10 @@ pub struct Line {
 
 /// A file that arrivals are written to; clones write to the same one.
 #[derive(Clone, Debug)]
-pub struct Recorder(Arc<Mutex<State>>);
+pub struct Recorder(Arc<Mutex<RecorderState>>);
 
 #[derive(Debug)]
-struct State {
+struct RecorderState {
     file: File,
     first: Option<Instant>,
     /// Clients' names of sessions are theirs; here they are numbers.
@@ -60,7 +60,7 @@ struct State {
 
 /// What is read of a body.
 #[derive(Default, Deserialize)]
-struct Asked {
+struct RecordedParams {
     #[serde(default)]
     model: Option<String>,
     #[serde(default)]
@@ -82,7 +82,7 @@ impl Recorder {
         if file.metadata()?.is_file() {
             file.set_permissions(Permissions::from_mode(0o600))?;
         }
-        Ok(Self(Arc::new(Mutex::new(State {
+        Ok(Self(Arc::new(Mutex::new(RecorderState {
             file,
             first: None,
             sessions: HashMap::new(),
@@ -91,9 +91,9 @@ impl Recorder {
     }
 
     /// Notes every request that goes to `pipeline`.
-    pub fn watch(&self, pipeline: SharedService) -> SharedService {
+    pub fn watch(&self, pipeline: UpstreamService) -> UpstreamService {
         let recorder = self.clone();
-        SharedService::new(pipeline.map_request(move |request: Request<Full<Bytes>>| {
+        UpstreamService::new(pipeline.map_request(move |request: Request<Full<Bytes>>| {
             recorder.note(&request);
             request
         }))
@@ -109,21 +109,21 @@ impl Recorder {
     }
 }
 
-// === impl State ===
+// === impl RecorderState ===
 
-impl State {
+impl RecorderState {
     fn write(&mut self, request: &Request<Full<Bytes>>) -> io::Result<()> {
         let parent = request.headers().get("x-parent-session-id");
         let parent = parent.and_then(|parent| parent.to_str().ok());
         let parent = parent.map(|parent| self.number(parent));
-        let progress = request.extensions().get::<Progress>();
-        let session = progress.and_then(Progress::session);
+        let context = request.extensions().get::<RequestContext>();
+        let session = context.and_then(RequestContext::session);
         let now = Instant::now();
         let at = now - *self.first.get_or_insert(now);
         let body = request.body().clone().into_inner().unwrap_or_default();
         // What has no model or is no JSON is an arrival all the same.
-        let asked: Asked = serde_json::from_slice(&body).unwrap_or_default();
-        let line = Line {
+        let asked: RecordedParams = serde_json::from_slice(&body).unwrap_or_default();
+        let line = RecordLine {
             at_ms: (at.as_secs_f64() * 10_000.0).round() / 10.0,
             session: self.number(session.map_or("", Session::id)),
             parent,

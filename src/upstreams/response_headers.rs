@@ -8,14 +8,14 @@ use crate::config::ResponseHeaders;
 /// Fields by name; all others stay behind. An upstream's cookies, its word on other servers and on
 /// what web pages may do are between it and pacegate.
 #[derive(Clone, Debug)]
-pub(crate) struct Passing {
+pub(crate) struct ResponseHeaderFilter {
     names: HeaderMap<()>,
     prefixes: Vec<String>,
 }
 
-// === impl Passing ===
+// === impl ResponseHeaderFilter ===
 
-impl Passing {
+impl ResponseHeaderFilter {
     pub(crate) fn new(headers: &ResponseHeaders) -> Self {
         let names = headers.names.iter().cloned();
         Self {
@@ -25,7 +25,7 @@ impl Passing {
     }
 
     /// Leaves in `headers` what may go on.
-    pub(crate) fn sift(&self, headers: &mut HeaderMap) {
+    pub(crate) fn retain(&self, headers: &mut HeaderMap) {
         let stays = |name: &&HeaderName| !self.passes(name);
         // Few, as a rule, if any. What is about one connection is in no list, so it is among them.
         let behind: Vec<_> = headers.keys().filter(stays).cloned().collect();
@@ -62,7 +62,7 @@ mod tests {
 
     /// What is left of a header with these fields where all of `x-` and `proxy-` may pass.
     fn sifted(fields: &[(&'static str, &'static str)]) -> Vec<String> {
-        let passing = Passing::new(&ResponseHeaders {
+        let passing = ResponseHeaderFilter::new(&ResponseHeaders {
             names: vec![header::CONTENT_TYPE],
             prefixes: vec!["x-".into(), "proxy-".into()],
         });
@@ -71,7 +71,7 @@ mod tests {
             (name, HeaderValue::from_static(value))
         });
         let mut headers: HeaderMap = fields.collect();
-        passing.sift(&mut headers);
+        passing.retain(&mut headers);
         let mut names: Vec<_> = headers.keys().map(ToString::to_string).collect();
         names.sort();
         names

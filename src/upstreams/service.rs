@@ -22,19 +22,19 @@ use crate::body::Body;
 /// inside it for each request, so a list of layers would be copied once for each of them.
 ///
 /// It is always ready: readiness is waited for in the response future, by the clone that is called.
-pub struct Shared<R, T, E>(Arc<dyn CallShared<R, T, E>>);
+pub struct ArcService<R, T, E>(Arc<dyn CallArc<R, T, E>>);
 
 /// A pipeline, or a client at its end.
-pub type SharedService = Shared<Request<Full<Bytes>>, Response<Body>, BoxError>;
+pub type UpstreamService = ArcService<Request<Full<Bytes>>, Response<Body>, BoxError>;
 
-/// The response future of a [`Shared`] service.
-pub type SharedFuture<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
+/// The response future of a [`ArcService`] service.
+pub type ServiceFuture<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
 
-trait CallShared<R, T, E>: Send + Sync {
-    fn call(&self, request: R) -> SharedFuture<T, E>;
+trait CallArc<R, T, E>: Send + Sync {
+    fn call(&self, request: R) -> ServiceFuture<T, E>;
 }
 
-impl<R, T, E> Shared<R, T, E> {
+impl<R, T, E> ArcService<R, T, E> {
     /// Shares `service`.
     pub fn new<S>(service: S) -> Self
     where
@@ -48,16 +48,16 @@ impl<R, T, E> Shared<R, T, E> {
     }
 }
 
-impl<R, T, E> Clone for Shared<R, T, E> {
+impl<R, T, E> Clone for ArcService<R, T, E> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl<R, T, E> Service<R> for Shared<R, T, E> {
+impl<R, T, E> Service<R> for ArcService<R, T, E> {
     type Response = T;
     type Error = E;
-    type Future = SharedFuture<T, E>;
+    type Future = ServiceFuture<T, E>;
 
     fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), E>> {
         Poll::Ready(Ok(()))
@@ -68,13 +68,13 @@ impl<R, T, E> Service<R> for Shared<R, T, E> {
     }
 }
 
-impl<R, T, E> fmt::Debug for Shared<R, T, E> {
+impl<R, T, E> fmt::Debug for ArcService<R, T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Shared")
+        f.write_str("ArcService")
     }
 }
 
-impl<S, R, T, E> CallShared<R, T, E> for S
+impl<S, R, T, E> CallArc<R, T, E> for S
 where
     S: Service<R, Response = T, Error = E> + Clone + Send + Sync + 'static,
     S::Future: Send,
@@ -82,7 +82,7 @@ where
     T: Send + 'static,
     E: Send + 'static,
 {
-    fn call(&self, request: R) -> SharedFuture<T, E> {
+    fn call(&self, request: R) -> ServiceFuture<T, E> {
         let mut service = self.clone();
         // Nearly always ready at once, and then nothing but its own future has to be kept.
         match service.poll_ready(&mut Context::from_waker(Waker::noop())) {

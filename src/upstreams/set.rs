@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     AssembleError, Pipeline,
-    build::{Kept, assemble_with},
+    build::{Reused, assemble_with},
 };
 use crate::{
     config::{Config, LayerName, Upstream},
@@ -19,8 +19,8 @@ use crate::{
 
 /// All upstreams and their pipelines.
 #[derive(Debug)]
-pub struct Fleet {
-    members: Vec<Member>,
+pub struct UpstreamSet {
+    entries: Vec<Entry>,
     /// Every book that may still be counted in, also by requests that came before a reload: two
     /// books on one file would both spend what is left.
     books: HashMap<String, Weak<Book>>,
@@ -29,7 +29,7 @@ pub struct Fleet {
 }
 
 #[derive(Clone, Debug)]
-struct Member {
+struct Entry {
     upstream: Upstream,
     pipeline: Pipeline,
 }
@@ -43,9 +43,9 @@ pub struct Changes {
     pub built: usize,
 }
 
-// === impl Fleet ===
+// === impl UpstreamSet ===
 
-impl Fleet {
+impl UpstreamSet {
     /// Builds the pipelines of all upstreams of `config`, as [`assemble`](super::assemble) does.
     ///
     /// # Errors
@@ -57,12 +57,12 @@ impl Fleet {
     /// Outside a tokio runtime.
     pub fn start(config: &Config, tasks: TaskTracker) -> Result<Self, AssembleError> {
         let empty = Self {
-            members: Vec::new(),
+            entries: Vec::new(),
             books: HashMap::new(),
             state_dir: config.state_dir.clone(),
             tasks,
         };
-        Ok(empty.follow(&config.upstreams)?.0)
+        Ok(empty.reload(&config.upstreams)?.0)
     }
 
     /// The fleet of `upstreams`. Those that have not changed keep their pipelines: gate, connections,
@@ -77,12 +77,12 @@ impl Fleet {
     /// # Panics
     ///
     /// Outside a tokio runtime.
-    pub fn follow(&self, upstreams: &[Upstream]) -> Result<(Self, Changes), AssembleError> {
+    pub fn reload(&self, upstreams: &[Upstream]) -> Result<(Self, Changes), AssembleError> {
         let mut changes = Changes { kept: 0, built: 0 };
-        let mut members = Vec::new();
+        let mut entries = Vec::new();
         for upstream in upstreams {
-            let old = self.member(&upstream.name);
-            members.push(match old.filter(|old| old.upstream == *upstream) {
+            let old = self.entry(&upstream.name);
+            entries.push(match old.filter(|old| old.upstream == *upstream) {
                 Some(same) => {
                     changes.kept += 1;
                     same.clone()
@@ -94,40 +94,40 @@ impl Fleet {
             });
         }
         // Not before everything else has gone well: requests of the old upstream count in it, too.
-        for member in &members {
-            member.recount()?;
+        for entry in &entries {
+            entry.recount()?;
         }
         let mut books = self.books.clone();
         books.retain(|_, book| book.strong_count() > 0);
-        books.extend(members.iter().filter_map(Member::book));
-        let fleet = Self {
-            members,
+        books.extend(entries.iter().filter_map(Entry::book));
+        let upstreams = Self {
+            entries,
             books,
             state_dir: self.state_dir.clone(),
             tasks: self.tasks.clone(),
         };
-        Ok((fleet, changes))
+        Ok((upstreams, changes))
     }
 
     /// The pipelines in the order of the config.
     pub fn pipelines(&self) -> Vec<Pipeline> {
-        self.members.iter().map(|it| it.pipeline.clone()).collect()
+        self.entries.iter().map(|it| it.pipeline.clone()).collect()
     }
 
-    fn member(&self, name: &str) -> Option<&Member> {
-        self.members.iter().find(|it| it.upstream.name == name)
+    fn entry(&self, name: &str) -> Option<&Entry> {
+        self.entries.iter().find(|it| it.upstream.name == name)
     }
 
-    fn build(&self, upstream: &Upstream, old: Option<&Member>) -> Result<Member, AssembleError> {
-        let kept = Kept {
+    fn build(&self, upstream: &Upstream, old: Option<&Entry>) -> Result<Entry, AssembleError> {
+        let reused = Reused {
             book: self.books.get(&upstream.name).and_then(Weak::upgrade),
             gate: old
                 .filter(|old| is_paced_alike(&old.upstream, upstream))
                 .and_then(|old| old.pipeline.gate.clone()),
         };
-        Ok(Member {
+        Ok(Entry {
             upstream: upstream.clone(),
-            pipeline: assemble_with(upstream, kept, self.state_dir.as_deref(), &self.tasks)?,
+            pipeline: assemble_with(upstream, reused, self.state_dir.as_deref(), &self.tasks)?,
         })
     }
 }
@@ -142,9 +142,9 @@ fn is_paced_alike(old: &Upstream, new: &Upstream) -> bool {
         && old.credentials == new.credentials
 }
 
-// === impl Member ===
+// === impl Entry ===
 
-impl Member {
+impl Entry {
     fn book(&self) -> Option<(String, Weak<Book>)> {
         let book = self.pipeline.quotas.as_ref()?;
         Some((self.upstream.name.clone(), Arc::downgrade(book)))
@@ -189,9 +189,9 @@ mod tests {
         )
     }
 
-    fn spend(pipeline: &Pipeline) {
-        use pacegate_layers::pacing::Quota as _;
-        pipeline.quotas.as_ref().unwrap().spend();
+    fn record(pipeline: &Pipeline) {
+        use pacegate_layers::pacing::Ledger as _;
+        pipeline.quotas.as_ref().unwrap().record();
     }
 
     fn usage(pipeline: &Pipeline) -> (usize, usize) {
@@ -217,8 +217,8 @@ mod tests {
             folder.path(),
             &[("c", &paced), ("b", slow), ("a", ""), ("d", "")],
         );
-        let old = Fleet::start(&before, TaskTracker::new()).unwrap();
-        let (new, changes) = old.follow(&after.upstreams).unwrap();
+        let old = UpstreamSet::start(&before, TaskTracker::new()).unwrap();
+        let (new, changes) = old.reload(&after.upstreams).unwrap();
         assert_eq!(changes, Changes { kept: 1, built: 3 });
         let (old, new) = (old.pipelines(), new.pipelines());
         let [a, b, c] = [&old[0], &old[1], &old[2]];
@@ -236,8 +236,8 @@ mod tests {
         let before = config(folder.path(), &[("a", "")]);
         let mut after = before.clone();
         after.upstreams[0].base_url = "http://127.0.0.2:1/v1".parse().unwrap();
-        let old = Fleet::start(&before, TaskTracker::new()).unwrap();
-        let (new, _) = old.follow(&after.upstreams).unwrap();
+        let old = UpstreamSet::start(&before, TaskTracker::new()).unwrap();
+        let (new, _) = old.reload(&after.upstreams).unwrap();
         let (old, new) = (old.pipelines(), new.pipelines());
         assert!(!share_a_gate(&old[0], &new[0]).await);
     }
@@ -245,14 +245,14 @@ mod tests {
     #[tokio::test]
     async fn a_changed_upstream_goes_on_counting_where_the_old_one_did_and_still_does() {
         let folder = tempfile::tempdir().unwrap();
-        let fleet = |text: &str| config(folder.path(), &[("a", text)]);
-        let first = Fleet::start(&fleet(&throttle(5, 1)), TaskTracker::new()).unwrap();
+        let upstreams = |text: &str| config(folder.path(), &[("a", text)]);
+        let first = UpstreamSet::start(&upstreams(&throttle(5, 1)), TaskTracker::new()).unwrap();
         let old = first.pipelines().remove(0);
-        spend(&old);
-        let (second, _) = first.follow(&fleet(&throttle(7, 2)).upstreams).unwrap();
+        record(&old);
+        let (second, _) = first.reload(&upstreams(&throttle(7, 2)).upstreams).unwrap();
         let new = second.pipelines().remove(0);
         // A request that came before the reload leaves after it.
-        spend(&old);
+        record(&old);
         assert_eq!(usage(&new), (2, 7));
         assert_eq!(usage(&old), (2, 7));
     }
@@ -260,21 +260,25 @@ mod tests {
     #[tokio::test]
     async fn quotas_that_go_and_come_back_meet_their_own_lock_and_are_not_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let fleet = |text: &str| config(folder.path(), &[("a", text)]);
-        let first = Fleet::start(&fleet(&throttle(5, 1)), TaskTracker::new()).unwrap();
+        let upstreams = |text: &str| config(folder.path(), &[("a", text)]);
+        let first = UpstreamSet::start(&upstreams(&throttle(5, 1)), TaskTracker::new()).unwrap();
         let old = first.pipelines().remove(0);
-        spend(&old);
-        let (without, _) = first.follow(&fleet("").upstreams).unwrap();
+        record(&old);
+        let (without, _) = first.reload(&upstreams("").upstreams).unwrap();
         drop(first);
         assert!(without.pipelines()[0].quotas.is_none());
-        let (again, _) = without.follow(&fleet(&throttle(5, 1)).upstreams).unwrap();
+        let (again, _) = without
+            .reload(&upstreams(&throttle(5, 1)).upstreams)
+            .unwrap();
         assert_eq!(
             usage(&again.pipelines()[0]),
             (1, 5),
             "the old one is still alive"
         );
         drop((old, again));
-        let (again, _) = without.follow(&fleet(&throttle(5, 1)).upstreams).unwrap();
+        let (again, _) = without
+            .reload(&upstreams(&throttle(5, 1)).upstreams)
+            .unwrap();
         assert_eq!(usage(&again.pipelines()[0]), (1, 5), "read from the file");
     }
 }

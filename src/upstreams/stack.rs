@@ -19,7 +19,7 @@ use tower::{
     util::{Either, MapResponseLayer},
 };
 
-use super::{PipelineError, SharedService};
+use super::{PipelineError, UpstreamService};
 use crate::{
     config::{self, HeaderRule, LayerName},
     dialect::DialectClassifier,
@@ -31,18 +31,18 @@ use crate::{
 /// In the order of a request: retry-on-429, token-refresh, jitter-throttle, header-align,
 /// bearer-auth.
 ///
-/// Extensions: retry-on-429 adds a [`Progress`] if the edge has not, and jitter-throttle reads it;
+/// Extensions: retry-on-429 adds a [`RequestContext`] if the edge has not, and jitter-throttle reads it;
 /// bearer-auth adds the [`BearerToken`] to a response that is no success, and token-refresh reads
 /// it there.
 ///
 /// [`BearerToken`]: pacegate_layers::token::BearerToken
-/// [`Progress`]: pacegate_layers::context::Progress
+/// [`RequestContext`]: pacegate_layers::context::RequestContext
 pub(super) fn stack<C, B>(
     upstream: &config::Upstream,
     client: C,
     gate: Option<&Gate>,
     source: Option<Arc<dyn TokenSource>>,
-) -> Result<SharedService, PipelineError>
+) -> Result<UpstreamService, PipelineError>
 where
     C: Service<Request<Full<Bytes>>, Response = Response<B>, Error = BoxError>
         + Clone
@@ -77,7 +77,7 @@ where
     let jitter_throttle = match gate {
         Some(gate) => Either::Left(JitterThrottleLayer::new(gate.clone())),
         None => Either::Right(MapResponseLayer::new(|response: Response<B>| {
-            response.map(PermitBody::free)
+            response.map(PermitBody::without_permit)
         })),
     };
     // Boxed once, around the whole: a box for each layer costs more than most of the layers do.
@@ -103,7 +103,7 @@ where
 }
 
 /// Boxes a service and the bodies of its answers.
-pub(crate) fn boxed<S, B>(service: S) -> SharedService
+pub(crate) fn boxed<S, B>(service: S) -> UpstreamService
 where
     S: Service<Request<Full<Bytes>>, Response = Response<B>, Error = BoxError>
         + Clone
@@ -113,7 +113,7 @@ where
     S::Future: Send,
     B: http_body::Body<Data = Bytes, Error = BoxError> + Send + 'static,
 {
-    SharedService::new(service.map_response(|response| response.map(BodyExt::boxed_unsync)))
+    UpstreamService::new(service.map_response(|response| response.map(BodyExt::boxed_unsync)))
 }
 
 fn retry_on_429(
@@ -127,7 +127,7 @@ fn retry_on_429(
         .default_wait(settings.default_wait)
         .budget(settings.budget);
     match gate {
-        Some(gate) => layer.cooldown(gate.clone()),
+        Some(gate) => layer.feedback(gate.clone()),
         None => layer,
     }
 }
@@ -162,7 +162,7 @@ mod tests {
     };
 
     use http::StatusCode;
-    use pacegate_layers::{context::Progress, session::Session, token::StaticToken};
+    use pacegate_layers::{context::RequestContext, session::Session, token::StaticToken};
     use tower::service_fn;
 
     use super::*;
@@ -207,8 +207,8 @@ mod tests {
         *request.uri_mut() = http::Uri::from_static("/chat/completions");
         let accept = http::HeaderValue::from_static("client/1");
         request.headers_mut().insert(header::ACCEPT, accept);
-        let progress = Progress::of(Session::new("s1"));
-        request.extensions_mut().insert(progress);
+        let context = RequestContext::of(Session::new("s1"));
+        request.extensions_mut().insert(context);
         let response = pipeline.service.oneshot(request).await.unwrap();
         let fields = response.headers().iter();
         let fields = fields.map(|(name, value)| {

@@ -232,7 +232,7 @@ async fn two_sources_on_one_file_spend_each_refresh_token_once() {
     let file = in_directory(&directory);
     // Expired from the start, so that both sources find that out at the same time.
     file.write(&credentials(0, 1)).unwrap();
-    let endpoint = Endpoint::default();
+    let endpoint = EndpointClient::default();
     let tasks = TaskTracker::new();
     let sources = [(); 2].map(|()| endpoint.source(&file, tasks.clone()));
     for expiry in 1..=EXPIRIES {
@@ -276,7 +276,7 @@ async fn a_shutdown_waits_for_the_renewal_that_nobody_waits_for() {
     let directory = tempdir().unwrap();
     let file = in_directory(&directory);
     file.write(&credentials(0, 1)).unwrap();
-    let endpoint = Endpoint::default();
+    let endpoint = EndpointClient::default();
     let tasks = TaskTracker::new();
     drop(endpoint.source(&file, tasks.clone()).token());
     tasks.close();
@@ -312,12 +312,12 @@ fn names(directory: &Path) -> Vec<String> {
 
 /// A token endpoint whose refresh tokens work once only.
 #[derive(Clone, Default)]
-struct Endpoint {
+struct EndpointClient {
     calls: Arc<AtomicU64>,
     spent: Arc<Mutex<HashSet<String>>>,
 }
 
-impl Endpoint {
+impl EndpointClient {
     fn source(&self, file: &CredentialsFile, tasks: TaskTracker) -> OAuthSource {
         let settings = Settings {
             file: file.path().to_owned(),

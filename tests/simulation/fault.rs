@@ -7,7 +7,7 @@ use pacegate::{
     config::{self, Per},
     quotas::WallClock,
 };
-use pacegate_layers::pacing::{Order, Pacing, Quota};
+use pacegate_layers::pacing::{Ledger, Order, Pacing};
 
 use crate::{
     check::Promise,
@@ -190,7 +190,7 @@ impl Fault {
     }
 
     /// What counts in the place of those.
-    pub(crate) fn instead(self, scenario: &Scenario, wall: &WallClock) -> Vec<Arc<dyn Quota>> {
+    pub(crate) fn instead(self, scenario: &Scenario, wall: &WallClock) -> Vec<Arc<dyn Ledger>> {
         let way = |per: &Per| match (self, per) {
             (Self::DayByDate, Per::Day { zone }) => Some(Way::ByDate(TimeZone::get(zone).unwrap())),
             (Self::FixedDay, Per::Day { zone }) => {
@@ -203,7 +203,7 @@ impl Fault {
         };
         let quotas = scenario.quotas.iter().filter_map(|quota| {
             let wrong = Wrong::new(quota.requests, Arc::clone(wall), way(&quota.per)?);
-            Some(Arc::new(wrong) as Arc<dyn Quota>)
+            Some(Arc::new(wrong) as Arc<dyn Ledger>)
         });
         quotas.collect()
     }

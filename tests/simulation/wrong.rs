@@ -9,7 +9,7 @@ use std::{
 
 use jiff::{Timestamp, ToSpan, civil::Date, tz::TimeZone};
 use pacegate::quotas::WallClock;
-use pacegate_layers::pacing::{Quota, Share};
+use pacegate_layers::pacing::{Fraction, Ledger};
 use tokio::time::Instant;
 
 /// Counts by what the wall clock shows.
@@ -58,7 +58,7 @@ impl Wrong {
     }
 
     /// Forgets what counts no more, and says how long until there is room if there is none.
-    fn wait(&self, spent: &mut Spent, share: Share, now: SystemTime) -> Option<Duration> {
+    fn wait(&self, spent: &mut Spent, share: Fraction, now: SystemTime) -> Option<Duration> {
         let shown = Timestamp::try_from(now).unwrap();
         match &self.way {
             Way::ByDate(zone) => {
@@ -98,19 +98,19 @@ impl Wrong {
     }
 }
 
-impl Quota for Wrong {
-    fn room(&self, _ahead: usize, share: Share) -> Option<Instant> {
+impl Ledger for Wrong {
+    fn next_slot(&self, _ahead: usize, share: Fraction) -> Option<Instant> {
         let now = (self.wall)();
         let wait = self.wait(&mut self.spent.lock().unwrap(), share, now)?;
         Some(Instant::now() + wait)
     }
 
-    fn spend(&self) {
+    fn record(&self) {
         let now = (Instant::now(), (self.wall)());
         self.spent.lock().unwrap().at.push(now);
     }
 
-    fn give_back(&self, spent: Instant) {
+    fn refund(&self, spent: Instant) {
         if !matches!(self.way, Way::WallWindow(per) if per < HOUR) {
             let mut known = self.spent.lock().unwrap();
             if let Some(index) = known.at.iter().position(|(at, _)| *at == spent) {

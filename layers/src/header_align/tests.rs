@@ -33,7 +33,7 @@ fn sends_the_fields_in_their_order_and_nothing_else() {
         .field(header::ACCEPT, set("application/json"))
         .field(header::AUTHORIZATION, Rule::Place)
         .field(header::USER_AGENT, set("a/1"));
-    let aligned = layer.plan.align(&client(&[
+    let aligned = layer.template.align(&client(&[
         ("user-agent", "client/9"),
         ("x-session-id", "s1"),
         ("authorization", "Bearer client"),
@@ -59,7 +59,7 @@ fn a_clients_value_for_what_is_never_passed_counts_as_none() {
         .field(header::TE, Rule::SetIfAbsent(own.clone()))
         .field(header::UPGRADE, Rule::Narrow(own));
     let theirs = [("cookie", "theirs"), ("te", "own"), ("upgrade", "own")];
-    let aligned = layer.plan.align(&client(&theirs));
+    let aligned = layer.template.align(&client(&theirs));
     assert_eq!(text(&aligned), ["cookie: own", "te: own"]);
 }
 
@@ -70,7 +70,7 @@ fn a_field_named_in_connection_is_not_passed() {
         .unwrap()
         .pass(HeaderName::from_static("x-drop"))
         .unwrap();
-    let aligned = layer.plan.align(&client(&[
+    let aligned = layer.template.align(&client(&[
         ("x-keep", "1"),
         ("x-drop", "2"),
         ("connection", "close, X-Drop"),
@@ -82,7 +82,7 @@ fn a_field_named_in_connection_is_not_passed() {
 fn what_connection_names_cannot_remove_a_field_of_our_own() {
     let layer = HeaderAlignLayer::new().field(header::AUTHORIZATION, Rule::Place);
     let aligned = layer
-        .plan
+        .template
         .align(&client(&[("connection", "authorization, host")]));
     assert_eq!(text(&aligned), ["authorization: "]);
 }
@@ -99,7 +99,7 @@ fn credentials_and_hop_by_hop_fields_cannot_be_passed() {
 
 #[test]
 fn passed_headers_keep_all_their_values() {
-    let aligned = HeaderAlignLayer::default().plan.align(&client(&[
+    let aligned = HeaderAlignLayer::default().template.align(&client(&[
         ("accept", "a"),
         ("accept", "b"),
         ("x-other", "c"),
@@ -114,10 +114,13 @@ fn set_if_absent_yields_to_the_client() {
         Rule::SetIfAbsent(HeaderValue::from_static("own")),
     );
     assert_eq!(
-        text(&layer.plan.align(&client(&[("user-agent", "theirs")]))),
+        text(&layer.template.align(&client(&[("user-agent", "theirs")]))),
         ["user-agent: theirs"]
     );
-    assert_eq!(text(&layer.plan.align(&client(&[]))), ["user-agent: own"]);
+    assert_eq!(
+        text(&layer.template.align(&client(&[]))),
+        ["user-agent: own"]
+    );
 }
 
 #[test]
@@ -126,14 +129,14 @@ fn an_encoding_is_asked_for_only_when_the_client_can_read_it() {
         header::ACCEPT_ENCODING,
         Rule::Narrow(HeaderValue::from_static("br, gzip")),
     );
-    let ask = |offer| text(&layer.plan.align(&client(&[("accept-encoding", offer)])));
+    let ask = |offer| text(&layer.template.align(&client(&[("accept-encoding", offer)])));
     assert_eq!(
         ask("gzip, deflate, BR;q=0.5"),
         ["accept-encoding: br, gzip"]
     );
     assert_eq!(ask("gzip, br;q=0"), ["accept-encoding: gzip, br;q=0"]);
     assert_eq!(ask("identity"), ["accept-encoding: identity"]);
-    assert!(layer.plan.align(&client(&[])).is_empty());
+    assert!(layer.template.align(&client(&[])).is_empty());
 }
 
 #[test]
@@ -145,10 +148,10 @@ fn the_clients_own_lists_stand_where_the_field_stands() {
         .field(header::ACCEPT_LANGUAGE, narrow("en"))
         .field(header::USER_AGENT, set("b"))
         .field(header::RANGE, narrow("c"));
-    let plan = &layer.plan;
+    let template = &layer.template;
     let offers = [("accept-encoding", "gzip"), ("accept-encoding", "br")];
     assert_eq!(
-        text(&plan.align(&client(&offers))),
+        text(&template.align(&client(&offers))),
         [
             "accept: a",
             "accept-encoding: br, gzip, gzip",
@@ -163,7 +166,7 @@ fn the_clients_own_lists_stand_where_the_field_stands() {
         ("accept-encoding", "zstd"),
     ];
     assert_eq!(
-        text(&plan.align(&client(&offers))),
+        text(&template.align(&client(&offers))),
         [
             "accept: a",
             "accept-encoding: gzip",
@@ -174,7 +177,7 @@ fn the_clients_own_lists_stand_where_the_field_stands() {
         ]
     );
     assert_eq!(
-        text(&plan.align(&client(&[]))),
+        text(&template.align(&client(&[]))),
         ["accept: a", "user-agent: b"]
     );
 }
@@ -186,7 +189,7 @@ fn the_last_rule_for_a_field_wins_in_the_first_ones_place() {
         .field(header::USER_AGENT, set("b"))
         .field(header::ACCEPT, set("c"));
     assert_eq!(
-        text(&layer.plan.align(&client(&[]))),
+        text(&layer.template.align(&client(&[]))),
         ["accept: c", "user-agent: b"]
     );
 }
@@ -247,8 +250,8 @@ proptest! {
     #[test]
     fn whatever_a_client_sends_the_order_is_the_lists(client in anything()) {
         let layer = every_rule();
-        let aligned = layer.plan.align(&client);
-        let mut order = layer.plan.fields.iter().map(|(name, _)| name).chain(&layer.plan.pass);
+        let aligned = layer.template.align(&client);
+        let mut order = layer.template.fields.iter().map(|(name, _)| name).chain(&layer.template.pass);
         prop_assert!(aligned.keys().all(|name| order.any(|known| known == name)));
         prop_assert_eq!(&aligned["host"], "");
         prop_assert_eq!(&aligned["cookie"], "own");

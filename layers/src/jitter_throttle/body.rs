@@ -22,7 +22,7 @@ pin_project! {
 
 impl<B> PermitBody<B> {
     /// A body that holds no slot, for a stack that leaves the layer out and keeps its types.
-    pub fn free(inner: B) -> Self {
+    pub fn without_permit(inner: B) -> Self {
         Self {
             inner,
             permit: None,

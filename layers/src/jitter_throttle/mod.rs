@@ -5,14 +5,14 @@
 //!
 //! - **Gap.** Two dispatches are at least `min-interval + jitter` apart, the jitter drawn anew for
 //!   each gap. A request with nobody before it leaves at once.
-//! - **Quotas.** No [`Quota`] is ever overdrawn, such as so many in any window.
+//! - **Quotas.** No [`Ledger`] is ever overdrawn, such as so many in any window.
 //! - **Order.** Sessions take turns, or first come, first served ([`Order`]). A retry goes before
 //!   everybody: it has been first once.
 //! - **Cancellation.** A request that is dropped while it waits leaves the queue at once and takes
 //!   nothing with it.
 //! - **No slot without a dispatch.** The slot is taken in the poll in which the inner service is
 //!   called.
-//! - **Closing.** After the upstream's "slow down" nobody leaves before its instant; then one does,
+//! - **Backpressure.** After the upstream's "slow down" nobody leaves before its instant; then one does,
 //!   as a probe, and the rest wait for its answer. From two refusals in a row on, quotas are shrunk
 //!   for five minutes.
 //! - **Bounds.** At most so many wait, and nobody begins or goes on with a wait that is estimated to
@@ -24,7 +24,7 @@
 //!   ended, failed or been dropped, so the body type changes to [`PermitBody`].
 //!
 //! It does not poll, spawn or retry. governor keeps the interval, on tokio's clock; the gate adds
-//! order, jitter and cancellation. It is the [`Cooldown`] that RetryOn429 talks to.
+//! order, jitter and cancellation. It is the [`Feedback`] that RetryOn429 talks to.
 //!
 //! # Order laws
 //!
@@ -32,7 +32,7 @@
 //! that every attempt takes its turn; outside [`HeaderAlign`](crate::HeaderAlignLayer) and
 //! [`BearerAuth`](crate::BearerAuthLayer), so that headers are built and the token is read after the
 //! wait. A
-//! [`Progress`](crate::context::Progress) among the request's extensions carries the place from
+//! [`RequestContext`](crate::context::RequestContext) among the request's extensions carries the place from
 //! one attempt to the next and takes the time waited; without one each attempt queues anew.
 //! `RetryOn429` may mark it, and then says itself what an answer means; without a mark every answer
 //! that is no error counts as accepted.
@@ -74,10 +74,10 @@
 //! # }
 //! ```
 //!
-//! [`Cooldown`]: crate::pacing::Cooldown
+//! [`Feedback`]: crate::pacing::Feedback
 //! [`Gate`]: crate::pacing::Gate
 //! [`Order`]: crate::pacing::Order
-//! [`Quota`]: crate::pacing::Quota
+//! [`Ledger`]: crate::pacing::Ledger
 //! [`Refused`]: crate::pacing::Refused
 
 mod body;

@@ -15,7 +15,7 @@ use tower_service::Service;
 
 use super::body::PermitBody;
 use crate::{
-    context::Progress,
+    context::RequestContext,
     error::{BoxError, NotSent, chain},
     pacing::{Acquire, Gate, Permit},
     token::TokenError,
@@ -103,12 +103,12 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         // The ready service goes into the future; its fresh clone has not been polled.
         let fresh = self.inner.clone();
-        let progress = request.extensions().get::<Progress>().cloned();
+        let context = request.extensions().get::<RequestContext>().cloned();
         ResponseFuture {
             state: State::Wait {
                 inner: std::mem::replace(&mut self.inner, fresh),
                 request: Some(request),
-                turn: self.gate.acquire(progress),
+                turn: self.gate.acquire(context),
             },
         }
     }
@@ -136,8 +136,8 @@ where
                     let permit = ready!(turn.poll(cx))?;
                     #[expect(clippy::expect_used, reason = "taken once, with the state")]
                     let request = request.take().expect("the request is still here");
-                    let progress = request.extensions().get::<Progress>();
-                    let judged_outside = progress.is_some_and(Progress::is_judged_outside);
+                    let context = request.extensions().get::<RequestContext>();
+                    let judged_outside = context.is_some_and(RequestContext::is_judged_outside);
                     let response = inner.call(request);
                     state.set(State::Call {
                         response,

@@ -10,11 +10,11 @@ use std::{
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
-    gate::{Entered, Gate, Held, Permit},
-    queue::Spot,
+    gate::{Admission, Blocked, Gate, Permit},
+    queue::Waiter,
     refused::Refused,
 };
-use crate::context::Progress;
+use crate::context::RequestContext;
 
 /// A turn at a [`Gate`], waited for.
 ///
@@ -34,27 +34,27 @@ use crate::context::Progress;
 #[derive(Debug)]
 pub struct Acquire {
     gate: Gate,
-    progress: Option<Progress>,
+    context: Option<RequestContext>,
     /// Where it waits, and since when.
-    spot: Option<(Spot, Instant)>,
+    waiter: Option<(Waiter, Instant)>,
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl Acquire {
-    pub(super) fn new(gate: Gate, progress: Option<Progress>) -> Self {
+    pub(super) fn new(gate: Gate, context: Option<RequestContext>) -> Self {
         Self {
             gate,
-            progress,
-            spot: None,
+            context,
+            waiter: None,
             sleep: None,
         }
     }
 
     /// Notes the dispatch of a request that has waited for so long.
     fn dispatched(&self, permit: Permit, waited: Duration) -> Poll<Result<Permit, Refused>> {
-        if let Some(progress) = &self.progress {
-            progress.add_queued(waited);
-            progress.keep_entry(permit.entry());
+        if let Some(context) = &self.context {
+            context.add_queued(waited);
+            context.keep_dispatch_id(permit.dispatch_id());
         }
         Poll::Ready(Ok(permit))
     }
@@ -79,28 +79,30 @@ impl Future for Acquire {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         loop {
-            let (spot, since) = match &this.spot {
+            let (waiter, since) = match &this.waiter {
                 Some(waiting) => waiting,
-                None => match this.gate.enter(this.progress.as_ref())? {
-                    Entered::Dispatched(permit) => return this.dispatched(permit, Duration::ZERO),
-                    Entered::Waiting(spot, since) => this.spot.insert((spot, since)),
+                None => match this.gate.enter(this.context.as_ref())? {
+                    Admission::Dispatched(permit) => {
+                        return this.dispatched(permit, Duration::ZERO);
+                    }
+                    Admission::Waiting(waiter, since) => this.waiter.insert((waiter, since)),
                 },
             };
-            match this.gate.dispatch(spot, cx.waker()) {
+            match this.gate.dispatch(waiter, cx.waker()) {
                 Ok(permit) => {
                     let waited = since.elapsed();
-                    this.spot = None;
+                    this.waiter = None;
                     return this.dispatched(permit, waited);
                 }
-                Err(Held::ByOthers) => return Poll::Pending,
-                Err(Held::Until(instant)) => {
+                Err(Blocked::ByOthers) => return Poll::Pending,
+                Err(Blocked::Until(instant)) => {
                     if this.poll_sleep(instant, cx).is_pending() {
                         return Poll::Pending;
                     }
                 }
-                Err(Held::No(refused)) => {
-                    if let Some((spot, _)) = this.spot.take() {
-                        this.gate.leave(&spot);
+                Err(Blocked::Refused(refused)) => {
+                    if let Some((waiter, _)) = this.waiter.take() {
+                        this.gate.leave(&waiter);
                     }
                     return Poll::Ready(Err(refused));
                 }
@@ -111,8 +113,8 @@ impl Future for Acquire {
 
 impl Drop for Acquire {
     fn drop(&mut self) {
-        if let Some((spot, _)) = self.spot.take() {
-            self.gate.leave(&spot);
+        if let Some((waiter, _)) = self.waiter.take() {
+            self.gate.leave(&waiter);
         }
     }
 }

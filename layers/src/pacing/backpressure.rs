@@ -8,11 +8,11 @@ use std::{num::NonZeroUsize, time::Duration};
 
 use tokio::time::Instant;
 
-use super::feedback::Pace;
+use super::feedback::Recovery;
 
 /// What the upstream has asked for.
 #[derive(Debug, Default)]
-pub(super) struct Closing {
+pub(super) struct Backpressure {
     closed: Option<Closed>,
     /// Refusals since the gate was last open; those that answer what was sent before count once.
     in_a_row: u32,
@@ -36,7 +36,7 @@ const CAUTION: Duration = Duration::from_secs(5 * 60);
 /// From this refusal in a row on.
 const SHRINK_FROM: u32 = 2;
 
-impl Closing {
+impl Backpressure {
     /// The earliest instant for the next dispatch.
     pub(super) fn until(&self) -> Option<Instant> {
         self.closed.as_ref().map(|closed| closed.until)
@@ -70,16 +70,16 @@ impl Closing {
         }
     }
 
-    /// `entry` is being dispatched.
-    pub(super) fn dispatched(&mut self, entry: u64) {
+    /// `dispatch_id` is being dispatched.
+    pub(super) fn dispatched(&mut self, dispatch_id: u64) {
         if let Some(closed) = &mut self.closed {
-            closed.probe = Some(entry);
+            closed.probe = Some(dispatch_id);
         }
     }
 
-    /// `entry` was answered with something else than a refusal. True if that opens the gate.
-    pub(super) fn accepted(&mut self, entry: Option<u64>) -> bool {
-        if !self.is_probe(entry) {
+    /// `dispatch_id` was answered with something else than a refusal. True if that opens the gate.
+    pub(super) fn accepted(&mut self, dispatch_id: Option<u64>) -> bool {
+        if !self.is_probe(dispatch_id) {
             return false;
         }
         if let Some(closed) = &mut self.closed
@@ -94,21 +94,21 @@ impl Closing {
         true
     }
 
-    /// `entry` was refused until `until`.
-    pub(super) fn refused(&mut self, entry: Option<u64>, until: Instant, pace: Pace) {
+    /// `dispatch_id` was refused until `until`.
+    pub(super) fn refused(&mut self, dispatch_id: Option<u64>, until: Instant, recovery: Recovery) {
         let caution = Instant::now() + CAUTION;
-        if self.closed.is_none() || self.is_probe(entry) {
+        if self.closed.is_none() || self.is_probe(dispatch_id) {
             self.in_a_row += 1;
             if self.in_a_row >= SHRINK_FROM {
                 self.shrunk_until = Some(caution);
             }
         }
-        match pace {
-            Pace::FewerAtOnce => self.fewer_until = Some(caution),
-            Pace::Ramp => self.ramping_until = Some(caution),
-            Pace::Same => {}
+        match recovery {
+            Recovery::FewerAtOnce => self.fewer_until = Some(caution),
+            Recovery::Ramp => self.ramping_until = Some(caution),
+            Recovery::Same => {}
         }
-        let probe_was_refused = self.is_probe(entry);
+        let probe_was_refused = self.is_probe(dispatch_id);
         let closed = self.closed.get_or_insert(Closed { until, probe: None });
         closed.until = closed.until.max(until);
         if probe_was_refused {
@@ -120,17 +120,17 @@ impl Closing {
         self.exhausted_until = self.exhausted_until.max(Some(until));
     }
 
-    /// `entry` ended without an answer that says anything; if it was the probe, the next one is.
-    pub(super) fn lost(&mut self, entry: u64) {
-        if self.is_probe(Some(entry))
+    /// `dispatch_id` ended without an answer that says anything; if it was the probe, the next one is.
+    pub(super) fn lost(&mut self, dispatch_id: u64) {
+        if self.is_probe(Some(dispatch_id))
             && let Some(closed) = &mut self.closed
         {
             closed.probe = None;
         }
     }
 
-    fn is_probe(&self, entry: Option<u64>) -> bool {
+    fn is_probe(&self, dispatch_id: Option<u64>) -> bool {
         let probe = self.closed.as_ref().and_then(|closed| closed.probe);
-        probe.is_some() && probe == entry
+        probe.is_some() && probe == dispatch_id
     }
 }

@@ -14,17 +14,17 @@ pub(super) struct TokioClock;
 
 /// A reading of tokio's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Reading(pub(super) Instant);
+pub(super) struct ClockInstant(pub(super) Instant);
 
 impl Clock for TokioClock {
-    type Instant = Reading;
+    type Instant = ClockInstant;
 
-    fn now(&self) -> Reading {
-        Reading(Instant::now())
+    fn now(&self) -> ClockInstant {
+        ClockInstant(Instant::now())
     }
 }
 
-impl Add<Nanos> for Reading {
+impl Add<Nanos> for ClockInstant {
     type Output = Self;
 
     fn add(self, later: Nanos) -> Self {
@@ -32,7 +32,7 @@ impl Add<Nanos> for Reading {
     }
 }
 
-impl Reference for Reading {
+impl Reference for ClockInstant {
     fn duration_since(&self, earlier: Self) -> Nanos {
         self.0.duration_since(earlier.0).into()
     }

@@ -7,18 +7,18 @@ use std::{fmt, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::context::Progress;
+use crate::context::RequestContext;
 
 /// Paces an account and wants to know how its upstream answers.
 ///
 /// `request` is the one that was answered; it tells the answer to a probe from the late answer to
 /// one that was sent before.
-pub trait Cooldown: fmt::Debug + Send + Sync {
+pub trait Feedback: fmt::Debug + Send + Sync {
     /// The upstream took the request on, whatever it made of it.
-    fn accepted(&self, request: &Progress);
+    fn accepted(&self, request: &RequestContext);
 
     /// The upstream wants no more requests before `until`.
-    fn refused(&self, request: &Progress, until: Instant, pace: Pace);
+    fn refused(&self, request: &RequestContext, until: Instant, recovery: Recovery);
 
     /// Nothing will be taken before `until`, and nobody should wait for it.
     fn exhausted(&self, until: Instant);
@@ -29,7 +29,7 @@ pub trait Cooldown: fmt::Debug + Send + Sync {
 
 /// How to go on once a refusal is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
+pub enum Recovery {
     /// With half as many requests in flight, for a while.
     FewerAtOnce,
     /// With longer gaps, for a while.

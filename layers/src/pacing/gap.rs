@@ -12,7 +12,7 @@ use super::{
 
 /// Knows when the next dispatch may be, as far as the gap decides.
 #[derive(Debug)]
-pub(super) struct Tempo {
+pub(super) struct Gap {
     interval: Interval,
     not_before: Instant,
     /// The latest dispatches, as many as decide whether it is a busy time.
@@ -23,7 +23,7 @@ pub(super) struct Tempo {
 /// What a gap is stretched by after the upstream said that the rate grew too quickly.
 const RAMP: u32 = 2;
 
-impl Tempo {
+impl Gap {
     pub(super) fn new(pacing: &Pacing, rng: StdRng) -> Self {
         Self {
             interval: Interval::new(pacing.min_interval),
@@ -43,7 +43,7 @@ impl Tempo {
     }
 
     /// Somebody comes and nobody waits. Only the imitation of a plugin's delay makes it wait.
-    pub(super) fn leave_idle(&mut self, pacing: &Pacing, now: Instant) {
+    pub(super) fn start_from_idle(&mut self, pacing: &Pacing, now: Instant) {
         if pacing.idle_jitter && self.not_before <= now {
             self.not_before = now + self.rng.random_range(pacing.jitter.clone());
         }

@@ -9,33 +9,33 @@ use tokio::time::Instant;
 
 use super::{
     acquire::Acquire,
-    backpressure::Closing,
-    feedback::{Cooldown, Pace},
-    gap::Tempo,
-    ledger::{Quota, Share},
-    queue::{Place, Queue, Spot},
+    backpressure::Backpressure,
+    feedback::{Feedback, Recovery},
+    gap::Gap,
+    ledger::{Fraction, Ledger},
+    queue::{Position, Queue, Waiter},
     refused::Refused,
     settings::Pacing,
 };
-use crate::{context::Progress, session::Session};
+use crate::{context::RequestContext, session::Session};
 
 /// Lets requests through one by one; clones are the same gate.
 ///
 /// One gate belongs to one account at one upstream, never to anything a client can choose.
 #[derive(Clone, Debug)]
-pub struct Gate(Arc<Shared>);
+pub struct Gate(Arc<GateInner>);
 
 /// A slot in flight, given back when dropped.
 #[derive(Debug)]
 pub struct Permit {
     gate: Gate,
-    entry: u64,
+    dispatch_id: u64,
     dispatched: Instant,
 }
 
 /// Where a waiting request stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Outlook {
+pub struct QueuePosition {
     /// Its place, the first being 1.
     pub place: usize,
     /// How long it will still wait, about.
@@ -43,39 +43,39 @@ pub struct Outlook {
 }
 
 /// What keeps a request from being dispatched now.
-pub(super) enum Held {
+pub(super) enum Blocked {
     /// Somebody will wake it.
     ByOthers,
     /// Nothing but time.
     Until(Instant),
     /// It is not going to wait.
-    No(Refused),
+    Refused(Refused),
 }
 
 /// What comes of entering.
-pub(super) enum Entered {
+pub(super) enum Admission {
     /// Nobody waits and nothing holds it: it need not wait either.
     Dispatched(Permit),
     /// From now on.
-    Waiting(Spot, Instant),
+    Waiting(Waiter, Instant),
 }
 
 #[derive(Debug)]
-struct Shared {
+struct GateInner {
     pacing: Pacing,
-    quotas: Vec<Arc<dyn Quota>>,
-    state: Mutex<State>,
+    ledgers: Vec<Arc<dyn Ledger>>,
+    state: Mutex<GateState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct GateState {
     queue: Queue,
-    tickets: u64,
-    entries: u64,
+    sequences: u64,
+    dispatch_ids: u64,
     in_flight: usize,
     dispatched: u64,
-    tempo: Tempo,
-    closing: Closing,
+    gap: Gap,
+    backpressure: Backpressure,
 }
 
 // === impl Gate ===
@@ -83,38 +83,38 @@ struct State {
 impl Gate {
     /// A gate that obeys `pacing` and draws jitter from `rng`.
     pub fn new(pacing: Pacing, rng: StdRng) -> Self {
-        Self::with_quotas(pacing, Vec::new(), rng)
+        Self::with_ledgers(pacing, Vec::new(), rng)
     }
 
     /// A gate that obeys `pacing` and every one of `quotas`.
-    pub fn with_quotas(pacing: Pacing, quotas: Vec<Arc<dyn Quota>>, rng: StdRng) -> Self {
-        let state = State {
+    pub fn with_ledgers(pacing: Pacing, ledgers: Vec<Arc<dyn Ledger>>, rng: StdRng) -> Self {
+        let state = GateState {
             queue: Queue::new(pacing.order),
-            tickets: 0,
-            entries: 0,
+            sequences: 0,
+            dispatch_ids: 0,
             in_flight: 0,
             dispatched: 0,
-            tempo: Tempo::new(&pacing, rng),
-            closing: Closing::default(),
+            gap: Gap::new(&pacing, rng),
+            backpressure: Backpressure::default(),
         };
-        Self(Arc::new(Shared {
+        Self(Arc::new(GateInner {
             pacing,
-            quotas,
+            ledgers,
             state: Mutex::new(state),
         }))
     }
 
     /// A turn for a request with `progress`. With one that has been through this gate before, the
     /// request goes before everybody and is not refused for the length of the queue.
-    pub fn acquire(&self, progress: Option<Progress>) -> Acquire {
-        Acquire::new(self.clone(), progress)
+    pub fn acquire(&self, context: Option<RequestContext>) -> Acquire {
+        Acquire::new(self.clone(), context)
     }
 
     /// Where the request with `progress` stands, if it is waiting here.
-    pub fn outlook(&self, progress: &Progress) -> Option<Outlook> {
+    pub fn queue_position(&self, context: &RequestContext) -> Option<QueuePosition> {
         let state = self.lock();
-        let ahead = state.queue.ahead_of(progress.ticket()?)?;
-        Some(Outlook {
+        let ahead = state.queue.ahead_of(context.sequence()?)?;
+        Some(QueuePosition {
             place: ahead + 1,
             eta: self.estimate_with(&state, ahead, Instant::now()),
         })
@@ -136,133 +136,145 @@ impl Gate {
     }
 
     /// Lets a request in: at once, or to a place in the queue.
-    pub(super) fn enter(&self, progress: Option<&Progress>) -> Result<Entered, Refused> {
+    pub(super) fn enter(&self, context: Option<&RequestContext>) -> Result<Admission, Refused> {
         let mut state = self.lock();
         // Read under the lock and once: nobody can have come between this and the dispatch.
         let now = Instant::now();
-        let session = progress.and_then(Progress::session);
-        let kept = progress.and_then(Progress::ticket);
-        let at_once = self.goes_at_once(&state, now);
+        let session = context.and_then(RequestContext::session);
+        let kept = context.and_then(RequestContext::sequence);
+        let at_once = self.may_skip_queue(&state, now);
         if !at_once && kept.is_none() {
             self.admit(&state, session, now)?;
         }
         if state.queue.len() == 0 {
-            state.tempo.leave_idle(&self.0.pacing, now);
+            state.gap.start_from_idle(&self.0.pacing, now);
         }
-        let ticket = kept.unwrap_or_else(|| {
-            state.tickets += 1;
-            state.tickets
+        let sequence = kept.unwrap_or_else(|| {
+            state.sequences += 1;
+            state.sequences
         });
-        if let Some(progress) = progress {
-            progress.keep_ticket(ticket);
+        if let Some(context) = context {
+            context.keep_sequence(sequence);
         }
-        state.entries += 1;
-        let entry = state.entries;
-        if at_once && state.tempo.take_interval().is_ok() {
-            return Ok(Entered::Dispatched(self.take_slot(&mut state, entry, now)));
+        state.dispatch_ids += 1;
+        let dispatch_id = state.dispatch_ids;
+        if at_once && state.gap.take_interval().is_ok() {
+            return Ok(Admission::Dispatched(self.take_slot(
+                &mut state,
+                dispatch_id,
+                now,
+            )));
         }
-        let place = Place { ticket, entry };
-        let spot = state.queue.enter(place, session, kept.is_some());
-        Ok(Entered::Waiting(spot, now))
+        let position = Position {
+            sequence,
+            dispatch_id,
+        };
+        let waiter = state.queue.enter(position, session, kept.is_some());
+        Ok(Admission::Waiting(waiter, now))
     }
 
-    /// Dispatches the waiter at `spot` if it is its turn.
-    pub(super) fn dispatch(&self, spot: &Spot, waker: &Waker) -> Result<Permit, Held> {
+    /// Dispatches the waiter `waiter` if it is its turn.
+    pub(super) fn dispatch(&self, waiter: &Waiter, waker: &Waker) -> Result<Permit, Blocked> {
         let mut state = self.lock();
         let now = Instant::now();
-        if let Some(held) = self.held(&state, spot, now) {
-            state.queue.remember(spot, waker);
-            return Err(held);
+        if let Some(blocked) = self.blocked(&state, waiter, now) {
+            state.queue.remember(waiter, waker);
+            return Err(blocked);
         }
-        if let Err(free) = state.tempo.take_interval() {
-            state.queue.remember(spot, waker);
-            return Err(Held::Until(free));
+        if let Err(free) = state.gap.take_interval() {
+            state.queue.remember(waiter, waker);
+            return Err(Blocked::Until(free));
         }
-        let permit = self.take_slot(&mut state, spot.place.entry, now);
-        state.queue.serve(spot);
+        let permit = self.take_slot(&mut state, waiter.position.dispatch_id, now);
+        state.queue.serve(waiter);
         state.queue.wake_first();
         Ok(permit)
     }
 
-    pub(super) fn leave(&self, spot: &Spot) {
+    pub(super) fn leave(&self, waiter: &Waiter) {
         let mut state = self.lock();
-        let was_first = state.queue.is_first(spot.place);
-        state.queue.leave(spot);
+        let was_first = state.queue.is_first(waiter.position);
+        state.queue.leave(waiter);
         if was_first {
             state.queue.wake_first();
         }
     }
 
     /// Whether a newcomer need not wait. One that imitates a plugin's delay always does.
-    fn goes_at_once(&self, state: &State, now: Instant) -> bool {
-        let is_held = || self.obstacle(state, now).is_some();
-        state.queue.len() == 0 && !self.0.pacing.idle_jitter && !is_held()
+    fn may_skip_queue(&self, state: &GateState, now: Instant) -> bool {
+        let is_blocked = || self.blocked_by(state, now).is_some();
+        state.queue.len() == 0 && !self.0.pacing.idle_jitter && !is_blocked()
     }
 
-    /// Takes the slot of the dispatch `entry`. What a quota writes down is no earlier than `now`.
-    fn take_slot(&self, state: &mut State, entry: u64, now: Instant) -> Permit {
-        for quota in &self.0.quotas {
-            quota.spend();
+    /// Takes the slot of the dispatch `dispatch_id`. What a quota writes down is no earlier than `now`.
+    fn take_slot(&self, state: &mut GateState, dispatch_id: u64, now: Instant) -> Permit {
+        for ledger in &self.0.ledgers {
+            ledger.record();
         }
         state.in_flight += 1;
         state.dispatched += 1;
-        let slower = state.closing.is_ramping(now);
+        let slower = state.backpressure.is_ramping(now);
         // A quota may have written to a disk meanwhile, and the gap begins when the request leaves.
-        let left = if self.0.quotas.is_empty() {
+        let left = if self.0.ledgers.is_empty() {
             now
         } else {
             Instant::now()
         };
-        state.tempo.dispatched(&self.0.pacing, slower, left);
-        state.closing.dispatched(entry);
+        state.gap.dispatched(&self.0.pacing, slower, left);
+        state.backpressure.dispatched(dispatch_id);
         Permit {
             gate: self.clone(),
-            entry,
+            dispatch_id,
             dispatched: now,
         }
     }
 
-    /// What keeps the waiter at `spot`, without taking anything.
-    fn held(&self, state: &State, spot: &Spot, now: Instant) -> Option<Held> {
-        if !state.queue.is_first(spot.place) {
-            return Some(Held::ByOthers);
+    /// What keeps the waiter `waiter`, without taking anything.
+    fn blocked(&self, state: &GateState, waiter: &Waiter, now: Instant) -> Option<Blocked> {
+        if !state.queue.is_first(waiter.position) {
+            return Some(Blocked::ByOthers);
         }
-        self.obstacle(state, now)
+        self.blocked_by(state, now)
     }
 
     /// What keeps whoever is first.
-    fn obstacle(&self, state: &State, now: Instant) -> Option<Held> {
+    fn blocked_by(&self, state: &GateState, now: Instant) -> Option<Blocked> {
         if self.is_full(state, now) {
-            return Some(Held::ByOthers);
+            return Some(Blocked::ByOthers);
         }
         let too_late = now + self.0.pacing.max_wait;
-        if let Some(room) = self.room(state, 0, now).filter(|room| *room > now) {
+        if let Some(room) = self.next_slot(state, 0, now).filter(|room| *room > now) {
             return Some(if room > too_late {
                 let reset = room - now;
-                Held::No(Refused::QuotaExhausted { reset })
+                Blocked::Refused(Refused::QuotaExhausted { reset })
             } else {
-                Held::Until(room)
+                Blocked::Until(room)
             });
         }
-        if let Some(until) = state.closing.until().filter(|until| *until > too_late) {
+        if let Some(until) = state.backpressure.until().filter(|until| *until > too_late) {
             let estimate = until - now;
-            return Some(Held::No(Refused::WouldWaitTooLong { estimate }));
+            return Some(Blocked::Refused(Refused::WouldWaitTooLong { estimate }));
         }
         let not_before = state.not_before();
         if not_before > now {
-            return Some(Held::Until(not_before));
+            return Some(Blocked::Until(not_before));
         }
-        state.closing.is_probing().then_some(Held::ByOthers)
+        state.backpressure.is_probing().then_some(Blocked::ByOthers)
     }
 
     /// Whether one more may wait. What nobody can know, how long those in flight will take, counts
     /// as nothing.
-    fn admit(&self, state: &State, session: Option<&Session>, now: Instant) -> Result<(), Refused> {
+    fn admit(
+        &self,
+        state: &GateState,
+        session: Option<&Session>,
+        now: Instant,
+    ) -> Result<(), Refused> {
         let pacing = &self.0.pacing;
         let waiting = state.queue.len();
         let ahead = state.queue.ahead_of_newcomer(session);
         let estimate = self.estimate_with(state, ahead, now);
-        let room = self.room(state, 0, now);
+        let room = self.next_slot(state, 0, now);
         let reset = room.map(|room| room.duration_since(now));
         if let Some(reset) = reset.filter(|reset| *reset > pacing.max_wait) {
             return Err(Refused::QuotaExhausted { reset });
@@ -278,58 +290,60 @@ impl Gate {
     }
 
     /// How long a request waits that has `ahead` others before it.
-    fn estimate_with(&self, state: &State, ahead: usize, now: Instant) -> Duration {
+    fn estimate_with(&self, state: &GateState, ahead: usize, now: Instant) -> Duration {
         let places = u32::try_from(ahead).unwrap_or(u32::MAX);
         let gaps = self.0.pacing.mean_gap(ahead).saturating_mul(places);
         let paced = state.not_before().max(now) + gaps;
-        let room = self.room(state, ahead, now);
+        let room = self.next_slot(state, ahead, now);
         let at = room.map_or(paced, |room| room.max(paced));
         at.duration_since(now)
     }
 
     /// When all quotas have room for a dispatch with `ahead` others before it; `None` is at once.
-    fn room(&self, state: &State, ahead: usize, now: Instant) -> Option<Instant> {
-        let quotas = self.0.quotas.iter();
-        let rooms = quotas.filter_map(|quota| match state.closing.shrunk_until(now) {
-            None => quota.room(ahead, Share::WHOLE),
+    fn next_slot(&self, state: &GateState, ahead: usize, now: Instant) -> Option<Instant> {
+        let ledgers = self.0.ledgers.iter();
+        let rooms = ledgers.filter_map(|ledger| match state.backpressure.shrunk_until(now) {
+            None => ledger.next_slot(ahead, Fraction::WHOLE),
             // Shrunk for as long as that lasts, and no longer.
             Some(end) => {
-                let shrunk = quota.room(ahead, Share::SHRUNK)?;
-                let whole = quota.room(ahead, Share::WHOLE);
+                let shrunk = ledger.next_slot(ahead, Fraction::SHRUNK)?;
+                let whole = ledger.next_slot(ahead, Fraction::WHOLE);
                 Some(shrunk.min(whole.map_or(end, |whole| whole.max(end))))
             }
         });
-        rooms.max().max(state.closing.exhausted_until(now))
+        rooms.max().max(state.backpressure.exhausted_until(now))
     }
 
-    fn is_full(&self, state: &State, now: Instant) -> bool {
+    fn is_full(&self, state: &GateState, now: Instant) -> bool {
         let most = self.0.pacing.concurrency;
-        most.is_some_and(|most| state.in_flight >= state.closing.at_once(most, now))
+        most.is_some_and(|most| state.in_flight >= state.backpressure.at_once(most, now))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, GateState> {
         self.0.state.lock()
     }
 }
 
-impl Cooldown for Gate {
-    fn accepted(&self, request: &Progress) {
+impl Feedback for Gate {
+    fn accepted(&self, request: &RequestContext) {
         let mut state = self.lock();
-        if state.closing.accepted(request.entry()) {
+        if state.backpressure.accepted(request.dispatch_id()) {
             state.queue.wake_first();
         }
     }
 
-    fn refused(&self, request: &Progress, until: Instant, pace: Pace) {
+    fn refused(&self, request: &RequestContext, until: Instant, recovery: Recovery) {
         let mut state = self.lock();
-        state.closing.refused(request.entry(), until, pace);
+        state
+            .backpressure
+            .refused(request.dispatch_id(), until, recovery);
         // Whoever is first may find that it is not going to wait that long.
         state.queue.wake_first();
     }
 
     fn exhausted(&self, until: Instant) {
         let mut state = self.lock();
-        state.closing.exhausted(until);
+        state.backpressure.exhausted(until);
         state.queue.wake_first();
     }
 
@@ -340,36 +354,38 @@ impl Cooldown for Gate {
     }
 }
 
-// === impl State ===
+// === impl GateState ===
 
-impl State {
+impl GateState {
     fn not_before(&self) -> Instant {
-        let paced = self.tempo.not_before();
-        self.closing.until().map_or(paced, |until| until.max(paced))
+        let paced = self.gap.not_before();
+        self.backpressure
+            .until()
+            .map_or(paced, |until| until.max(paced))
     }
 }
 
 // === impl Permit ===
 
 impl Permit {
-    /// Which dispatch this is, for [`Progress`] to remember.
-    pub(super) fn entry(&self) -> u64 {
-        self.entry
+    /// Which dispatch this is, for [`RequestContext`] to remember.
+    pub(super) fn dispatch_id(&self) -> u64 {
+        self.dispatch_id
     }
 
     /// The upstream took the request on. [`JitterThrottle`](crate::jitter_throttle::JitterThrottle) says so when a
     /// head comes that is no error; what an error means, RetryOn429 finds out.
     pub fn accepted(&self) {
         let mut state = self.gate.lock();
-        if state.closing.accepted(Some(self.entry)) {
+        if state.backpressure.accepted(Some(self.dispatch_id)) {
             state.queue.wake_first();
         }
     }
 
     /// The request never reached the upstream, so that one has not counted it.
     pub(crate) fn not_sent(&self) {
-        for quota in &self.gate.0.quotas {
-            quota.give_back(self.dispatched);
+        for ledger in &self.gate.0.ledgers {
+            ledger.refund(self.dispatched);
         }
     }
 }
@@ -378,7 +394,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let mut state = self.gate.lock();
         state.in_flight -= 1;
-        state.closing.lost(self.entry);
+        state.backpressure.lost(self.dispatch_id);
         state.queue.wake_first();
     }
 }

@@ -10,30 +10,30 @@ use governor::{
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
-use super::clock::{Reading, TokioClock};
+use super::clock::{ClockInstant, TokioClock};
 
 /// So many dispatches in some time. The gate asks and tells it under its own lock, one call at a
 /// time.
-pub trait Quota: fmt::Debug + Send + Sync {
+pub trait Ledger: fmt::Debug + Send + Sync {
     /// The earliest instant for a dispatch that has `ahead` others before it, if only `share` of
     /// the limit may be used; `None` is at once.
-    fn room(&self, ahead: usize, share: Share) -> Option<Instant>;
+    fn next_slot(&self, ahead: usize, share: Fraction) -> Option<Instant>;
 
     /// One more is being dispatched, and leaves when this returns. Called in the poll that calls
     /// the inner service.
-    fn spend(&self);
+    fn record(&self);
 
     /// The dispatch at `spent` was not used: no connection was made, so nobody counted it. For quotas
     /// that are counted by the upstream alone; one that also limits the rate keeps what was spent,
     /// and so does one whose period has changed since.
-    fn give_back(&self, spent: Instant) {
+    fn refund(&self, spent: Instant) {
         let _kept = spent;
     }
 }
 
 /// How much of a limit may be used: all of it, or less for a while after refusals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Share {
+pub struct Fraction {
     tenths: usize,
 }
 
@@ -51,12 +51,12 @@ pub struct Window {
 /// At most one dispatch in each interval.
 #[derive(Debug)]
 pub(super) struct Interval(
-    Option<RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<Reading>>>,
+    Option<RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<ClockInstant>>>,
 );
 
-// === impl Share ===
+// === impl Fraction ===
 
-impl Share {
+impl Fraction {
     /// All of it.
     pub const WHOLE: Self = Self { tenths: 10 };
 
@@ -91,8 +91,8 @@ impl Window {
     }
 }
 
-impl Quota for Window {
-    fn room(&self, ahead: usize, share: Share) -> Option<Instant> {
+impl Ledger for Window {
+    fn next_slot(&self, ahead: usize, share: Fraction) -> Option<Instant> {
         let limit = share.of(self.requests);
         let log = self.log();
         // The dispatch `limit` places earlier has to leave the window first. If that one is still
@@ -108,7 +108,7 @@ impl Quota for Window {
         Some(first.unwrap_or_else(Instant::now) + self.per.saturating_mul(rounds))
     }
 
-    fn spend(&self) {
+    fn record(&self) {
         self.log().push_back(Instant::now());
     }
 }
@@ -170,35 +170,35 @@ mod tests {
     async fn a_window_has_room_when_the_oldest_dispatch_has_left_it() {
         let window = window(2);
         let start = Instant::now();
-        window.spend();
+        window.record();
         advance(Duration::from_secs(10)).await;
-        assert_eq!(window.room(0, Share::WHOLE), None);
+        assert_eq!(window.next_slot(0, Fraction::WHOLE), None);
         assert_eq!(
-            window.room(1, Share::WHOLE),
+            window.next_slot(1, Fraction::WHOLE),
             Some(start + Duration::from_secs(60)),
             "with one ahead it is full"
         );
-        window.spend();
+        window.record();
         assert_eq!(
-            window.room(0, Share::WHOLE),
+            window.next_slot(0, Fraction::WHOLE),
             Some(start + Duration::from_secs(60))
         );
         assert_eq!(
-            window.room(1, Share::WHOLE),
+            window.next_slot(1, Fraction::WHOLE),
             Some(start + Duration::from_secs(70))
         );
         advance(Duration::from_secs(50)).await;
-        assert_eq!(window.room(0, Share::WHOLE), None);
+        assert_eq!(window.next_slot(0, Fraction::WHOLE), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_estimate_goes_beyond_what_has_been_dispatched() {
         let window = window(2);
         let start = Instant::now();
-        window.spend();
-        window.spend();
+        window.record();
+        window.record();
         let minutes = |ahead| {
-            let at = window.room(ahead, Share::WHOLE).unwrap();
+            let at = window.next_slot(ahead, Fraction::WHOLE).unwrap();
             (at - start).as_secs() / 60
         };
         assert_eq!([0, 1, 2, 3, 4, 5].map(minutes), [1, 1, 2, 2, 3, 3]);
@@ -206,13 +206,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_share_shrinks_the_limit_but_leaves_one() {
-        assert_eq!(Share::SHRUNK.of(NonZeroUsize::new(58).unwrap()), 40);
-        assert_eq!(Share::SHRUNK.of(NonZeroUsize::MIN), 1);
+        assert_eq!(Fraction::SHRUNK.of(NonZeroUsize::new(58).unwrap()), 40);
+        assert_eq!(Fraction::SHRUNK.of(NonZeroUsize::MIN), 1);
         let window = window(10);
         for _ in 0..7 {
-            window.spend();
+            window.record();
         }
-        assert_eq!(window.room(0, Share::WHOLE), None);
-        assert!(window.room(0, Share::SHRUNK).is_some());
+        assert_eq!(window.next_slot(0, Fraction::WHOLE), None);
+        assert!(window.next_slot(0, Fraction::SHRUNK).is_some());
     }
 }

@@ -1,8 +1,8 @@
 //! The gate: which request may leave now, as plain async code that knows no HTTP.
 //!
 //! [`JitterThrottle`](crate::JitterThrottleLayer) is its tower face, and says what it promises.
-//! [`RetryOn429`](crate::RetryOn429Layer) tells it by [`Cooldown`] what the upstream has said. It asks
-//! every [`Quota`] for room.
+//! [`RetryOn429`](crate::RetryOn429Layer) tells it by [`Feedback`] what the upstream has said. It asks
+//! every [`Ledger`] for room.
 
 mod acquire;
 mod backpressure;
@@ -19,9 +19,9 @@ mod tests;
 
 pub use self::{
     acquire::Acquire,
-    feedback::{Cooldown, Pace},
-    gate::{Gate, Outlook, Permit},
-    ledger::{Quota, Share, Window},
+    feedback::{Feedback, Recovery},
+    gate::{Gate, Permit, QueuePosition},
+    ledger::{Fraction, Ledger, Window},
     queue::Order,
     refused::Refused,
     settings::{Busy, Pacing, ReversedJitter},

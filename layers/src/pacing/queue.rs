@@ -19,22 +19,22 @@ pub enum Order {
     Fifo,
 }
 
-/// First by ticket, which a request keeps over its retries; then by entry, which is unique.
+/// First by sequence, which a request keeps over its retries; then by dispatch_id, which is unique.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
-    pub(super) ticket: u64,
-    pub(super) entry: u64,
+pub(super) struct Position {
+    pub(super) sequence: u64,
+    pub(super) dispatch_id: u64,
 }
 
 /// A place and the line it is in.
 #[derive(Clone, Debug)]
-pub(super) struct Spot {
-    pub(super) place: Place,
-    line: Line,
+pub(super) struct Waiter {
+    pub(super) position: Position,
+    lane: Lane,
 }
 
 #[derive(Clone, Debug)]
-enum Line {
+enum Lane {
     /// Goes before everybody: it has been first once.
     Again,
     Own(Arc<str>),
@@ -46,16 +46,16 @@ enum Line {
 pub(super) struct Queue {
     order: Order,
     again: Waiters,
-    sessions: HashMap<Arc<str>, Lines>,
+    sessions: HashMap<Arc<str>, Lanes>,
     /// Sessions with someone waiting, in the order of their turns.
     turns: VecDeque<Arc<str>>,
     len: usize,
 }
 
-type Waiters = BTreeMap<Place, Option<Waker>>;
+type Waiters = BTreeMap<Position, Option<Waker>>;
 
 #[derive(Debug, Default)]
-struct Lines {
+struct Lanes {
     own: Waiters,
     children: Waiters,
 }
@@ -74,64 +74,69 @@ impl Queue {
     }
 
     /// Adds a waiter at the end of its session's line, or before everybody if it comes `again`.
-    pub(super) fn enter(&mut self, place: Place, session: Option<&Session>, again: bool) -> Spot {
-        let line = if again {
-            Line::Again
+    pub(super) fn enter(
+        &mut self,
+        position: Position,
+        session: Option<&Session>,
+        again: bool,
+    ) -> Waiter {
+        let lane = if again {
+            Lane::Again
         } else {
-            self.line(session)
+            self.lane(session)
         };
         self.len += 1;
-        match &line {
-            Line::Again => {
-                self.again.insert(place, None);
+        match &lane {
+            Lane::Again => {
+                self.again.insert(position, None);
             }
-            Line::Own(turn) | Line::Child(turn) => {
-                let lines = self.sessions.entry(Arc::clone(turn)).or_default();
-                if lines.is_empty() {
+            Lane::Own(turn) | Lane::Child(turn) => {
+                let lanes = self.sessions.entry(Arc::clone(turn)).or_default();
+                if lanes.is_empty() {
                     self.turns.push_back(Arc::clone(turn));
                 }
-                lines.of_mut(&line).insert(place, None);
+                lanes.of_mut(&lane).insert(position, None);
             }
         }
-        Spot { place, line }
+        Waiter { position, lane }
     }
 
     /// Removes a waiter that has been served; its session's next turn comes after the others'.
-    pub(super) fn serve(&mut self, spot: &Spot) {
-        if let Line::Own(turn) | Line::Child(turn) = &spot.line
+    pub(super) fn serve(&mut self, waiter: &Waiter) {
+        if let Lane::Own(turn) | Lane::Child(turn) = &waiter.lane
             && self.turns.front() == Some(turn)
         {
             self.turns.rotate_left(1);
         }
-        self.leave(spot);
+        self.leave(waiter);
     }
 
     /// Removes a waiter that has given up.
-    pub(super) fn leave(&mut self, spot: &Spot) {
+    pub(super) fn leave(&mut self, waiter: &Waiter) {
         self.len -= 1;
-        let (Line::Own(turn) | Line::Child(turn)) = &spot.line else {
-            self.again.remove(&spot.place);
+        let (Lane::Own(turn) | Lane::Child(turn)) = &waiter.lane else {
+            self.again.remove(&waiter.position);
             return;
         };
-        let Some(lines) = self.sessions.get_mut(turn) else {
+        let Some(lanes) = self.sessions.get_mut(turn) else {
             return;
         };
-        lines.of_mut(&spot.line).remove(&spot.place);
-        if lines.is_empty() {
+        lanes.of_mut(&waiter.lane).remove(&waiter.position);
+        if lanes.is_empty() {
             self.sessions.remove(turn);
             self.turns.retain(|waiting| waiting != turn);
         }
     }
 
-    pub(super) fn remember(&mut self, spot: &Spot, waker: &Waker) {
-        let waiters = match &spot.line {
-            Line::Again => Some(&mut self.again),
-            Line::Own(turn) | Line::Child(turn) => self
+    pub(super) fn remember(&mut self, waiter: &Waiter, waker: &Waker) {
+        let waiters = match &waiter.lane {
+            Lane::Again => Some(&mut self.again),
+            Lane::Own(turn) | Lane::Child(turn) => self
                 .sessions
                 .get_mut(turn)
-                .map(|lines| lines.of_mut(&spot.line)),
+                .map(|lanes| lanes.of_mut(&waiter.lane)),
         };
-        match waiters.and_then(|waiters| waiters.get_mut(&spot.place)) {
+        match waiters.and_then(|waiters| waiters.get_mut(&waiter.position)) {
             Some(Some(known)) if known.will_wake(waker) => {}
             Some(slot) => *slot = Some(waker.clone()),
             None => {}
@@ -142,8 +147,8 @@ impl Queue {
         self.len
     }
 
-    pub(super) fn is_first(&self, place: Place) -> bool {
-        self.first().is_some_and(|(first, _)| *first == place)
+    pub(super) fn is_first(&self, position: Position) -> bool {
+        self.first().is_some_and(|(first, _)| *first == position)
     }
 
     pub(super) fn wake_first(&self) {
@@ -154,26 +159,26 @@ impl Queue {
 
     /// How many would be served before a newcomer of `session`.
     pub(super) fn ahead_of_newcomer(&self, session: Option<&Session>) -> usize {
-        let line = self.line(session);
-        let (Line::Own(turn) | Line::Child(turn)) = &line else {
+        let lane = self.lane(session);
+        let (Lane::Own(turn) | Lane::Child(turn)) = &lane else {
             return self.again.len();
         };
-        let before = self.sessions.get(turn).map_or(0, |lines| match &line {
-            Line::Child(_) => lines.len(),
-            _ => lines.own.len(),
+        let before = self.sessions.get(turn).map_or(0, |lanes| match &lane {
+            Lane::Child(_) => lanes.len(),
+            _ => lanes.own.len(),
         });
         self.again.len() + self.before_in_turns(turn, before)
     }
 
-    /// How many are served before the waiter with `ticket`.
-    pub(super) fn ahead_of(&self, ticket: u64) -> Option<usize> {
-        let position = |waiters: &Waiters| waiters.keys().position(|p| p.ticket == ticket);
+    /// How many are served before the waiter with `sequence`.
+    pub(super) fn ahead_of(&self, sequence: u64) -> Option<usize> {
+        let position = |waiters: &Waiters| waiters.keys().position(|p| p.sequence == sequence);
         if let Some(before) = position(&self.again) {
             return Some(before);
         }
-        self.sessions.iter().find_map(|(turn, lines)| {
-            let own = position(&lines.own);
-            let before = own.or_else(|| Some(lines.own.len() + position(&lines.children)?))?;
+        self.sessions.iter().find_map(|(turn, lanes)| {
+            let own = position(&lanes.own);
+            let before = own.or_else(|| Some(lanes.own.len() + position(&lanes.children)?))?;
             Some(self.again.len() + self.before_in_turns(turn, before))
         })
     }
@@ -197,34 +202,34 @@ impl Queue {
         before + others
     }
 
-    fn first(&self) -> Option<(&Place, &Option<Waker>)> {
+    fn first(&self) -> Option<(&Position, &Option<Waker>)> {
         self.again
             .first_key_value()
             .or_else(|| self.sessions.get(self.turns.front()?)?.first())
     }
 
-    fn line(&self, session: Option<&Session>) -> Line {
+    fn lane(&self, session: Option<&Session>) -> Lane {
         match (self.order, session) {
             (Order::Fair, Some(session)) if session.is_child() => {
-                Line::Child(Arc::clone(session.turn()))
+                Lane::Child(Arc::clone(session.turn()))
             }
-            (Order::Fair, Some(session)) => Line::Own(Arc::clone(session.turn())),
-            _ => Line::Own(Arc::from("")),
+            (Order::Fair, Some(session)) => Lane::Own(Arc::clone(session.turn())),
+            _ => Lane::Own(Arc::from("")),
         }
     }
 }
 
-// === impl Lines ===
+// === impl Lanes ===
 
-impl Lines {
-    fn of_mut(&mut self, line: &Line) -> &mut Waiters {
-        match line {
-            Line::Child(_) => &mut self.children,
+impl Lanes {
+    fn of_mut(&mut self, lane: &Lane) -> &mut Waiters {
+        match lane {
+            Lane::Child(_) => &mut self.children,
             _ => &mut self.own,
         }
     }
 
-    fn first(&self) -> Option<(&Place, &Option<Waker>)> {
+    fn first(&self) -> Option<(&Position, &Option<Waker>)> {
         self.own
             .first_key_value()
             .or_else(|| self.children.first_key_value())
@@ -244,15 +249,15 @@ mod tests {
     use super::*;
 
     /// Serves everybody, and says whom in which order.
-    fn drain(queue: &mut Queue, spots: &[(&'static str, Spot)]) -> Vec<&'static str> {
+    fn drain(queue: &mut Queue, waiters: &[(&'static str, Waiter)]) -> Vec<&'static str> {
         let mut served = Vec::new();
         while queue.len() > 0 {
-            let (name, spot) = spots
+            let (name, waiter) = waiters
                 .iter()
-                .find(|(_, spot)| queue.is_first(spot.place))
+                .find(|(_, waiter)| queue.is_first(waiter.position))
                 .unwrap();
-            assert_eq!(queue.ahead_of(spot.place.ticket), Some(0));
-            queue.serve(spot);
+            assert_eq!(queue.ahead_of(waiter.position.sequence), Some(0));
+            queue.serve(waiter);
             served.push(*name);
         }
         served
@@ -262,22 +267,22 @@ mod tests {
     fn fill(
         queue: &mut Queue,
         requests: &[(&'static str, Option<Session>, bool)],
-    ) -> Vec<(&'static str, Spot)> {
+    ) -> Vec<(&'static str, Waiter)> {
         let places = 1_u64..;
         requests
             .iter()
             .zip(places)
             .map(|((name, session, again), number)| {
-                let place = Place {
-                    ticket: number,
-                    entry: number,
+                let position = Position {
+                    sequence: number,
+                    dispatch_id: number,
                 };
                 let ahead = queue.ahead_of_newcomer(session.as_ref());
-                let spot = queue.enter(place, session.as_ref(), *again);
+                let waiter = queue.enter(position, session.as_ref(), *again);
                 if !again {
                     assert_eq!(queue.ahead_of(number), Some(ahead), "{name}");
                 }
-                (*name, spot)
+                (*name, waiter)
             })
             .collect()
     }
@@ -293,7 +298,7 @@ mod tests {
     #[test]
     fn sessions_take_turns_and_their_own_requests_go_before_their_childrens() {
         let mut queue = Queue::new(Order::Fair);
-        let spots = fill(
+        let waiters = fill(
             &mut queue,
             &[
                 ("a's child", child("a1", "a"), false),
@@ -305,7 +310,7 @@ mod tests {
             ],
         );
         assert_eq!(
-            drain(&mut queue, &spots),
+            drain(&mut queue, &waiters),
             ["a", "b", "c", "a's child", "b again", "a's other child"]
         );
     }
@@ -313,7 +318,7 @@ mod tests {
     #[test]
     fn a_retry_goes_before_everybody() {
         let mut queue = Queue::new(Order::Fair);
-        let spots = fill(
+        let waiters = fill(
             &mut queue,
             &[
                 ("a", session("a"), false),
@@ -321,13 +326,13 @@ mod tests {
                 ("retry", session("b"), true),
             ],
         );
-        assert_eq!(drain(&mut queue, &spots), ["retry", "a", "b"]);
+        assert_eq!(drain(&mut queue, &waiters), ["retry", "a", "b"]);
     }
 
     #[test]
     fn fifo_knows_no_sessions() {
         let mut queue = Queue::new(Order::Fifo);
-        let spots = fill(
+        let waiters = fill(
             &mut queue,
             &[
                 ("a", session("a"), false),
@@ -337,7 +342,7 @@ mod tests {
             ],
         );
         assert_eq!(
-            drain(&mut queue, &spots),
+            drain(&mut queue, &waiters),
             ["a", "a's child", "a again", "b"]
         );
     }
@@ -345,14 +350,14 @@ mod tests {
     #[test]
     fn a_session_that_gives_up_leaves_no_turn_behind() {
         let mut queue = Queue::new(Order::Fair);
-        let spots = fill(
+        let waiters = fill(
             &mut queue,
             &[("a", session("a"), false), ("b", session("b"), false)],
         );
-        queue.leave(&spots[0].1);
+        queue.leave(&waiters[0].1);
         assert_eq!(queue.len(), 1);
-        assert!(queue.is_first(spots[1].1.place));
-        queue.leave(&spots[1].1);
+        assert!(queue.is_first(waiters[1].1.position));
+        queue.leave(&waiters[1].1);
         assert!(queue.sessions.is_empty() && queue.turns.is_empty());
     }
 }

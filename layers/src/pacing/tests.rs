@@ -6,11 +6,11 @@ use rand::{SeedableRng, rngs::StdRng};
 use tokio::{sync::Mutex, task::JoinSet, time::Instant};
 
 use super::*;
-use crate::{JitterThrottleLayer, context::Progress};
+use crate::{JitterThrottleLayer, context::RequestContext};
 
+mod backpressure;
 mod bounds;
 mod cancellation;
-mod closing;
 mod concurrency;
 mod dispatch;
 mod gap;
@@ -34,7 +34,7 @@ fn gate(pacing: Pacing) -> Gate {
 
 /// The upstream says "slow down" to somebody who was sent long ago.
 fn close(gate: &Gate, until: Instant) {
-    gate.refused(&Progress::new(), until, Pace::Same);
+    gate.refused(&RequestContext::new(), until, Recovery::Same);
 }
 
 /// Sends `count` requests at once and says who left when, in the order they left.

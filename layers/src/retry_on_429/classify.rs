@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode, header};
 
-use crate::pacing::Pace;
+use crate::pacing::Recovery;
 
 /// An answer, as far as it has been read.
 #[derive(Clone, Copy, Debug)]
-pub struct Answer<'a> {
+pub struct PeekedResponse<'a> {
     /// Its status.
     pub status: StatusCode,
     /// Its headers.
@@ -25,7 +25,7 @@ pub enum Verdict {
     /// The upstream did not act on the request and will take it later.
     Retry {
         /// How to go on then.
-        pace: Pace,
+        recovery: Recovery,
         /// The wait if the answer names none or a shorter one; zero leaves it to the answer.
         at_least: Duration,
     },
@@ -40,18 +40,18 @@ pub enum Verdict {
 pub trait Classify {
     /// Whether an answer with this status is worth reading into; a status that is not goes to the
     /// client at once.
-    fn concerns(&self, status: StatusCode) -> bool {
+    fn inspects_status(&self, status: StatusCode) -> bool {
         status.is_client_error() || status.is_server_error()
     }
 
     /// Whether an event stream may begin with an error although its status is a success. Such a
     /// stream is held back until its first event is complete, and read.
-    fn concerns_streams(&self) -> bool {
+    fn inspects_streams(&self) -> bool {
         false
     }
 
     /// What `answer` means. Must not panic, whatever the upstream sent.
-    fn classify(&self, answer: &Answer<'_>) -> Verdict;
+    fn classify(&self, answer: &PeekedResponse<'_>) -> Verdict;
 }
 
 /// The reading of [RFC 6585 §4] and [RFC 9110 §15.6.4]: 429, and 503 with a `Retry-After`, mean
@@ -65,20 +65,20 @@ pub struct StandardClassify;
 impl Verdict {
     /// Wait as long as the answer says, then go on as before.
     pub const RETRY: Self = Self::Retry {
-        pace: Pace::Same,
+        recovery: Recovery::Same,
         at_least: Duration::ZERO,
     };
 }
 
 impl Classify for StandardClassify {
-    fn concerns(&self, status: StatusCode) -> bool {
+    fn inspects_status(&self, status: StatusCode) -> bool {
         matches!(
             status,
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
         )
     }
 
-    fn classify(&self, answer: &Answer<'_>) -> Verdict {
+    fn classify(&self, answer: &PeekedResponse<'_>) -> Verdict {
         let later = match answer.status {
             StatusCode::TOO_MANY_REQUESTS => true,
             StatusCode::SERVICE_UNAVAILABLE => answer.headers.contains_key(header::RETRY_AFTER),
@@ -89,15 +89,15 @@ impl Classify for StandardClassify {
 }
 
 impl<C: Classify + ?Sized> Classify for std::sync::Arc<C> {
-    fn concerns(&self, status: StatusCode) -> bool {
-        (**self).concerns(status)
+    fn inspects_status(&self, status: StatusCode) -> bool {
+        (**self).inspects_status(status)
     }
 
-    fn concerns_streams(&self) -> bool {
-        (**self).concerns_streams()
+    fn inspects_streams(&self) -> bool {
+        (**self).inspects_streams()
     }
 
-    fn classify(&self, answer: &Answer<'_>) -> Verdict {
+    fn classify(&self, answer: &PeekedResponse<'_>) -> Verdict {
         (**self).classify(answer)
     }
 }

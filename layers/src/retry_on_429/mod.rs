@@ -25,9 +25,9 @@
 //!
 //! Outside [`JitterThrottle`](crate::JitterThrottleLayer), so that every attempt takes its turn;
 //! outside [`TokenRefresh`](crate::TokenRefreshLayer), so that a refused replay is retried as well.
-//! With a [`Cooldown`](crate::pacing::Cooldown) shared with that layer, one refusal pauses
+//! With a [`Feedback`](crate::pacing::Feedback) shared with that layer, one refusal pauses
 //! everyone on the account, and the waiting is done at the gate, where the request keeps its place.
-//! It puts a [`Progress`](crate::context::Progress) into the request's extensions if none is there.
+//! It puts a [`RequestContext`](crate::context::RequestContext) into the request's extensions if none is there.
 //! Where event streams are read, it puts a mark there, too, so that the layer further in does not
 //! take their heads for the upstream's word.
 //!
@@ -49,14 +49,14 @@
 //!
 //! use pacegate_layers::{
 //!     RetryOn429Layer,
-//!     retry_on_429::{Answer, Classify, Verdict},
+//!     retry_on_429::{PeekedResponse, Classify, Verdict},
 //! };
 //!
 //! #[derive(Clone)]
 //! struct Overloaded;
 //!
 //! impl Classify for Overloaded {
-//!     fn classify(&self, answer: &Answer<'_>) -> Verdict {
+//!     fn classify(&self, answer: &PeekedResponse<'_>) -> Verdict {
 //!         if answer.status.as_u16() == 529 { Verdict::RETRY } else { Verdict::Pass }
 //!     }
 //! }
@@ -80,7 +80,7 @@ mod tests;
 
 pub use self::{
     body::PeekedBody,
-    classify::{Answer, Classify, StandardClassify, Verdict},
+    classify::{Classify, PeekedResponse, StandardClassify, Verdict},
     resolve::Exhausted,
     service::{ResponseFuture, RetryOn429, RetryOn429Layer},
 };

@@ -1,4 +1,4 @@
-//! What happens once a first attempt did not simply succeed: read, judge, wait, try again.
+//! What happens once a first attempt did not simply succeed: read, decide, wait, try again.
 
 use std::{
     future::poll_fn,
@@ -18,23 +18,23 @@ use super::{
     backoff::Backoff,
     body::PeekedBody,
     budget::Budget,
-    classify::{Answer, Classify, Verdict},
+    classify::{Classify, PeekedResponse, Verdict},
     retry_after::requested_wait,
 };
 use crate::{
-    context::Progress,
+    context::RequestContext,
     error::{BoxError, NotSent, chain_text},
-    pacing::{Cooldown, Pace},
+    pacing::{Feedback, Recovery},
 };
 
 /// What a layer was told.
 #[derive(Clone, Debug)]
-pub(super) struct Policy<C> {
+pub(super) struct RetryPolicy<C> {
     pub(super) classify: C,
     pub(super) max_retries: u32,
     pub(super) max_hold: Duration,
     pub(super) default_wait: Duration,
-    pub(super) cooldown: Option<Arc<dyn Cooldown>>,
+    pub(super) feedback: Option<Arc<dyn Feedback>>,
     pub(super) budget: Budget,
     pub(super) rng: Arc<Mutex<StdRng>>,
 }
@@ -67,31 +67,31 @@ const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 /// Obeyed by the OpenAI SDKs.
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
-// === impl Policy ===
+// === impl RetryPolicy ===
 
-impl<C> Policy<C> {
+impl<C> RetryPolicy<C> {
     pub(super) fn new(classify: C) -> Self {
         Self {
             classify,
             max_retries: 2,
             max_hold: MAX_HOLD,
             default_wait: DEFAULT_WAIT,
-            cooldown: None,
+            feedback: None,
             budget: Budget::new(1.0),
             rng: Arc::new(Mutex::new(rand::make_rng())),
         }
     }
 
     /// Whether `response` has to be read into before anything can be said.
-    pub(super) fn concerns<R>(&self, response: &Response<R>) -> bool
+    pub(super) fn inspects<R>(&self, response: &Response<R>) -> bool
     where
         C: Classify,
     {
         let status = response.status();
         if status.is_success() {
-            return self.classify.concerns_streams() && is_readable_stream(response.headers());
+            return self.classify.inspects_streams() && is_readable_stream(response.headers());
         }
-        self.classify.concerns(status)
+        self.classify.inspects_status(status)
     }
 
     /// Whether the head of an answer never says enough, so that nobody further in may draw
@@ -100,18 +100,18 @@ impl<C> Policy<C> {
     where
         C: Classify,
     {
-        self.cooldown.is_some() && self.classify.concerns_streams()
+        self.feedback.is_some() && self.classify.inspects_streams()
     }
 
-    pub(super) fn tell_accepted(&self, request: &Progress) {
-        if let Some(cooldown) = &self.cooldown {
-            cooldown.accepted(request);
+    pub(super) fn tell_accepted(&self, request: &RequestContext) {
+        if let Some(feedback) = &self.feedback {
+            feedback.accepted(request);
         }
     }
 
     fn tell_exhausted(&self, exhausted: Exhausted) {
-        if let (Some(cooldown), Some(reset)) = (&self.cooldown, exhausted.reset) {
-            cooldown.exhausted(Instant::now() + reset);
+        if let (Some(feedback), Some(reset)) = (&self.feedback, exhausted.reset) {
+            feedback.exhausted(Instant::now() + reset);
         }
     }
 
@@ -138,12 +138,12 @@ pub struct Exhausted {
 pub(super) struct Retry<S, C, B> {
     pub(super) service: S,
     pub(super) request: Request<B>,
-    pub(super) policy: Arc<Policy<C>>,
+    pub(super) policy: Arc<RetryPolicy<C>>,
 }
 
 impl<S, C, B> Retry<S, C, B> {
     /// What all attempts share.
-    pub(super) fn progress(&self) -> Progress {
+    pub(super) fn context(&self) -> RequestContext {
         let extensions = self.request.extensions();
         extensions.get().cloned().unwrap_or_default()
     }
@@ -162,7 +162,7 @@ where
     B: Clone,
     R: Body + Unpin,
 {
-    let progress = retry.progress();
+    let context = retry.context();
     let Retry {
         mut service,
         request,
@@ -175,31 +175,31 @@ where
         let fits = |wait: Duration| started.elapsed() + wait <= policy.max_hold;
         match outcome {
             Ok(response) => {
-                let (response, wait, pace) = match judge(response, &policy).await {
-                    Judged::Exhausted(exhausted) => {
+                let (response, wait, recovery) = match decide(response, &policy).await {
+                    Decision::Exhausted(exhausted) => {
                         policy.tell_exhausted(exhausted);
                         return Err(exhausted.into());
                     }
-                    Judged::Pass(response) => {
-                        policy.tell_accepted(&progress);
+                    Decision::Pass(response) => {
+                        policy.tell_accepted(&context);
                         return Ok(response);
                     }
-                    Judged::Retry(response, wait, pace) => (response, wait, pace),
+                    Decision::Retry(response, wait, recovery) => (response, wait, recovery),
                 };
                 let delay = policy.jittered(wait.clamp(SHORTEST_WAIT, LONGEST_WAIT));
-                if let Some(cooldown) = &policy.cooldown {
-                    cooldown.refused(&progress, Instant::now() + delay, pace);
+                if let Some(feedback) = &policy.feedback {
+                    feedback.refused(&context, Instant::now() + delay, recovery);
                 }
                 let hopeless = wait > LONGEST_WAIT || !fits(delay);
                 if spent || hopeless || !policy.budget.take_retry() {
-                    let own = policy.cooldown.as_ref().map(|cooldown| cooldown.estimate());
-                    return Ok(hand_on(response, own.unwrap_or(delay), spent));
+                    let own = policy.feedback.as_ref().map(|feedback| feedback.estimate());
+                    return Ok(return_refusal(response, own.unwrap_or(delay), spent));
                 }
                 // Whatever the refused answer holds, such as a slot in flight, is free before the
                 // wait begins.
                 drop(response);
                 debug!(retries, ?delay, "Retrying after a refusal");
-                if policy.cooldown.is_none() {
+                if policy.feedback.is_none() {
                     sleep(delay).await;
                 }
             }
@@ -226,19 +226,19 @@ where
     }
 }
 
-enum Judged<R: Body> {
+enum Decision<R: Body> {
     Exhausted(Exhausted),
     Pass(Response<PeekedBody<R>>),
-    Retry(Response<PeekedBody<R>>, Duration, Pace),
+    Retry(Response<PeekedBody<R>>, Duration, Recovery),
 }
 
-async fn judge<C, R>(response: Response<R>, policy: &Policy<C>) -> Judged<R>
+async fn decide<C, R>(response: Response<R>, policy: &RetryPolicy<C>) -> Decision<R>
 where
     C: Classify,
     R: Body + Unpin,
 {
-    if !policy.concerns(&response) {
-        return Judged::Pass(response.map(PeekedBody::untouched));
+    if !policy.inspects(&response) {
+        return Decision::Pass(response.map(PeekedBody::untouched));
     }
     let (head, body) = response.into_parts();
     let (body, beginning) = if head.status.is_success() {
@@ -248,15 +248,15 @@ where
         let deadline = Instant::now() + PEEK_TIME;
         PeekedBody::peek(body, deadline, |read| read.len() >= PEEK_BYTES).await
     };
-    let verdict = policy.classify.classify(&Answer {
+    let verdict = policy.classify.classify(&PeekedResponse {
         status: head.status,
         headers: &head.headers,
         body: &beginning,
     });
     match verdict {
-        Verdict::Exhausted { reset } => Judged::Exhausted(Exhausted { reset }),
-        Verdict::Pass => Judged::Pass(Response::from_parts(head, body)),
-        Verdict::Retry { pace, at_least } => {
+        Verdict::Exhausted { reset } => Decision::Exhausted(Exhausted { reset }),
+        Verdict::Pass => Decision::Pass(Response::from_parts(head, body)),
+        Verdict::Retry { recovery, at_least } => {
             let text = String::from_utf8_lossy(&beginning);
             let asked = requested_wait(&head.headers, &text, SystemTime::now());
             let default = if at_least.is_zero() {
@@ -265,7 +265,7 @@ where
                 at_least
             };
             let wait = asked.map_or(default, |asked| asked.max(at_least));
-            Judged::Retry(Response::from_parts(head, body), wait, pace)
+            Decision::Retry(Response::from_parts(head, body), wait, recovery)
         }
     }
 }
@@ -299,7 +299,7 @@ fn ends_an_event(mut read: &[u8]) -> bool {
 }
 
 /// Gives a "slow down" to the client, with our own word on when to come back.
-fn hand_on<R>(mut response: Response<R>, estimate: Duration, spent: bool) -> Response<R> {
+fn return_refusal<R>(mut response: Response<R>, estimate: Duration, spent: bool) -> Response<R> {
     let seconds = estimate.as_secs() + u64::from(estimate.subsec_nanos() > 0);
     // A stream that begins with its refusal: nobody looks for `Retry-After` under a success.
     if response.status().is_success() {

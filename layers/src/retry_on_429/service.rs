@@ -22,21 +22,21 @@ use super::{
     body::PeekedBody,
     budget::Budget,
     classify::{Classify, StandardClassify},
-    resolve::{Policy, Retry, resolve},
+    resolve::{Retry, RetryPolicy, resolve},
 };
-use crate::{context::Progress, error::BoxError, pacing::Cooldown};
+use crate::{context::RequestContext, error::BoxError, pacing::Feedback};
 
 /// Applies [`RetryOn429`]; see the [module documentation](super).
 #[derive(Clone, Debug)]
 pub struct RetryOn429Layer<C = StandardClassify> {
-    policy: Policy<C>,
+    policy: RetryPolicy<C>,
 }
 
 /// Waits out a "slow down" and tries again; see the [module documentation](super).
 #[derive(Clone, Debug)]
 pub struct RetryOn429<S, C> {
     inner: S,
-    policy: Arc<Policy<C>>,
+    policy: Arc<RetryPolicy<C>>,
 }
 
 pin_project! {
@@ -81,7 +81,7 @@ impl<C> RetryOn429Layer<C> {
     /// where the upstream names none, no cool-down to tell.
     pub fn new(classify: C) -> Self {
         Self {
-            policy: Policy::new(classify),
+            policy: RetryPolicy::new(classify),
         }
     }
 
@@ -110,8 +110,8 @@ impl<C> RetryOn429Layer<C> {
     /// Tells `cooldown` of every answer that says something about the account, and leaves the waiting
     /// to it, so that the request waits in its place in the order.
     #[must_use]
-    pub fn cooldown(mut self, cooldown: impl Cooldown + 'static) -> Self {
-        self.policy.cooldown = Some(Arc::new(cooldown));
+    pub fn feedback(mut self, feedback: impl Feedback + 'static) -> Self {
+        self.policy.feedback = Some(Arc::new(feedback));
         self
     }
 
@@ -174,9 +174,9 @@ where
         let fresh = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, fresh);
         // All attempts share one, so that a retry can keep its place.
-        let progress: &mut Progress = request.extensions_mut().get_or_insert_default();
+        let context: &mut RequestContext = request.extensions_mut().get_or_insert_default();
         if self.policy.judges_all() {
-            progress.judge_outside();
+            context.judge_outside();
         }
         let started = Instant::now();
         self.policy.budget.count_try(started);
@@ -219,10 +219,10 @@ where
                     let retry = this.retry.take().expect("the retry is still here");
                     let policy = &retry.policy;
                     if let Ok(response) = &outcome
-                        && !policy.concerns(response)
+                        && !policy.inspects(response)
                     {
                         if !response.status().is_success() || policy.judges_all() {
-                            policy.tell_accepted(&retry.progress());
+                            policy.tell_accepted(&retry.context());
                         }
                         return Poll::Ready(
                             outcome.map(|response| response.map(PeekedBody::untouched)),

@@ -17,9 +17,9 @@ use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use super::*;
 use crate::{
     JitterThrottleLayer,
-    context::Progress,
+    context::RequestContext,
     error::{BoxError, NotSent},
-    pacing::Cooldown,
+    pacing::Feedback,
     pacing::{Gate, Pacing},
 };
 
@@ -187,7 +187,7 @@ async fn nobody_waits_for_hours_and_the_account_rests_no_longer_than_the_cap() {
     let script = Script::new([slow_down("561600")]);
     let response = layer()
         .max_hold(Duration::from_secs(1_000_000))
-        .cooldown(gate.clone())
+        .feedback(gate.clone())
         .layer(script.service())
         .oneshot(Request::new(()))
         .await
@@ -267,7 +267,7 @@ async fn one_refusal_pauses_everyone_and_the_order_is_kept() {
     let gate = Gate::new(pacing, StdRng::seed_from_u64(1));
     let script = Script::new([slow_down("3"), slow_down("3")]);
     let service = ServiceBuilder::new()
-        .layer(layer().cooldown(gate.clone()))
+        .layer(layer().feedback(gate.clone()))
         .layer(JitterThrottleLayer::new(gate.clone()))
         .service(script.service());
 
@@ -276,9 +276,9 @@ async fn one_refusal_pauses_everyone_and_the_order_is_kept() {
     for index in 0..20 {
         let (service, finished) = (service.clone(), Arc::clone(&finished));
         tasks.spawn(async move {
-            let progress = Progress::new();
+            let context = RequestContext::new();
             let mut request = Request::new(());
-            request.extensions_mut().insert(progress.clone());
+            request.extensions_mut().insert(context.clone());
             let response = service.oneshot(request).await.unwrap();
             assert_eq!(response.status(), 200);
             finished.lock().unwrap().push(index);

@@ -5,8 +5,8 @@ fn limits() -> Limits {
     crate::config::sample(&local, &|_| None).unwrap().limits
 }
 
-fn rules() -> Rules {
-    Rules {
+fn rules() -> AccessRules {
+    AccessRules {
         hosts: vec!["localhost".into(), "pacegate.internal".into()],
         origins: vec!["https://ok.example".into()],
         keys: Vec::new(),
@@ -14,7 +14,12 @@ fn rules() -> Rules {
     }
 }
 
-fn check(rules: &Rules, method: &str, uri: &str, fields: &[(&str, &str)]) -> Option<Denied> {
+fn check(
+    rules: &AccessRules,
+    method: &str,
+    uri: &str,
+    fields: &[(&str, &str)],
+) -> Option<Rejected> {
     let mut request = Request::builder().method(method).uri(uri);
     for (name, value) in fields {
         request = request.header(*name, *value);
@@ -42,14 +47,17 @@ fn passes_exactly_the_hosts_it_answers_for() {
         ("local host", false),
         ("", false),
     ] {
-        let denied = check(&rules(), "GET", "/v1/models", &[("host", host)]);
-        assert_eq!(denied.is_none(), passes, "{host}: {denied:?}");
+        let rejected = check(&rules(), "GET", "/v1/models", &[("host", host)]);
+        assert_eq!(rejected.is_none(), passes, "{host}: {rejected:?}");
     }
-    assert_eq!(check(&rules(), "GET", "/", &[]), Some(Denied::HostMissing));
+    assert_eq!(
+        check(&rules(), "GET", "/", &[]),
+        Some(Rejected::HostMissing)
+    );
     let twice = [("host", "localhost"), ("host", "localhost")];
     assert_eq!(
         check(&rules(), "GET", "/", &twice),
-        Some(Denied::HostMissing)
+        Some(Rejected::HostMissing)
     );
 }
 
@@ -79,11 +87,15 @@ fn a_web_page_passes_only_if_it_is_listed() {
         "https://ok.example.evil",
         "",
     ] {
-        assert_eq!(ask(&[("origin", origin)]), Some(Denied::Origin), "{origin}");
+        assert_eq!(
+            ask(&[("origin", origin)]),
+            Some(Rejected::Origin),
+            "{origin}"
+        );
     }
     assert_eq!(
         ask(&[("sec-fetch-site", "cross-site")]),
-        Some(Denied::Origin)
+        Some(Rejected::Origin)
     );
 }
 
@@ -95,17 +107,17 @@ fn post_needs_json() {
     };
     assert_eq!(ask("application/json"), None);
     assert_eq!(ask("Application/JSON; charset=utf-8"), None);
-    assert_eq!(ask("text/plain"), Some(Denied::ContentType));
+    assert_eq!(ask("text/plain"), Some(Rejected::ContentType));
     assert_eq!(
         ask("application/json-patch+json"),
-        Some(Denied::ContentType)
+        Some(Rejected::ContentType)
     );
 }
 
 #[test]
 fn a_client_key_is_asked_for_wherever_one_is_set_but_not_for_a_probe() {
     let key = "0123456789abcdef0123456789abcdef";
-    let rules = Rules {
+    let rules = AccessRules {
         hosts: vec!["localhost".into()],
         origins: Vec::new(),
         keys: vec![key.to_owned().into()],
@@ -124,8 +136,8 @@ fn a_client_key_is_asked_for_wherever_one_is_set_but_not_for_a_probe() {
     assert_eq!(ask("/v1/models", &[("x-api-key", key)]), None);
     assert_eq!(ask(HEALTHZ, &[]), None);
     for wrong in ["Bearer ", "Bearer 0123", "Basic x", key] {
-        let denied = ask("/v1/models", &[("authorization", wrong)]);
-        assert_eq!(denied, Some(Denied::ClientKey), "{wrong}");
+        let rejected = ask("/v1/models", &[("authorization", wrong)]);
+        assert_eq!(rejected, Some(Rejected::ClientKey), "{wrong}");
     }
 }
 
@@ -146,14 +158,14 @@ fn what_is_left_of_two_ways_to_frame_a_body_is_refused() {
         &[("transfer_encoding", "chunked")],
         &[("content_length", "2")],
     ] {
-        assert_eq!(ask(fields), Some(Denied::Framing), "{fields:?}");
+        assert_eq!(ask(fields), Some(Rejected::Framing), "{fields:?}");
     }
 }
 
 #[test]
 fn heads_and_targets_have_their_sizes_and_methods_their_case() {
     let host = ("host", "localhost");
-    let rules = Rules {
+    let rules = AccessRules {
         limits: Limits {
             max_header_fields: 3,
             max_header_size: 64,
@@ -164,14 +176,14 @@ fn heads_and_targets_have_their_sizes_and_methods_their_case() {
     };
     let ask = |uri: &str, fields: &[(&str, &str)]| check(&rules, "GET", uri, fields);
     assert_eq!(ask("/v1/models?a", &[host, ("a", "1"), ("b", "2")]), None);
-    assert_eq!(ask("/v1/models?ab", &[host]), Some(Denied::TargetTooLong));
+    assert_eq!(ask("/v1/models?ab", &[host]), Some(Rejected::TargetTooLong));
     let many = [host, ("a", "1"), ("b", "2"), ("c", "3")];
-    assert_eq!(ask("/v1/models", &many), Some(Denied::HeadTooLarge));
+    assert_eq!(ask("/v1/models", &many), Some(Rejected::HeadTooLarge));
     let large = "x".repeat(64);
     let fits = [host, ("a", &large[..40])];
     assert_eq!(ask("/v1/models", &fits), None);
     let too_large = [host, ("a", &large[..])];
-    assert_eq!(ask("/v1/models", &too_large), Some(Denied::HeadTooLarge));
-    let denied = check(&rules, "get", "/v1/models", &[host]);
-    assert_eq!(denied, Some(Denied::MethodCase));
+    assert_eq!(ask("/v1/models", &too_large), Some(Rejected::HeadTooLarge));
+    let rejected = check(&rules, "get", "/v1/models", &[host]);
+    assert_eq!(rejected, Some(Rejected::MethodCase));
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use pacegate_layers::pacing::{Quota as _, Share};
+use pacegate_layers::pacing::{Fraction, Ledger as _};
 use tempfile::TempDir;
 use tokio::time::{Instant, advance, sleep_until};
 
@@ -75,14 +75,14 @@ impl Machine {
 
 impl Book {
     fn has_room(&self) -> bool {
-        self.room(0, Share::WHOLE).is_none()
+        self.next_slot(0, Fraction::WHOLE).is_none()
     }
 
     /// Spends until there is no room, and says how many that were.
     fn spend_all(&self) -> usize {
         let mut spent = 0;
         while self.has_room() {
-            self.spend();
+            self.record();
             spent += 1;
         }
         spent
@@ -123,12 +123,12 @@ async fn opens_at_midnight_in_shanghai_also_across_a_restart() {
     let midnight = Instant::now() + Duration::from_secs(120);
     let book = machine.open(&quotas);
     assert_eq!(book.spend_all(), 3);
-    assert_eq!(book.room(0, Share::WHOLE), Some(midnight));
+    assert_eq!(book.next_slot(0, Fraction::WHOLE), Some(midnight));
     drop(book);
 
     advance(Duration::from_secs(60)).await;
     let book = machine.open(&quotas);
-    assert_eq!(book.room(0, Share::WHOLE), Some(midnight));
+    assert_eq!(book.next_slot(0, Fraction::WHOLE), Some(midnight));
     sleep_until(midnight - Duration::from_millis(1)).await;
     assert!(!book.has_room());
     sleep_until(midnight).await;
@@ -147,13 +147,13 @@ async fn a_window_goes_on_across_a_restart() {
     let machine = Machine::at("2026-04-15T12:00:00Z");
     let book = machine.open(&[window(2, 60)]);
     let start = Instant::now();
-    book.spend();
+    book.record();
     advance(Duration::from_secs(10)).await;
-    book.spend();
+    book.record();
     drop(book);
     advance(Duration::from_secs(20)).await;
     let book = machine.open(&[window(2, 60)]);
-    let late = book.room(0, Share::WHOLE).unwrap() - (start + Duration::from_secs(60));
+    let late = book.next_slot(0, Fraction::WHOLE).unwrap() - (start + Duration::from_secs(60));
     assert!(late <= Duration::from_millis(1), "{late:?}");
     drop(book);
     advance(Duration::from_secs(35)).await;
@@ -172,7 +172,7 @@ async fn a_clock_that_goes_back_hands_out_no_day_twice() {
     let book = machine.open(&quotas);
     assert!(!book.has_room());
     // What it says is when the clock has caught up.
-    let open = book.room(0, Share::WHOLE).unwrap() - Instant::now();
+    let open = book.next_slot(0, Fraction::WHOLE).unwrap() - Instant::now();
     assert_eq!(open, Duration::from_secs(36 * 3600));
     assert_eq!(book.usage()[0].resets, wall_time("2026-04-16T00:00:00Z"));
     advance(open).await;
@@ -201,8 +201,8 @@ async fn refusals_shrink_short_windows_and_nothing_else() {
     let machine = Machine::at("2026-04-15T12:00:00Z");
     let shrunk = |quota| {
         let book = Book::open("mine", &[quota], None, machine.wall()).unwrap();
-        (0..10).for_each(|_| book.spend());
-        book.room(0, Share::SHRUNK).is_some()
+        (0..10).for_each(|_| book.record());
+        book.next_slot(0, Fraction::SHRUNK).is_some()
     };
     assert!(shrunk(window(11, 60)));
     assert!(shrunk(window(11, 3600)));
@@ -217,10 +217,10 @@ async fn what_was_not_sent_is_given_back_where_only_the_upstream_counts() {
     let book = machine.open(&quotas);
     advance(Duration::from_millis(1)).await;
     let first = Instant::now();
-    book.spend();
+    book.record();
     advance(Duration::from_millis(1)).await;
-    book.spend();
-    book.give_back(first);
+    book.record();
+    book.refund(first);
     assert_eq!(book.used(), [2, 1, 1]);
     drop(book);
     let book = machine.open(&quotas);
@@ -236,13 +236,13 @@ async fn nothing_is_given_back_to_a_day_that_did_not_pay() {
     let machine = Machine::at("2026-04-15T23:59:59Z");
     let book = machine.open(&[day(3, "UTC")]);
     let yesterday = Instant::now();
-    book.spend();
+    book.record();
     advance(Duration::from_secs(2)).await;
-    book.spend();
-    book.give_back(yesterday);
+    book.record();
+    book.refund(yesterday);
     assert_eq!(book.used(), [1]);
     advance(Duration::from_secs(1)).await;
-    book.give_back(Instant::now());
+    book.refund(Instant::now());
     assert_eq!(book.used(), [0]);
 }
 
@@ -255,8 +255,8 @@ async fn the_first_of_a_day_is_given_back_too() {
     advance(Duration::from_secs(1)).await;
     assert!(book.has_room());
     let first = Instant::now();
-    book.spend();
-    book.give_back(first);
+    book.record();
+    book.refund(first);
     assert_eq!(book.used(), [0]);
 }
 
@@ -264,10 +264,10 @@ async fn the_first_of_a_day_is_given_back_too() {
 async fn an_estimate_goes_on_beyond_the_next_period() {
     let machine = Machine::at("2026-04-15T12:00:00Z");
     let book = machine.open(&[day(2, "UTC")]);
-    book.spend();
+    book.record();
     let start = Instant::now();
     let hours = |ahead| {
-        let room = book.room(ahead, Share::WHOLE);
+        let room = book.next_slot(ahead, Fraction::WHOLE);
         room.map(|at| (at - start).as_secs() / 3600)
     };
     let expected = [None, Some(12), Some(12), Some(36), Some(36), Some(60)];
@@ -278,7 +278,7 @@ async fn an_estimate_goes_on_beyond_the_next_period() {
 async fn limits_may_change_and_counts_stay_but_another_zone_starts_anew() {
     let machine = Machine::at("2026-04-15T12:00:00Z");
     let book = machine.open(&[window(58, 60), day(10, "Asia/Shanghai")]);
-    (0..7).for_each(|_| book.spend());
+    (0..7).for_each(|_| book.record());
     drop(book);
     let changed = [window(5, 60), day(20, "Asia/Shanghai"), window(5, 30)];
     let book = machine.open(&changed);
@@ -309,7 +309,7 @@ async fn usage_says_how_much_and_until_when() {
     let idle = book.usage();
     assert_eq!(idle[0].resets, machine.wall()());
     advance(Duration::from_secs(5)).await;
-    book.spend();
+    book.record();
     let usage: Vec<_> = book
         .usage()
         .into_iter()

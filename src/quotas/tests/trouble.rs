@@ -131,18 +131,18 @@ async fn a_disk_that_fails_is_reported_once_and_tried_again() {
     let machine = machine();
     let quotas = [day(100, "UTC")];
     let book = machine.open(&quotas);
-    book.spend();
+    book.record();
     // Where the temporary file should be, nothing can be written.
     let obstacle = machine.file().with_extension("json.tmp");
     fs::create_dir(&obstacle).unwrap();
     let (log, _guard) = Log::start();
-    book.spend();
-    book.spend();
+    book.record();
+    book.record();
     let told = log.take();
     assert_eq!(told.matches("cannot be written").count(), 1, "{told}");
     assert_eq!(book.used(), [3]);
     fs::remove_dir(&obstacle).unwrap();
-    book.spend();
+    book.record();
     assert!(log.take().contains("can be written again"));
     drop(book);
     assert_eq!(machine.open(&quotas).used(), [4]);
@@ -155,7 +155,7 @@ async fn warns_once_a_period_when_four_fifths_are_used() {
     let (log, _guard) = Log::start();
     let book = machine.open(&quotas);
     let spend = |count: usize| {
-        (0..count).for_each(|_| book.spend());
+        (0..count).for_each(|_| book.record());
         log.take().matches("Most of a quota is used up").count()
     };
     assert_eq!(spend(7), 0);
@@ -167,7 +167,7 @@ async fn warns_once_a_period_when_four_fifths_are_used() {
     assert_eq!(spend(8), 2, "another day");
     drop(book);
     let book = machine.open(&quotas);
-    book.spend();
+    book.record();
     assert_eq!(
         log.take().matches("Most of").count(),
         0,
@@ -205,9 +205,9 @@ async fn a_dispatch_counts_from_when_it_was_written_down() {
         fs::read(pipe).unwrap()
     });
     let begun = Instant::now();
-    book.spend();
+    book.record();
     assert!(!disk.join().unwrap().is_empty());
-    let room = book.room(0, Share::WHOLE).unwrap();
+    let room = book.next_slot(0, Fraction::WHOLE).unwrap();
     let late = room.saturating_duration_since(begun + Duration::from_secs(60));
     assert!(late >= SLOW / 2, "{late:?} later");
 }

@@ -20,12 +20,12 @@ proptest! {
             for (micros, ahead) in steps {
                 advance(Duration::from_micros(micros * 997)).await;
                 let at = |room: Option<Instant>| room.unwrap_or_else(Instant::now);
-                let (ours, theirs) = (at(book.room(ahead, Share::WHOLE)), at(exact.room(ahead, Share::WHOLE)));
+                let (ours, theirs) = (at(book.next_slot(ahead, Fraction::WHOLE)), at(exact.next_slot(ahead, Fraction::WHOLE)));
                 let late = ours.duration_since(theirs);
                 assert!(ours >= theirs && late <= Duration::from_millis(2), "{late:?}");
                 if theirs_has_room(&exact) {
-                    book.spend();
-                    exact.spend();
+                    book.record();
+                    exact.record();
                 }
             }
         });
@@ -33,7 +33,7 @@ proptest! {
 }
 
 fn theirs_has_room(window: &Window) -> bool {
-    window.room(0, Share::WHOLE).is_none()
+    window.next_slot(0, Fraction::WHOLE).is_none()
 }
 
 #[tokio::test(start_paused = true)]
@@ -51,10 +51,10 @@ async fn a_large_window_fits_into_a_small_file_and_still_holds() {
             drop(book);
             book = machine.open(&quotas);
         }
-        if let Some(room) = book.room(0, Share::WHOLE) {
+        if let Some(room) = book.next_slot(0, Fraction::WHOLE) {
             sleep_until(room).await;
         }
-        book.spend();
+        book.record();
         spent.push(Instant::now());
     }
     let per = Duration::from_secs(5 * 3600);
@@ -69,7 +69,7 @@ async fn a_large_window_fits_into_a_small_file_and_still_holds() {
     drop(book);
     let book = machine.open(&exact);
     for _ in 0..512 {
-        book.spend();
+        book.record();
         advance(Duration::from_millis(5)).await;
     }
     let length = fs::metadata(machine.file()).unwrap().len();

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use pacegate_layers::{
-    pacing::Pace,
-    retry_on_429::{Answer, Classify, Verdict},
+    pacing::Recovery,
+    retry_on_429::{Classify, PeekedResponse, Verdict},
 };
 
 use super::{
@@ -50,7 +50,7 @@ fn the_months_quota_is_exhausted_until_a_day_that_only_the_owner_knows() {
     for (config, verdict) in [(plan, USED_UP), (&*mine, exhausted_for(24 + 4))] {
         let classifier = DialectClassifier::with_clock(&dialect_of(config), monday);
         let said = limit("month allocated quota exceeded");
-        let found = classifier.classify(&Answer {
+        let found = classifier.classify(&PeekedResponse {
             status: StatusCode::TOO_MANY_REQUESTS,
             headers: &HeaderMap::new(),
             body: said.body.as_bytes(),
@@ -67,7 +67,7 @@ fn concurrency_is_retried_with_fewer_at_once() {
 #[test]
 fn usage_is_retried_slowly() {
     let slowly = Verdict::Retry {
-        pace: Pace::Same,
+        recovery: Recovery::Same,
         at_least: Duration::from_secs(300),
     };
     assert_row(slowly, "usage allocated quota exceeded");

@@ -15,8 +15,8 @@ use pacegate::{
     dialect::DialectClassifier,
 };
 use pacegate_layers::{
-    pacing::Pace,
-    retry_on_429::{Answer, Classify, Verdict},
+    pacing::Recovery,
+    retry_on_429::{Classify, PeekedResponse, Verdict},
 };
 use serde_json::{Value, json};
 
@@ -38,8 +38,8 @@ struct Said {
 
 const PASS: Verdict = Verdict::Pass;
 const RETRY: Verdict = Verdict::RETRY;
-const RAMP: Verdict = retry(Pace::Ramp);
-const FEWER_AT_ONCE: Verdict = retry(Pace::FewerAtOnce);
+const RAMP: Verdict = retry(Recovery::Ramp);
+const FEWER_AT_ONCE: Verdict = retry(Recovery::FewerAtOnce);
 
 /// Used up, and nobody knows until when.
 const USED_UP: Verdict = Verdict::Exhausted { reset: None };
@@ -67,14 +67,14 @@ impl Said {
         let classifier = DialectClassifier::with_clock(&dialect, monday);
         let status = StatusCode::from_u16(self.status).unwrap();
         let read = if status.is_success() {
-            classifier.concerns_streams()
+            classifier.inspects_streams()
         } else {
-            classifier.concerns(status)
+            classifier.inspects_status(status)
         };
         if !read {
             return Verdict::Pass;
         }
-        classifier.classify(&Answer {
+        classifier.classify(&PeekedResponse {
             status,
             headers: &self.headers,
             body: self.body.as_bytes(),
@@ -103,9 +103,9 @@ fn as_event(said: &Said) -> Said {
     )
 }
 
-const fn retry(pace: Pace) -> Verdict {
+const fn retry(recovery: Recovery) -> Verdict {
     Verdict::Retry {
-        pace,
+        recovery,
         at_least: Duration::ZERO,
     }
 }

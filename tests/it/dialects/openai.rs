@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pacegate_layers::{pacing::Pace, retry_on_429::Verdict};
+use pacegate_layers::{pacing::Recovery, retry_on_429::Verdict};
 use serde_json::{Value, json};
 
 use super::{PASS, RETRY, Said, USED_UP, compatible, exhausted_for};
@@ -94,7 +94,7 @@ fn geminis_minute_is_retried() {
 #[test]
 fn an_overloaded_engine_is_retried_slowly() {
     let slowly = Verdict::Retry {
-        pace: Pace::Same,
+        recovery: Recovery::Same,
         at_least: Duration::from_secs(120),
     };
     let said = compatible(

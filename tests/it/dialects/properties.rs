@@ -4,7 +4,7 @@ use std::{sync::LazyLock, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use pacegate::dialect::DialectClassifier;
-use pacegate_layers::retry_on_429::{Answer, Classify};
+use pacegate_layers::retry_on_429::{Classify, PeekedResponse};
 use proptest::{collection::vec, prelude::*, sample::select};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::Value;
@@ -41,7 +41,7 @@ static ALL: LazyLock<Vec<DialectClassifier>> = LazyLock::new(|| {
 });
 
 fn classify(classifiers: &[DialectClassifier], status: u16, headers: &HeaderMap, body: &[u8]) {
-    let answer = Answer {
+    let answer = PeekedResponse {
         status: StatusCode::from_u16(status).unwrap(),
         headers,
         body,

@@ -21,7 +21,7 @@ use pacegate::{
     config::{self, Config, LayerName, Listen, Sample},
     edge::Gateway,
     simulator::{Options, Simulator},
-    upstreams::{Pipeline, SharedService, build},
+    upstreams::{Pipeline, UpstreamService, build},
 };
 use pacegate_layers::{
     error::BoxError,
@@ -70,8 +70,8 @@ impl http_body::Body for Trap {
 }
 
 /// `inner`, but the cursed request panics.
-fn trapped(inner: SharedService, when: When) -> SharedService {
-    SharedService::new(service_fn(move |request: Request<Full<Bytes>>| {
+fn trapped(inner: UpstreamService, when: When) -> UpstreamService {
+    UpstreamService::new(service_fn(move |request: Request<Full<Bytes>>| {
         let inner = inner.clone();
         async move {
             let body = request.body().clone().collect().await?.to_bytes();

@@ -4,7 +4,7 @@ use http::{Method, Request, StatusCode, Version};
 use http_body_util::Full;
 use pacegate::client::{
     Client,
-    error::{Broken, Switched, Truncated},
+    error::{ConnectionLost, Truncated, UnexpectedUpgrade},
 };
 use pacegate_layers::error::NotSent;
 use tokio::{
@@ -50,7 +50,7 @@ async fn another_protocol_is_refused() {
     let client = client(&server);
     let switched = "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n";
     let ((mut peer, _), response) = join!(server.answer(switched), post(&client, "{}"));
-    assert!(response.unwrap_err().is::<Switched>());
+    assert!(response.unwrap_err().is::<UnexpectedUpgrade>());
     peer.rest().await;
 }
 
@@ -142,7 +142,7 @@ async fn an_upload_that_is_cut_off_without_an_answer_is_broken_and_not_repeated(
     };
     let (once, response) = join!(serving, post(&client, vec![b'x'; LARGE]));
     let error = response.unwrap_err();
-    assert!(error.is::<Broken>(), "{error:?}");
+    assert!(error.is::<ConnectionLost>(), "{error:?}");
     assert!(NotSent::in_chain(&*error).is_none());
     assert!(once);
 }
@@ -302,7 +302,7 @@ async fn a_head_that_is_not_clear_about_its_end_is_broken() {
         let answer = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n2\r\nok\r\n0\r\n\r\n");
         let ((mut peer, _), response) = join!(server.answer(&answer), post(&client, "{}"));
         let error = response.unwrap_err();
-        assert!(error.is::<Broken>(), "{fields}: {error:?}");
+        assert!(error.is::<ConnectionLost>(), "{fields}: {error:?}");
         assert!(NotSent::in_chain(&*error).is_none(), "{fields}");
         peer.rest().await;
         assert_eq!(client.open_connections(), 0);

@@ -6,9 +6,9 @@ use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::Full;
 use pacegate::client::{
     Client,
-    error::{Broken, ConnectError, ConnectTimeout, HeadTimeout, Stage},
+    error::{ConnectError, ConnectTimeout, ConnectionLost, HeadTimeout, Stage},
 };
-use pacegate_layers::{context::Progress, error::NotSent};
+use pacegate_layers::{context::RequestContext, error::NotSent};
 use tokio::{join, time::Instant};
 use tower_service::Service;
 
@@ -103,7 +103,7 @@ async fn a_request_that_was_read_is_never_sent_again() {
     };
     let (delivered_once, error) = join!(serving, asking);
     assert!(delivered_once);
-    assert!(error.is::<Broken>(), "{error:?}");
+    assert!(error.is::<ConnectionLost>(), "{error:?}");
     assert!(NotSent::in_chain(&*error).is_none());
 }
 
@@ -115,7 +115,7 @@ async fn garbage_instead_of_a_head_is_broken() {
         server.answer("SSH-2.0-OpenSSH_9\r\n\r\n"),
         post(&client, "{}")
     );
-    assert!(response.unwrap_err().is::<Broken>());
+    assert!(response.unwrap_err().is::<ConnectionLost>());
 }
 
 #[tokio::test]
@@ -248,15 +248,15 @@ async fn another_base_url_gets_new_connections_and_its_own_host() {
 async fn every_call_counts_as_one_attempt() {
     let server = Server::bind().await;
     let mut client = client(&server);
-    let progress = Progress::new();
+    let context = RequestContext::new();
     let request = Request::get("/models")
-        .extension(progress.clone())
+        .extension(context.clone())
         .body(Full::default())
         .unwrap();
     let (_, response) = join!(server.answer(OK), client.call(request.clone()));
     response.unwrap();
-    assert_eq!(progress.attempts(), 1);
+    assert_eq!(context.attempts(), 1);
     drop(server);
     client.call(request).await.unwrap_err();
-    assert_eq!(progress.attempts(), 2);
+    assert_eq!(context.attempts(), 2);
 }

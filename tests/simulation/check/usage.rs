@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroUsize, time::Duration};
 
-use pacegate_layers::pacing::Share;
+use pacegate_layers::pacing::Fraction;
 
 use super::{
     Broken, Promise, Watch,
@@ -36,7 +36,7 @@ impl Watch<'_> {
                     self.hold(Promise::Window, count <= limit, || {
                         format!("{count} of {quota}")
                     })?;
-                    let fewer = Share::SHRUNK.of(quota.requests);
+                    let fewer = Fraction::SHRUNK.of(quota.requests);
                     let fits = !shrinks || count <= fewer || self.now >= self.shrunk_until;
                     self.hold(Promise::Shrink, fits, || {
                         format!("{count} of {quota} after two refusals, {fewer} may be")
@@ -141,7 +141,7 @@ impl Watch<'_> {
             return Some(whole);
         }
         // Shrunk for as long as that lasts, then whole.
-        let shrunk = place(Share::SHRUNK.of(limit)).unwrap_or_default();
+        let shrunk = place(Fraction::SHRUNK.of(limit)).unwrap_or_default();
         Some(whole.max(shrunk.min(self.shrunk_until)))
     }
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use pacegate::{config::Per, quotas::Book};
-use pacegate_layers::pacing::{Gate, Quota, Window};
+use pacegate_layers::pacing::{Gate, Ledger, Window};
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::{sync::Notify, time::Instant};
 
@@ -27,7 +27,7 @@ pub(crate) struct Stage {
     pub(crate) machine: Machine,
     pub(crate) fault: Option<Fault>,
     /// What counts wrongly in the place of a book.
-    instead: Vec<Arc<dyn Quota>>,
+    instead: Vec<Arc<dyn Ledger>>,
     entries: Mutex<Vec<Entry>>,
 }
 
@@ -84,7 +84,7 @@ impl Process {
     pub(crate) fn start(scenario: &Scenario, stage: &Arc<Stage>, number: u64) -> Arc<Self> {
         let fault = stage.fault;
         let lives = Arc::new(AtomicBool::new(true));
-        let mut quotas: Vec<Arc<dyn Quota>> = Vec::new();
+        let mut quotas: Vec<Arc<dyn Ledger>> = Vec::new();
         let mut book = None;
         if scenario.has_book {
             let limits = match fault {
@@ -99,7 +99,7 @@ impl Process {
                 stage.machine.wall(),
             );
             let opened = Arc::new(opened.unwrap());
-            quotas.push(Arc::clone(&opened) as Arc<dyn Quota>);
+            quotas.push(Arc::clone(&opened) as Arc<dyn Ledger>);
             book = Some(opened);
         } else if fault != Some(Fault::NoWindow) {
             quotas.extend(scenario.quotas.iter().map(|quota| {
@@ -108,7 +108,7 @@ impl Process {
                 };
                 let half = fault == Some(Fault::ShortWindow);
                 let per = if half { per / 2 } else { per };
-                Arc::new(Window::new(quota.requests, per)) as Arc<dyn Quota>
+                Arc::new(Window::new(quota.requests, per)) as Arc<dyn Ledger>
             }));
         }
         quotas.extend(stage.instead.iter().cloned());
@@ -116,7 +116,7 @@ impl Process {
         let rng = StdRng::seed_from_u64(scenario.seed + number);
         let process = Arc::new(Self {
             stage: Arc::clone(stage),
-            gate: Gate::with_quotas(pacing, quotas, rng),
+            gate: Gate::with_ledgers(pacing, quotas, rng),
             book,
             lives,
             dying: Mutex::default(),

@@ -14,9 +14,9 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use pacegate_layers::{
-    context::Progress,
+    context::RequestContext,
     error::{BoxError, NotSent},
-    pacing::Cooldown,
+    pacing::Feedback,
 };
 use tokio::time::{Sleep, sleep};
 use tower_service::Service;
@@ -36,7 +36,7 @@ pub(crate) struct Upstream(pub(crate) Arc<Process>);
 pub(crate) struct Call {
     pub(crate) request: usize,
     pub(crate) attempt: Attempt,
-    pub(crate) progress: Progress,
+    pub(crate) context: RequestContext,
     /// Whether it has been dispatched.
     pub(crate) left: Arc<AtomicBool>,
 }
@@ -70,7 +70,7 @@ impl Service<Request<Call>> for Upstream {
         let Call {
             request,
             attempt,
-            progress,
+            context,
             left,
         } = request.into_body();
         let process = &self.0;
@@ -78,7 +78,7 @@ impl Service<Request<Call>> for Upstream {
         process.dispatched(request);
         let fault = process.stage.fault;
         if fault == Some(Fault::NoProbe) {
-            process.gate.accepted(&progress);
+            process.gate.accepted(&context);
         }
         let slot = Some(Slot {
             process: Arc::clone(process),

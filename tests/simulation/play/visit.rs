@@ -15,10 +15,10 @@ use http::{Response, StatusCode};
 use http_body::Body;
 use pacegate_layers::{
     JitterThrottleLayer,
-    context::Progress,
+    context::RequestContext,
     error::{BoxError, NotSent},
     jitter_throttle::PermitBody,
-    pacing::{Cooldown, Gate, Pace, Refused},
+    pacing::{Feedback, Gate, Recovery, Refused},
     session::Session,
 };
 use rand::{SeedableRng, rngs::StdRng};
@@ -52,13 +52,13 @@ impl Visit {
             .request
             .gives_up
             .map(|patience| Instant::now() + patience);
-        let progress = Progress::of(self.session());
+        let context = RequestContext::of(self.session());
         for (number, attempt) in self.request.attempts.iter().enumerate() {
             let again = number > 0;
-            let progress = if again && self.fault() == Some(Fault::RetryQueuesAnew) {
-                Progress::of(self.session())
+            let context = if again && self.fault() == Some(Fault::RetryQueuesAnew) {
+                RequestContext::of(self.session())
             } else {
-                progress.clone()
+                context.clone()
             };
             let request = self.index;
             self.process.note(Event::Waits { request, again });
@@ -66,7 +66,7 @@ impl Visit {
             let call = Call {
                 request,
                 attempt: *attempt,
-                progress: progress.clone(),
+                context: context.clone(),
                 left: Arc::clone(&left),
             };
             let mut sent = Box::pin(self.send(call));
@@ -80,7 +80,7 @@ impl Visit {
             };
             match outcome {
                 Ok(answer) if answer.status() == StatusCode::TOO_MANY_REQUESTS => {
-                    self.refused(&progress, attempt.answer);
+                    self.refused(&context, attempt.answer);
                     self.free(answer);
                 }
                 Ok(answer) if answer.status() == StatusCode::FORBIDDEN => {
@@ -131,8 +131,8 @@ impl Visit {
             gate = Gate::new(Default::default(), StdRng::seed_from_u64(1));
         }
         let mut request = http::Request::new(call);
-        let progress = request.body().progress.clone();
-        request.extensions_mut().insert(progress);
+        let context = request.body().context.clone();
+        request.extensions_mut().insert(context);
         JitterThrottleLayer::new(gate)
             .layer(Upstream(Arc::clone(&self.process)))
             .oneshot(request)
@@ -151,17 +151,19 @@ impl Visit {
         }
     }
 
-    fn refused(&self, progress: &Progress, answer: Answer) {
+    fn refused(&self, context: &RequestContext, answer: Answer) {
         let Answer::Refused(pause) = answer else {
             return;
         };
         let (now, gate) = (Instant::now(), &self.process.gate);
         match self.fault() {
             Some(Fault::NoPause) => {}
-            Some(Fault::ShortPause) => gate.refused(progress, now + pause / 2, Pace::Same),
+            Some(Fault::ShortPause) => gate.refused(context, now + pause / 2, Recovery::Same),
             // Every refusal looks like a late one.
-            Some(Fault::NoShrink) => gate.refused(&Progress::new(), now + pause, Pace::Same),
-            _ => gate.refused(progress, now + pause, Pace::Same),
+            Some(Fault::NoShrink) => {
+                gate.refused(&RequestContext::new(), now + pause, Recovery::Same)
+            }
+            _ => gate.refused(context, now + pause, Recovery::Same),
         }
         self.process.note(Event::Refused {
             request: self.index,

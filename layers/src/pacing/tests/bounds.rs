@@ -58,12 +58,15 @@ async fn says_where_a_waiting_request_stands() {
     gate.acquire(None).await.unwrap();
     let mut turns = Vec::new();
     for place in 1..4 {
-        let progress = Progress::new();
-        let mut turn = task::spawn(gate.acquire(Some(progress.clone())));
+        let context = RequestContext::new();
+        let mut turn = task::spawn(gate.acquire(Some(context.clone())));
         assert_pending!(turn.poll());
         turns.push(turn);
         let eta = MIN * u32::try_from(place).unwrap();
-        assert_eq!(gate.outlook(&progress), Some(Outlook { place, eta }));
+        assert_eq!(
+            gate.queue_position(&context),
+            Some(QueuePosition { place, eta })
+        );
     }
-    assert_eq!(gate.outlook(&Progress::new()), None);
+    assert_eq!(gate.queue_position(&RequestContext::new()), None);
 }

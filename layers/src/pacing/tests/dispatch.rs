@@ -32,24 +32,24 @@ async fn a_request_that_was_not_sent_gives_back_what_only_the_upstream_counts() 
     #[derive(Debug, Default)]
     struct Counted(std::sync::atomic::AtomicI64);
 
-    impl Quota for Counted {
-        fn room(&self, _ahead: usize, _share: Share) -> Option<Instant> {
+    impl Ledger for Counted {
+        fn next_slot(&self, _ahead: usize, _share: Fraction) -> Option<Instant> {
             None
         }
 
-        fn spend(&self) {
+        fn record(&self) {
             self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
 
-        fn give_back(&self, _spent: Instant) {
+        fn refund(&self, _spent: Instant) {
             self.0.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
         }
     }
 
     let quota = Arc::new(Counted::default());
-    let gate = Gate::with_quotas(
+    let gate = Gate::with_ledgers(
         Pacing::new(),
-        vec![Arc::clone(&quota) as Arc<dyn Quota>],
+        vec![Arc::clone(&quota) as Arc<dyn Ledger>],
         StdRng::seed_from_u64(7),
     );
     let spent = || quota.0.load(std::sync::atomic::Ordering::Relaxed);

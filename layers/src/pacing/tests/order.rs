@@ -8,15 +8,15 @@ use crate::session::Session;
 #[tokio::test(start_paused = true)]
 async fn a_retry_goes_first_and_is_not_refused_for_the_length_of_the_queue() {
     let gate = gate(Pacing::new().min_interval(MIN).max_queue(2));
-    let progress = Progress::new();
-    gate.acquire(Some(progress.clone())).await.unwrap();
+    let context = RequestContext::new();
+    gate.acquire(Some(context.clone())).await.unwrap();
     let mut others: Vec<_> = (0..2).map(|_| task::spawn(gate.acquire(None))).collect();
     for turn in &mut others {
         assert_pending!(turn.poll());
     }
     close(&gate, Instant::now() + Duration::from_secs(60));
 
-    let mut again = task::spawn(gate.acquire(Some(progress.clone())));
+    let mut again = task::spawn(gate.acquire(Some(context.clone())));
     assert_pending!(again.poll());
     let _permit = again.await.unwrap();
     assert_eq!(
@@ -24,7 +24,7 @@ async fn a_retry_goes_first_and_is_not_refused_for_the_length_of_the_queue() {
         2,
         "the retry left before those that came later"
     );
-    assert_eq!(progress.queued(), Duration::from_secs(60));
+    assert_eq!(context.queued(), Duration::from_secs(60));
 }
 
 #[tokio::test(start_paused = true)]
@@ -43,7 +43,10 @@ async fn a_session_that_waits_leaves_within_as_many_dispatches_as_there_are_sess
     ] {
         let (gate, left) = (gate.clone(), Arc::clone(&left));
         tasks.spawn(async move {
-            let _permit = gate.acquire(Some(Progress::of(session))).await.unwrap();
+            let _permit = gate
+                .acquire(Some(RequestContext::of(session)))
+                .await
+                .unwrap();
             left.lock().await.push(name);
         });
     }

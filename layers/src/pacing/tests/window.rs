@@ -5,7 +5,7 @@ use super::*;
 #[tokio::test(start_paused = true)]
 async fn a_window_is_never_overdrawn_and_a_long_wait_for_it_is_not_begun() {
     let window = Window::new(NonZeroUsize::new(3).unwrap(), Duration::from_secs(60));
-    let gate = Gate::with_quotas(
+    let gate = Gate::with_ledgers(
         Pacing::new().max_wait(Duration::from_secs(70)),
         vec![Arc::new(window)],
         StdRng::seed_from_u64(7),

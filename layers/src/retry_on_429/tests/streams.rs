@@ -16,11 +16,11 @@ use super::*;
 struct StreamsFail;
 
 impl Classify for StreamsFail {
-    fn concerns_streams(&self) -> bool {
+    fn inspects_streams(&self) -> bool {
         true
     }
 
-    fn classify(&self, _: &Answer<'_>) -> Verdict {
+    fn classify(&self, _: &PeekedResponse<'_>) -> Verdict {
         Verdict::RETRY
     }
 }
@@ -76,11 +76,11 @@ impl Body for Late {
 struct Says;
 
 impl Classify for Says {
-    fn concerns_streams(&self) -> bool {
+    fn inspects_streams(&self) -> bool {
         true
     }
 
-    fn classify(&self, answer: &Answer<'_>) -> Verdict {
+    fn classify(&self, answer: &PeekedResponse<'_>) -> Verdict {
         if answer.body.starts_with(b"data: refused") {
             Verdict::RETRY
         } else {
@@ -121,7 +121,7 @@ async fn a_probe_that_is_answered_with_a_stream_is_judged_by_its_first_event() {
     );
     let asked = Arc::default();
     let service = ServiceBuilder::new()
-        .layer(RetryOn429Layer::new(Says).cooldown(gate.clone()))
+        .layer(RetryOn429Layer::new(Says).feedback(gate.clone()))
         .layer(JitterThrottleLayer::new(gate.clone()))
         .service(late_upstream(&asked));
 

@@ -73,15 +73,15 @@ async fn a_probe_that_ends_without_an_answer_makes_way_for_another() {
 #[tokio::test(start_paused = true)]
 async fn two_refusals_in_a_row_shrink_the_window_for_five_minutes() {
     let window = || Arc::new(Window::new(NonZeroUsize::new(10).unwrap(), 60 * MIN));
-    let gate = Gate::with_quotas(Pacing::new(), vec![window()], StdRng::seed_from_u64(7));
-    let progress = Progress::new();
+    let gate = Gate::with_ledgers(Pacing::new(), vec![window()], StdRng::seed_from_u64(7));
+    let context = RequestContext::new();
     // Refused, then refused again as the probe.
-    gate.acquire(Some(progress.clone())).await.unwrap();
-    gate.refused(&progress, Instant::now() + MIN, Pace::Same);
-    let probe = gate.acquire(Some(progress.clone())).await.unwrap();
-    gate.refused(&progress, Instant::now() + MIN, Pace::Same);
+    gate.acquire(Some(context.clone())).await.unwrap();
+    gate.refused(&context, Instant::now() + MIN, Recovery::Same);
+    let probe = gate.acquire(Some(context.clone())).await.unwrap();
+    gate.refused(&context, Instant::now() + MIN, Recovery::Same);
     drop(probe);
-    let again = gate.acquire(Some(progress)).await.unwrap();
+    let again = gate.acquire(Some(context)).await.unwrap();
     again.accepted();
 
     let opened = Instant::now();
@@ -102,7 +102,7 @@ async fn two_refusals_in_a_row_shrink_the_window_for_five_minutes() {
 #[tokio::test(start_paused = true)]
 async fn late_refusals_of_what_was_sent_before_count_once() {
     let window = || Arc::new(Window::new(NonZeroUsize::new(10).unwrap(), 60 * MIN));
-    let gate = Gate::with_quotas(Pacing::new(), vec![window()], StdRng::seed_from_u64(7));
+    let gate = Gate::with_ledgers(Pacing::new(), vec![window()], StdRng::seed_from_u64(7));
     for _ in 0..4 {
         close(&gate, Instant::now() + MIN);
     }

@@ -6,13 +6,13 @@ use super::{Rule, is_never_passed, named_in_connection, offer::offers};
 
 /// What is sent, in this order.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Plan {
+pub(super) struct HeaderTemplate {
     /// No name is in it twice.
     pub(super) fields: Vec<(HeaderName, Rule)>,
     pub(super) pass: Vec<HeaderName>,
 }
 
-impl Plan {
+impl HeaderTemplate {
     /// The headers to send for those of a client. It only appends: a field that is removed from a
     /// [`HeaderMap`] leaves its place to the last one.
     pub(super) fn align(&self, client: &HeaderMap) -> HeaderMap {

@@ -4,7 +4,7 @@ use http::StatusCode;
 
 /// Why a request may not pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Denied {
+pub(crate) enum Rejected {
     #[error(
         "send pacegate's client key as the API key (Authorization: Bearer …); it is one of \
          client-keys in the config"
@@ -46,9 +46,9 @@ pub(crate) enum Denied {
     TargetTooLong,
 }
 
-// === impl Denied ===
+// === impl Rejected ===
 
-impl Denied {
+impl Rejected {
     pub(crate) fn status(self) -> StatusCode {
         match self {
             Self::ClientKey => StatusCode::UNAUTHORIZED,
