@@ -31,10 +31,10 @@ use pacegate::{
 use pacegate_layers::{
     BearerAuthLayer, HeaderAlignLayer, JitterThrottleLayer, RetryOn429Layer, TokenRefreshLayer,
     context::RequestContext,
+    context::Session,
     header_align::Rule,
     pacing::{Acquire, Gate, Pacing, Window},
     retry_on_429::{Classify, PeekedResponse},
-    session::Session,
     token::StaticToken,
 };
 use rand::{SeedableRng, rngs::StdRng};

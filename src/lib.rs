@@ -1,8 +1,9 @@
 //! pacegate: a sidecar gateway between a coding agent and a rate-limited upstream.
 //!
-//! The way of a request: [`gateway`] (who may talk, which upstream, every error as an answer) →
-//! [`pipeline`] (the layers that the [`config`] lists) → [`upstream`] (the HTTP client).
-//! [`credentials`] and [`oauth`] hold the tokens, [`quotas`] the counts that outlive the process.
+//! The way of a request: `server` (sockets, TLS, hyper) → [`edge`] (checks, counts, errors as responses)
+//! → `routes` (which upstream) → [`upstreams`] (the layers that the [`config`] lists) → [`client`].
+//! `api` knows what clients speak, [`dialect`] what an upstream's responses mean. [`credentials`] and
+//! [`oauth`] hold the tokens, [`quotas`] the counts that outlive the process.
 //!
 //! The cargo feature `tools` adds `simulator`, a fake upstream that knows nothing of the rest, `bench`,
 //! which shows what a pacing policy does, and `demo`, which shows one burst.

@@ -35,9 +35,9 @@ use pacegate::{
 };
 use pacegate_layers::{
     context::RequestContext,
+    context::Session,
     error::BoxError,
     pacing::{Gate, Pacing},
-    session::Session,
     token::StaticToken,
 };
 use rand::{SeedableRng, rngs::StdRng};

@@ -1,39 +1,49 @@
-//! What all attempts of one request have in common.
+//! What is known of one request, over all its attempts.
 //!
-//! [`RequestContext`] travels in the request's extensions and is the only one there that layers know. The
-//! server puts it there, with the session that sent the request;
-//! [`RetryOn429`](crate::RetryOn429Layer) adds one if there is none.
+//! A [`RequestContext`] travels in the request's extensions and is the only thing there that layers
+//! know. The server puts it there, with the session that sent the request, and may note the upstream and
+//! whether a stream is expected; [`RetryOn429`](crate::RetryOn429Layer) adds one if there is none.
 //! [`JitterThrottle`](crate::JitterThrottleLayer) lets sessions take turns by it, and notes the time
-//! spent waiting and the place in the order; the client at the bottom of the pipeline counts every
-//! attempt. All clones of a request share one `RequestContext`, so the server can read the totals when the
-//! response comes. Without one, layers work the same and note nothing.
+//! spent waiting and the place in the order; the HTTP client counts every attempt. All clones of a
+//! request share one context, so the server can read the totals when the response comes. Without one,
+//! layers work the same and note nothing.
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use crate::session::Session;
-
-/// Session, attempts, time in the queue and place in the order of one request; clones are the same.
+/// Session, upstream, attempts, time in the queue and place in the order of one request; clones are the
+/// same.
 #[derive(Clone, Debug, Default)]
 pub struct RequestContext(Arc<Common>);
 
 #[derive(Debug, Default)]
 struct Common {
     session: Option<Session>,
+    upstream: OnceLock<Arc<str>>,
+    expects_stream: AtomicBool,
     attempts: AtomicU32,
     queued_micros: AtomicU64,
     sequence: AtomicU64,
     dispatch_id: AtomicU64,
-    judged_outside: AtomicBool,
 }
 
+/// A client's session, and its parent session if it is a sub-agent's. Requests without one count as one
+/// session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    id: Arc<str>,
+    parent: Option<Arc<str>>,
+}
+
+// === impl RequestContext ===
+
 impl RequestContext {
-    /// A request of nobody in particular that has just arrived.
+    /// A request without a session that has just arrived.
     pub fn new() -> Self {
         Self::default()
     }
@@ -46,9 +56,29 @@ impl RequestContext {
         }))
     }
 
-    /// On whose behalf the request is sent.
+    /// The session that the request belongs to.
     pub fn session(&self) -> Option<&Session> {
         self.0.session.as_ref()
+    }
+
+    /// The name of the upstream that the request goes to, once that is known.
+    pub fn upstream(&self) -> Option<&str> {
+        self.0.upstream.get().map(AsRef::as_ref)
+    }
+
+    /// Notes the upstream that the request goes to; the first one stays.
+    pub fn set_upstream(&self, name: Arc<str>) {
+        let _first_wins = self.0.upstream.set(name);
+    }
+
+    /// Whether the client asked for an event stream.
+    pub fn expects_stream(&self) -> bool {
+        self.0.expects_stream.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the client asked for an event stream.
+    pub fn expect_stream(&self) {
+        self.0.expects_stream.store(true, Ordering::Relaxed);
     }
 
     /// How often the request was handed to the client, the first time included.
@@ -87,22 +117,45 @@ impl RequestContext {
 
     /// The latest dispatch of this request, if there was one.
     pub(crate) fn dispatch_id(&self) -> Option<u64> {
-        Some(self.0.dispatch_id.load(Ordering::Relaxed)).filter(|dispatch_id| *dispatch_id > 0)
+        Some(self.0.dispatch_id.load(Ordering::Relaxed)).filter(|id| *id > 0)
     }
 
     /// Keeps `dispatch_id`, which is not zero, as the latest dispatch.
     pub(crate) fn keep_dispatch_id(&self, dispatch_id: u64) {
         self.0.dispatch_id.store(dispatch_id, Ordering::Relaxed);
     }
+}
 
-    /// Whether somebody further out tells the [`Feedback`](crate::pacing::Feedback) how the request
-    /// was answered, also where the head alone says that all is well.
-    pub(crate) fn is_judged_outside(&self) -> bool {
-        self.0.judged_outside.load(Ordering::Relaxed)
+// === impl Session ===
+
+impl Session {
+    /// A session of its own.
+    pub fn new(id: impl Into<Arc<str>>) -> Self {
+        Self {
+            id: id.into(),
+            parent: None,
+        }
     }
 
-    /// Whoever calls this will do so.
-    pub(crate) fn judge_outside(&self) {
-        self.0.judged_outside.store(true, Ordering::Relaxed);
+    /// Makes it a sub-agent's session: its requests take `parent`'s turns, after `parent`'s own
+    /// requests.
+    #[must_use]
+    pub fn child_of(mut self, parent: impl Into<Arc<str>>) -> Self {
+        self.parent = Some(parent.into());
+        self
+    }
+
+    /// Its own name.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The name of the session whose turns it takes.
+    pub(crate) fn turn(&self) -> &Arc<str> {
+        self.parent.as_ref().unwrap_or(&self.id)
+    }
+
+    pub(crate) fn is_child(&self) -> bool {
+        self.parent.is_some()
     }
 }

@@ -49,7 +49,7 @@
 //! let service = ServiceBuilder::new()
 //!     .layer(RetryOn429Layer::default().cooldown(gate.clone()))
 //!     .layer(TokenRefreshLayer::new(token.clone()))
-//!     .layer(JitterThrottleLayer::new(gate))
+//!     .layer(JitterThrottleLayer::new(gate).feedback_from_outside())
 //!     .layer(HeaderAlignLayer::default())
 //!     .layer(BearerAuthLayer::new(token))
 //!     .service(service_fn(|request: Request<Full<&'static [u8]>>| async move {
@@ -70,7 +70,6 @@ pub mod header_align;
 pub mod jitter_throttle;
 pub mod pacing;
 pub mod retry_on_429;
-pub mod session;
 pub mod token;
 pub mod token_refresh;
 

@@ -113,7 +113,7 @@ impl Upstream {
         let service = ServiceBuilder::new()
             .layer(RetryOn429Layer::default().feedback(gate.clone()))
             .layer(TokenRefreshLayer::new(source.clone()))
-            .layer(JitterThrottleLayer::new(gate))
+            .layer(JitterThrottleLayer::new(gate).feedback_from_outside())
             .layer(align)
             .layer(BearerAuthLayer::new(source.clone()))
             .service(Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>());

@@ -20,7 +20,7 @@ pub(crate) const RETRY_WORDS: [&str; 12] = [
 ];
 
 /// `text` with an ellipsis in place of whatever would be retried.
-pub(crate) fn mask_retry_words(text: &str) -> Cow<'_, str> {
+pub(super) fn mask_retry_words(text: &str) -> Cow<'_, str> {
     let mut cleared = Cow::Borrowed(text);
     for retried in RETRY_WORDS {
         // ASCII only, so that places in the copy are places in the text.

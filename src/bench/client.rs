@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderName, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use pacegate_layers::{
-    context::RequestContext, error::BoxError, pacing::Refused, session::Session,
+    context::RequestContext, context::Session, error::BoxError, pacing::Refused,
 };
 use tokio::{
     task::JoinSet,
@@ -147,7 +147,7 @@ fn refused(error: &(dyn Error + 'static)) -> Answer {
                 by_policy: true,
             }
         }
-        Some(Refused::QuotaExhausted { .. }) | None => Answer::Never,
+        Some(Refused::Draining | Refused::QuotaExhausted { .. }) | None => Answer::Never,
     }
 }
 

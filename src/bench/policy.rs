@@ -214,7 +214,11 @@ fn layered(
         service = match name {
             LayerName::JitterThrottle => {
                 sent = Sent::Gate(gate.clone());
-                boxed(JitterThrottleLayer::new(gate.clone()).layer(service))
+                let mut layer = JitterThrottleLayer::new(gate.clone());
+                if configured.pipeline.contains(&LayerName::RetryOn429) {
+                    layer = layer.feedback_from_outside();
+                }
+                boxed(layer.layer(service))
             }
             LayerName::RetryOn429 => {
                 let settings = &configured.retry_on_429;

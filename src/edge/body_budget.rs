@@ -9,11 +9,11 @@ use bytes::Bytes;
 
 /// The sum; clones are the same one.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct BodyBudget(Arc<AtomicUsize>);
+pub(super) struct BodyBudget(Arc<AtomicUsize>);
 
 /// One body's part of the sum, given back when dropped.
 #[derive(Debug)]
-pub(crate) struct BodyPermit {
+pub(super) struct BodyPermit {
     bodies: BodyBudget,
     bytes: usize,
 }
@@ -27,7 +27,7 @@ struct BudgetedBody {
 // === impl BodyBudget ===
 
 impl BodyBudget {
-    pub(crate) fn reserve(&self) -> BodyPermit {
+    pub(super) fn reserve(&self) -> BodyPermit {
         BodyPermit {
             bodies: self.clone(),
             bytes: 0,
@@ -35,7 +35,7 @@ impl BodyBudget {
     }
 
     #[cfg(test)]
-    pub(crate) fn held(&self) -> usize {
+    pub(super) fn held(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -45,7 +45,7 @@ impl BodyBudget {
 impl BodyPermit {
     /// Adds `bytes`, unless all together would be more than `most`.
     #[must_use]
-    pub(crate) fn add(&mut self, bytes: usize, most: usize) -> bool {
+    pub(super) fn add(&mut self, bytes: usize, most: usize) -> bool {
         let sum = self.bodies.0.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if sum > most {
             self.bodies.0.fetch_sub(bytes, Ordering::Relaxed);
@@ -56,7 +56,7 @@ impl BodyPermit {
     }
 
     /// `data`, which weighs this much for as long as somebody holds it.
-    pub(crate) fn of(self, data: Bytes) -> Bytes {
+    pub(super) fn of(self, data: Bytes) -> Bytes {
         Bytes::from_owner(BudgetedBody {
             data,
             _weight: self,

@@ -29,7 +29,7 @@ use super::target;
 use crate::{
     body::Body,
     config::{Config, Limits, Listen},
-    routes::router::{HEALTHZ, READYZ},
+    routes::is_probe,
 };
 
 const JSON: &str = "application/json";
@@ -159,7 +159,7 @@ impl AccessRules {
             return Err(Rejected::Target);
         }
         // A probe has no key and learns nothing.
-        if !matches!(request.uri().path(), HEALTHZ | READYZ) {
+        if !is_probe(request.uri().path()) {
             self.check_key(headers)?;
         }
         if *request.method() == Method::POST && !is_json(headers) {

@@ -1,7 +1,11 @@
-//! The edge: who may talk, where a request goes, and every error as an answer.
+//! What every request meets before it is routed: an id, counts, checks, its body; and errors as
+//! responses.
+//!
+//! In come requests from the [`server`](crate::server), out go responses: an upstream's, one of
+//! pacegate's own, or an error in the shape of the API. It calls the [`routes`](crate::routes).
 //!
 //! ```text
-//! socket ─► wire ─► request id, trace ─► observe ─► rescue ─► guard ─► router ─► pipeline
+//! server ─► id, trace ─► context ─► metrics ─► rescue ─► guard ─► local routes ─► body ─► router
 //! ```
 
 use std::{any::Any, convert::Infallible, sync::Arc};
@@ -25,49 +29,55 @@ use tower_http::{
 use tracing::{Span, debug_span};
 
 mod body_budget;
+mod context;
 mod gateway;
 mod guard;
-mod observe;
-pub(crate) mod reload;
-pub(crate) mod request_body;
-pub(crate) mod rescue;
-pub(crate) mod rescue_table;
+mod metrics;
+mod reload;
+mod request_body;
+mod rescue;
+mod rescue_table;
 mod response_body;
 mod session;
 mod target;
 
 pub use self::{
-    gateway::{BindError, Gateway},
+    gateway::Gateway,
     reload::{LoadedTls, Reloader},
 };
-pub use crate::server::ListenTlsError;
+pub use crate::server::{BindError, ListenTlsError};
 
 use self::{
-    body_budget::BodyBudget, guard::GuardLayer, observe::ObserveLayer, request_body::BodyReader,
-    rescue::RescueLayer, rescue_table::ErrorResponse, response_body::MeteredBody,
+    body_budget::BodyBudget,
+    context::ContextLayer,
+    guard::GuardLayer,
+    metrics::MetricsLayer,
+    request_body::{BodyReader, RequestBodyLayer},
+    rescue::{RescueLayer, RescuedBody},
+    response_body::MeteredBody,
 };
 use crate::{
+    api::ErrorResponse,
     body::Body,
-    config::{Config, LayerName},
-    routes::router::{Route, RouteTable, Router},
+    config::Config,
+    routes::{LocalRoutesLayer, LocalTable, Route, Router},
     telemetry::metrics::{EdgeMetrics, register_gates, register_quotas},
-    upstreams::{Pipeline, response_headers::ResponseHeaderFilter},
+    upstreams::Pipeline,
 };
 
-/// What a connection's requests go to.
+/// The service for all requests of all connections.
 type EdgeService = BoxCloneSyncService<Request<Incoming>, Response<EdgeBody>, Infallible>;
 
-/// The body of every answer: an upstream's or one of ours, watched by [`MeteredBody`] and in the span of
-/// its request.
+/// The body of every response: an upstream's or one of ours, counted, and in the span of its request.
 type EdgeBody = trace::ResponseBody<
-    MeteredBody<Either<UnsyncBoxBody<Bytes, BoxError>, Body>>,
+    MeteredBody<Either<RescuedBody<UnsyncBoxBody<Bytes, BoxError>>, Body>>,
     NeverClassifyEos<ServerErrorsFailureClass>,
     (),
     (),
     (),
 >;
 
-/// What clients prove themselves with.
+/// Headers that hold clients' credentials.
 const SECRETS: [HeaderName; 5] = [
     HeaderName::from_static("api-key"),
     header::AUTHORIZATION,
@@ -76,58 +86,31 @@ const SECRETS: [HeaderName; 5] = [
     HeaderName::from_static("x-api-key"),
 ];
 
-/// The chain around the pipelines of `config`, from the outside in: request id, sensitive headers,
-/// trace, observe, rescue, catch-panic, guard, router.
+/// The chain around the pipelines of `config`, which are in the order of `config.upstreams`.
 ///
-/// Extensions: the accept loop adds the [`Connection`](crate::server::Connection); [`observe`] reads it and
-/// adds a [`RequestContext`](pacegate_layers::context::RequestContext) of the client's session for the pipeline.
+/// Extensions: the server adds the [`Connection`](crate::server::Connection), which the context layer
+/// reads and the local routes remove; the context layer adds the
+/// [`RequestContext`](pacegate_layers::context::RequestContext), which everything further in may read
+/// and write.
 fn edge(
     config: &Config,
     pipelines: Vec<Pipeline>,
     metrics: &Arc<EdgeMetrics>,
     draining: &CancellationToken,
-    bodies: &BodyBudget,
+    budget: &BodyBudget,
 ) -> EdgeService {
-    let mut registry = Registry::default();
-    metrics.register(&mut registry);
-    let named = || config.upstreams.iter().zip(&pipelines);
-    register_gates(
-        &mut registry,
-        named().filter_map(|(upstream, pipeline)| {
-            Some((upstream.name.clone(), pipeline.gate.clone()?))
-        }),
-    );
-    register_quotas(
-        &mut registry,
-        named().filter_map(|(upstream, pipeline)| {
-            Some((upstream.name.clone(), pipeline.quotas.clone()?))
-        }),
-    );
-    let router = Router::new(RouteTable {
-        upstreams: named()
-            .map(|(upstream, pipeline)| Route {
-                name: upstream.name.clone(),
-                models: upstream.models.clone(),
-                pipeline: pipeline.service.clone(),
-                gate: pipeline.gate.clone(),
-                passing: ResponseHeaderFilter::new(&upstream.response_headers),
-                max_hold: upstream.retry_on_429.max_hold,
-                aligns: upstream.pipeline.contains(&LayerName::HeaderAlign),
-            })
-            .collect(),
-        body_reader: BodyReader {
-            max_body: config.max_body,
-            max_bodies: config.limits.max_bodies,
-            idle_timeout: config.limits.body_idle_timeout,
-            timeout: config.limits.body_timeout,
-            bodies: bodies.clone(),
-        },
-        registry,
-        draining: Arc::new(draining.clone()),
-    });
+    let registry = registry(config, &pipelines, metrics);
+    let upstreams = config.upstreams.iter().zip(pipelines);
+    let routes: Arc<[Route]> = upstreams
+        .map(|(upstream, pipeline)| Route {
+            name: upstream.name.as_str().into(),
+            models: upstream.models.clone(),
+            service: pipeline.service,
+        })
+        .collect();
     let chain = ServiceBuilder::new()
-        // `x-request-id`: the client's or a new one, in the request, its span and the answer. An
-        // upstream's own id stays in the answer: its support asks for that one.
+        // `x-request-id`: the client's or a new one, in the request, its span and the response. An
+        // upstream's own id stays in the response: its support asks for that one.
         .set_x_request_id(MakeRequestUuid)
         .propagate_x_request_id()
         // Keys and tokens never reach a log line.
@@ -142,16 +125,53 @@ fn edge(
                 .on_eos(())
                 .on_failure(()),
         )
-        // Counts every answer that leaves, so everything that makes one is inside.
-        .layer(ObserveLayer::new(Arc::clone(metrics)))
-        // Errors become answers here; everything further in may fail.
+        // `x-pacegate-attempts` and `x-pacegate-queued-ms` are in every response, errors too.
+        .layer(ContextLayer)
+        // Counts every response, so everything that makes one is inside.
+        .layer(MetricsLayer::new(Arc::clone(metrics)))
+        // Errors become responses here; everything further in may fail.
         .layer(RescueLayer)
         // A panic costs the one request, not the process. Inside rescue, whose words it uses.
         .layer(CatchPanicLayer::custom(panicked as fn(_) -> _))
         // Before anything of the body is read.
         .layer(GuardLayer::new(config))
-        .service(router);
+        // Health, metrics and models need no body and no upstream.
+        .layer(LocalRoutesLayer::new(LocalTable {
+            registry,
+            routes: Arc::clone(&routes),
+            draining: draining.clone(),
+        }))
+        // The whole body: the model in it names the route, and a retry sends it again.
+        .layer(RequestBodyLayer::new(BodyReader {
+            max_body: config.max_body,
+            max_bodies: config.limits.max_bodies,
+            idle_timeout: config.limits.body_idle_timeout,
+            timeout: config.limits.body_timeout,
+            budget: budget.clone(),
+            draining: draining.clone(),
+        }))
+        .service(Router::new(routes));
     BoxCloneSyncService::new(chain)
+}
+
+/// All metrics, for the pipelines of `config`.
+fn registry(config: &Config, pipelines: &[Pipeline], metrics: &EdgeMetrics) -> Registry {
+    let mut registry = Registry::default();
+    metrics.register(&mut registry);
+    let named = || config.upstreams.iter().zip(pipelines);
+    register_gates(
+        &mut registry,
+        named().filter_map(|(upstream, pipeline)| {
+            Some((upstream.name.clone(), pipeline.gate.clone()?))
+        }),
+    );
+    register_quotas(
+        &mut registry,
+        named().filter_map(|(upstream, pipeline)| {
+            Some((upstream.name.clone(), pipeline.quotas.clone()?))
+        }),
+    );
+    registry
 }
 
 fn request_span(request: &Request<Incoming>) -> Span {

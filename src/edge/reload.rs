@@ -1,48 +1,50 @@
-//! The edge in use now. A reload puts another in its place; requests that have begun end on the old.
+//! The edge in use now. A reload replaces it; requests that have begun end on the old one.
 
-use std::{convert::Infallible, fmt, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use parking_lot::RwLock;
+use pacegate_layers::pacing::WeakGate;
+use parking_lot::Mutex;
+use prometheus_client::metrics::gauge::Gauge;
 use rustls::ServerConfig;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tower::Service;
+use tower::{Service, util::BoxCloneSyncService};
 
 use super::{EdgeBody, EdgeService, body_budget::BodyBudget, edge};
 use crate::{
-    config::{Config, Limits},
-    server::{ListenTlsError, server_config},
+    config::Config,
+    server::{ListenTlsError, Settings, server_config},
     telemetry::metrics::EdgeMetrics,
     upstreams::Pipeline,
 };
 
-/// Changes what a gateway that serves does with the requests that come from now on.
+/// Replaces the edge of a gateway that serves.
 #[derive(Clone, Debug)]
 pub struct Reloader(ReloadableEdge);
 
-/// What a reload has read besides the config.
+/// The certificate that a reload has read, if any.
 #[derive(Debug)]
 pub struct LoadedTls(Option<Arc<ServerConfig>>);
 
-/// The edge that every new request goes to, and what outlives each of them; clones are the same.
+/// The edge that every new request goes to, and what outlives each edge; clones are the same one.
 #[derive(Clone)]
-pub(crate) struct ReloadableEdge(Arc<EdgeInner>);
+pub(super) struct ReloadableEdge(Arc<EdgeInner>);
 
 struct EdgeInner {
     metrics: Arc<EdgeMetrics>,
+    budget: BodyBudget,
     draining: CancellationToken,
-    bodies: BodyBudget,
-    edge: RwLock<Edge>,
-}
-
-/// What a config has made.
-#[derive(Clone)]
-struct Edge {
-    service: EdgeService,
-    tls: Option<Arc<ServerConfig>>,
-    limits: Arc<Limits>,
-    drain_timeout: Duration,
+    /// Every gate at which a request may wait, also those of edges that were replaced.
+    gates: Mutex<Vec<WeakGate>>,
+    service: watch::Sender<EdgeService>,
+    settings: watch::Sender<Arc<Settings>>,
 }
 
 // === impl Reloader ===
@@ -54,80 +56,95 @@ impl Reloader {
     ///
     /// [`ListenTlsError`] if it cannot be used.
     pub fn prepare(config: &Config) -> Result<LoadedTls, ListenTlsError> {
-        let tls = config.listen_tls.as_ref();
-        Ok(LoadedTls(tls.map(server_config).transpose()?))
+        let files = config.listen_tls.as_ref();
+        let tls = files.map(|files| server_config(&files.cert_file, &files.key_file));
+        Ok(LoadedTls(tls.transpose()?))
     }
 
     /// Sends requests through `pipelines`, those of `config.upstreams` in order, and serves new
-    /// connections with what was `prepared`. What is bound and what threads there are stays as it
-    /// is.
-    pub fn reload(&self, prepared: LoadedTls, config: &Config, pipelines: Vec<Pipeline>) {
-        let EdgeInner {
-            metrics,
-            draining,
-            bodies,
-            edge,
-        } = &*self.0.0;
-        let new = Edge::new(prepared, config, pipelines, metrics, draining, bodies);
-        *edge.write() = new;
+    /// connections with `tls`. The bound address and the number of threads stay as they are.
+    pub fn reload(&self, tls: LoadedTls, config: &Config, pipelines: Vec<Pipeline>) {
+        let inner = &*self.0.0;
+        inner.watch(&pipelines);
+        inner.settings.send_replace(settings(config, tls));
+        inner.service.send_replace(edge(
+            config,
+            pipelines,
+            &inner.metrics,
+            &inner.draining,
+            &inner.budget,
+        ));
     }
 }
 
 // === impl ReloadableEdge ===
 
 impl ReloadableEdge {
-    pub(crate) fn new(config: &Config, pipelines: Vec<Pipeline>) -> Result<Self, ListenTlsError> {
-        let prepared = Reloader::prepare(config)?;
+    pub(super) fn new(config: &Config, pipelines: Vec<Pipeline>) -> Result<Self, ListenTlsError> {
+        let tls = Reloader::prepare(config)?;
         let metrics = Arc::new(EdgeMetrics::default());
+        let budget = BodyBudget::default();
         let draining = CancellationToken::new();
-        let bodies = BodyBudget::default();
-        let edge = Edge::new(prepared, config, pipelines, &metrics, &draining, &bodies);
+        let gates = gates(&pipelines).collect();
+        let service = edge(config, pipelines, &metrics, &draining, &budget);
         Ok(Self(Arc::new(EdgeInner {
             metrics,
+            budget,
             draining,
-            bodies,
-            edge: RwLock::new(edge),
+            gates: Mutex::new(gates),
+            service: watch::Sender::new(service),
+            settings: watch::Sender::new(settings(config, tls)),
         })))
     }
 
-    pub(crate) fn reloader(&self) -> Reloader {
+    pub(super) fn reloader(&self) -> Reloader {
         Reloader(self.clone())
     }
 
-    pub(crate) fn metrics(&self) -> &Arc<EdgeMetrics> {
-        &self.0.metrics
+    /// What holds for connections that are accepted from now on.
+    pub(super) fn settings(&self) -> watch::Receiver<Arc<Settings>> {
+        self.0.settings.subscribe()
     }
 
-    /// Cancelled once the process winds down.
-    pub(crate) fn draining(&self) -> &CancellationToken {
+    pub(super) fn serves_tls(&self) -> bool {
+        self.0.settings.borrow().tls.is_some()
+    }
+
+    /// Counts the open connections.
+    pub(super) fn connections_gauge(&self) -> Gauge {
+        self.0.metrics.connections.clone()
+    }
+
+    /// Cancelled once the process shuts down.
+    pub(super) fn draining(&self) -> &CancellationToken {
         &self.0.draining
     }
 
-    /// What a connection that comes now is served over, if not plainly.
-    pub(crate) fn tls(&self) -> Option<Arc<ServerConfig>> {
-        self.read(|edge| edge.tls.clone())
+    /// Begins the shutdown: nothing waits for a turn from now on.
+    pub(super) fn drain(&self) {
+        self.0.draining.cancel();
+        for gate in self.0.gates.lock().iter().filter_map(WeakGate::upgrade) {
+            gate.drain();
+        }
+    }
+}
+
+impl Service<Request<Incoming>> for ReloadableEdge {
+    type Response = Response<EdgeBody>;
+    type Error = Infallible;
+    type Future =
+        <BoxCloneSyncService<Request<Incoming>, Response<EdgeBody>, Infallible> as Service<
+            Request<Incoming>,
+        >>::Future;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
     }
 
-    /// What holds for a connection that comes now.
-    pub(crate) fn limits(&self) -> Arc<Limits> {
-        self.read(|edge| Arc::clone(&edge.limits))
-    }
-
-    pub(crate) fn drain_timeout(&self) -> Duration {
-        self.read(|edge| edge.drain_timeout)
-    }
-
-    /// Answers `request` with what is in use now.
-    pub(crate) fn answer(
-        &self,
-        request: Request<Incoming>,
-    ) -> impl Future<Output = Result<Response<EdgeBody>, Infallible>> + use<> {
-        // Nothing in there has to be waited for before it is called.
-        self.read(|edge| edge.service.clone()).call(request)
-    }
-
-    fn read<T>(&self, read: impl FnOnce(&Edge) -> T) -> T {
-        read(&self.0.edge.read())
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        // The edge is always ready.
+        let mut service = self.0.service.borrow().clone();
+        service.call(request)
     }
 }
 
@@ -137,22 +154,34 @@ impl fmt::Debug for ReloadableEdge {
     }
 }
 
-// === impl Edge ===
+// === impl EdgeInner ===
 
-impl Edge {
-    fn new(
-        prepared: LoadedTls,
-        config: &Config,
-        pipelines: Vec<Pipeline>,
-        metrics: &Arc<EdgeMetrics>,
-        draining: &CancellationToken,
-        bodies: &BodyBudget,
-    ) -> Self {
-        Self {
-            service: edge(config, pipelines, metrics, draining, bodies),
-            tls: prepared.0,
-            limits: Arc::new(config.limits.clone()),
-            drain_timeout: config.drain_timeout,
-        }
+impl EdgeInner {
+    /// Remembers the gates of `pipelines` for the shutdown, and forgets those that are gone.
+    fn watch(&self, pipelines: &[Pipeline]) {
+        let mut known = self.gates.lock();
+        known.retain(|gate| gate.upgrade().is_some());
+        known.extend(gates(pipelines));
     }
+}
+
+fn gates(pipelines: &[Pipeline]) -> impl Iterator<Item = WeakGate> {
+    let gates = pipelines
+        .iter()
+        .filter_map(|pipeline| pipeline.gate.as_ref());
+    gates.map(pacegate_layers::pacing::Gate::downgrade)
+}
+
+fn settings(config: &Config, tls: LoadedTls) -> Arc<Settings> {
+    let limits = &config.limits;
+    Arc::new(Settings {
+        tls: tls.0,
+        max_connections: limits.max_connections,
+        max_head: limits.max_header_size.saturating_add(limits.max_target),
+        first_byte_timeout: limits.first_byte_timeout,
+        header_timeout: limits.header_timeout,
+        keep_alive_timeout: limits.keep_alive_timeout,
+        write_timeout: limits.write_timeout,
+        drain_timeout: config.drain_timeout,
+    })
 }

@@ -1,44 +1,69 @@
-//! Takes a request's body in, once and under a cap, and reads from it what routing needs.
+//! Reads a request's body, whole and under a cap: the model names the route, and a retry sends the body
+//! again.
 
-use std::{borrow::Cow, error::Error as StdError, io, time::Duration};
+use std::{
+    error::Error as StdError,
+    future::poll_fn,
+    io,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
-use http::StatusCode;
-use http_body::Body;
+use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use pacegate_layers::error::{BoxError, chain};
-use serde::{Deserialize, Deserializer};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tower::{Layer, Service};
 
 use super::body_budget::BodyBudget;
+use crate::{body::Body, routes::Draining};
 
-/// How bodies are taken in.
-#[derive(Debug)]
-pub(crate) struct BodyReader {
-    /// The largest, and what all together may weigh.
-    pub(crate) max_body: usize,
-    pub(crate) max_bodies: usize,
-    /// The longest silence in one, and from its first byte to its last.
-    pub(crate) idle_timeout: Duration,
-    pub(crate) timeout: Duration,
-    /// Those that are held.
-    pub(crate) bodies: BodyBudget,
+/// Applies [`WholeBody`].
+#[derive(Clone, Debug)]
+pub(super) struct RequestBodyLayer(Arc<BodyReader>);
+
+/// Hands a request on once its body has arrived.
+#[derive(Clone, Debug)]
+pub(super) struct WholeBody<S> {
+    inner: S,
+    reader: Arc<BodyReader>,
 }
 
-/// How much of a body that is too large is thrown away before the answer: a client that is still
-/// sending when the connection closes may never read why.
+/// How bodies are read.
+#[derive(Debug)]
+pub(super) struct BodyReader {
+    /// The size of the largest body, in bytes.
+    pub(super) max_body: usize,
+    /// The size of all bodies that are held, in bytes.
+    pub(super) max_bodies: usize,
+    /// The longest silence within a body.
+    pub(super) idle_timeout: Duration,
+    /// From the first byte of a body to its last.
+    pub(super) timeout: Duration,
+    /// The bodies that are held.
+    pub(super) budget: BodyBudget,
+    /// Cancelled once the process shuts down.
+    pub(super) draining: CancellationToken,
+}
+
+/// How many bytes of a body that is too large are read and dropped before the response: a client that
+/// still sends when the connection closes may never read why.
 const DISCARD: usize = 64 * 1024 * 1024;
 
-/// Why a body was not taken.
+/// A request body that cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum RequestBodyError {
+pub(super) enum RequestBodyError {
     #[error("the client broke off its request body")]
     Broken(#[source] BoxError),
     #[error(
         "the request bodies that pacegate holds weigh as much as max-bodies allows ({0}); this one \
          has to come again"
     )]
-    Crowded(bytesize::ByteSize),
+    BudgetSpent(bytesize::ByteSize),
     #[error("the request body stopped arriving; send it again")]
     Idle,
     #[error(
@@ -46,64 +71,120 @@ pub(crate) enum RequestBodyError {
          so many bytes, CR LF"
     )]
     Malformed,
-    #[error("the request body names no model; expected a string under \"model\"")]
-    NoModel,
-    #[error("the request body is not a JSON object: {0}")]
-    NotJson(String),
     #[error("the request body took longer than body-timeout allows; send it again")]
     Slow,
     #[error("the request body is larger than max-body in pacegate's config allows ({0})")]
     TooLarge(bytesize::ByteSize),
 }
 
-/// What a body asks for, as far as we need to know; the rest is only checked to be JSON.
-#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
-pub(crate) struct ChatParams<'a> {
-    #[serde(borrow, default, deserialize_with = "or_borrowed")]
-    pub(crate) model: Option<Cow<'a, str>>,
-    /// Whether the answer is to be an event stream.
-    #[serde(default, deserialize_with = "or_false")]
-    pub(crate) stream: bool,
-}
-
 // === impl RequestBodyError ===
 
 impl RequestBodyError {
-    pub(crate) fn status(&self) -> StatusCode {
+    pub(super) fn status(&self) -> StatusCode {
         match self {
-            Self::Broken(_) | Self::Malformed | Self::NoModel | Self::NotJson(_) => {
-                StatusCode::BAD_REQUEST
-            }
-            Self::Crowded(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Broken(_) | Self::Malformed => StatusCode::BAD_REQUEST,
+            Self::BudgetSpent(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Idle | Self::Slow => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
         }
     }
 
-    pub(crate) fn code(&self) -> &'static str {
+    pub(super) fn code(&self) -> &'static str {
         match self {
             Self::Broken(_) | Self::Idle | Self::Slow => "request_incomplete",
-            Self::Crowded(_) => "overloaded",
+            Self::BudgetSpent(_) => "overloaded",
             Self::Malformed => "malformed_request",
-            Self::NoModel => "model_missing",
-            Self::NotJson(_) => "invalid_json",
             Self::TooLarge(_) => "request_too_large",
         }
+    }
+}
+
+// === impl RequestBodyLayer ===
+
+impl RequestBodyLayer {
+    pub(super) fn new(reader: BodyReader) -> Self {
+        Self(Arc::new(reader))
+    }
+}
+
+impl<S> Layer<S> for RequestBodyLayer {
+    type Service = WholeBody<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        WholeBody {
+            inner,
+            reader: Arc::clone(&self.0),
+        }
+    }
+}
+
+// === impl WholeBody ===
+
+impl<S, B> Service<Request<B>> for WholeBody<S>
+where
+    S: Service<Request<Bytes>, Response = Response<Body>, Error = BoxError>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send,
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        // The ready service goes into the future; its fresh clone has not been polled.
+        let fresh = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, fresh);
+        let reader = Arc::clone(&self.reader);
+        // Split here: an async block would store both the request and its parts.
+        let (head, body) = request.into_parts();
+        Box::pin(async move {
+            let body = reader.collect_or_drain(body).await?;
+            inner.call(Request::from_parts(head, body)).await
+        })
     }
 }
 
 // === impl BodyReader ===
 
 impl BodyReader {
+    /// Reads `body` to its end, unless the process shuts down before it has arrived.
+    ///
+    /// # Errors
+    ///
+    /// [`Draining`], or [`RequestBodyError`].
+    async fn collect_or_drain<B>(&self, body: B) -> Result<Bytes, BoxError>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+        B::Error: Into<BoxError>,
+    {
+        let mut collected = pin!(self.collect(body));
+        // A body that is there already is used, and nearly every body is.
+        if let Poll::Ready(outcome) = poll_fn(|cx| Poll::Ready(collected.as_mut().poll(cx))).await {
+            return Ok(outcome?);
+        }
+        tokio::select! {
+            biased;
+            outcome = collected => Ok(outcome?),
+            () = self.draining.cancelled() => Err(Draining.into()),
+        }
+    }
+
     /// Reads `body` to its end.
     ///
     /// # Errors
     ///
-    /// [`RequestBodyError`]: it is too large, or too much beside the others; it is silent for too long or
-    /// takes too long; the client fails.
-    pub(crate) async fn collect<B>(&self, body: B) -> Result<Bytes, RequestBodyError>
+    /// [`RequestBodyError`].
+    async fn collect<B>(&self, body: B) -> Result<Bytes, RequestBodyError>
     where
-        B: Body<Data = Bytes> + Unpin,
+        B: http_body::Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
         timeout(self.timeout, self.read(body))
@@ -113,7 +194,7 @@ impl BodyReader {
 
     async fn read<B>(&self, mut body: B) -> Result<Bytes, RequestBodyError>
     where
-        B: Body<Data = Bytes> + Unpin,
+        B: http_body::Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
         let discard_beyond = self.max_body.saturating_add(DISCARD);
@@ -121,7 +202,7 @@ impl BodyReader {
         if body.size_hint().lower() > discard_beyond as u64 {
             return Err(RequestBodyError::TooLarge(size(self.max_body)));
         }
-        let mut taken = Some((Whole::Empty, self.bodies.reserve()));
+        let mut taken = Some((Whole::Empty, self.budget.reserve()));
         let mut refused = None;
         let mut length = 0_usize;
         while let Some(frame) = self.next(&mut body).await? {
@@ -132,14 +213,14 @@ impl BodyReader {
             if length > discard_beyond {
                 break;
             }
-            let Some((whole, weight)) = &mut taken else {
+            let Some((whole, permit)) = &mut taken else {
                 continue;
             };
             if length > self.max_body {
                 refused = Some(RequestBodyError::TooLarge(size(self.max_body)));
                 taken = None;
-            } else if !weight.add(data.len(), self.max_bodies) {
-                refused = Some(RequestBodyError::Crowded(size(self.max_bodies)));
+            } else if !permit.add(data.len(), self.max_bodies) {
+                refused = Some(RequestBodyError::BudgetSpent(size(self.max_bodies)));
                 taken = None;
             } else {
                 whole.push(data, body.size_hint().lower());
@@ -147,7 +228,7 @@ impl BodyReader {
         }
         match (refused, taken) {
             (None, Some((Whole::Empty, _))) => Ok(Bytes::new()),
-            (None, Some((whole, weight))) => Ok(weight.of(whole.into_bytes())),
+            (None, Some((whole, permit))) => Ok(permit.of(whole.into_bytes())),
             (refused, _) => Err(refused.unwrap_or(RequestBodyError::TooLarge(size(self.max_body)))),
         }
     }
@@ -157,7 +238,7 @@ impl BodyReader {
         body: &mut B,
     ) -> Result<Option<http_body::Frame<Bytes>>, RequestBodyError>
     where
-        B: Body<Data = Bytes> + Unpin,
+        B: http_body::Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
         timeout(self.idle_timeout, body.frame())
@@ -175,8 +256,8 @@ impl BodyReader {
     }
 }
 
-/// Whether a body that failed with `error` was not chunked as HTTP has it. hyper tells by the kind of
-/// the cause.
+/// Whether a body failed with `error` because its chunked coding is malformed. hyper tells by the kind of
+/// the cause alone.
 fn is_malformed(error: &(dyn StdError + 'static)) -> bool {
     chain(error).any(|cause| {
         let cause = cause.downcast_ref::<io::Error>();
@@ -188,49 +269,7 @@ fn is_malformed(error: &(dyn StdError + 'static)) -> bool {
     })
 }
 
-/// What a request asks for, after checking that its body is a JSON object.
-///
-/// # Errors
-///
-/// [`RequestBodyError::NotJson`] with the place of the mistake.
-pub(crate) fn chat_params(body: &[u8]) -> Result<ChatParams<'_>, RequestBodyError> {
-    // serde would take an array for the same thing.
-    if body
-        .trim_ascii_start()
-        .first()
-        .is_some_and(|byte| *byte != b'{')
-    {
-        return Err(RequestBodyError::NotJson("it does not begin with {".into()));
-    }
-    serde_json::from_slice(body).map_err(|error| {
-        // The error's own text may quote the body; its place and kind do not.
-        let kind = match error.classify() {
-            serde_json::error::Category::Data => "unexpected kind of value",
-            serde_json::error::Category::Eof => "it ends too early",
-            _ => "syntax error",
-        };
-        let (line, column) = (error.line(), error.column());
-        RequestBodyError::NotJson(format!("{kind} at line {line}, column {column}"))
-    })
-}
-
-/// serde borrows what it finds for a `Cow`, but not for an optional one.
-fn or_borrowed<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Cow<'de, str>>, D::Error> {
-    #[derive(Deserialize)]
-    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-
-    let text = Option::<Text<'de>>::deserialize(deserializer)?;
-    Ok(text.map(|Text(text)| text))
-}
-
-/// Some clients send null for what they leave open.
-fn or_false<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
-}
-
-/// The body so far: one piece is kept as it came, without a copy.
+/// The body so far. A body of one piece is kept without a copy.
 enum Whole {
     Empty,
     One(Bytes),
@@ -274,7 +313,7 @@ mod tests {
 
     fn pieces(
         pieces: &[&'static str],
-    ) -> impl Body<Data = Bytes, Error = BoxError> + Unpin + use<> {
+    ) -> impl http_body::Body<Data = Bytes, Error = BoxError> + Unpin + use<> {
         let frames: Vec<_> = pieces
             .iter()
             .map(|piece| Ok(http_body::Frame::data(Bytes::from_static(piece.as_bytes()))))
@@ -288,12 +327,13 @@ mod tests {
             max_bodies: 8,
             idle_timeout: Duration::from_secs(30),
             timeout: Duration::from_secs(120),
-            bodies: BodyBudget::default(),
+            budget: BodyBudget::default(),
+            draining: CancellationToken::new(),
         }
     }
 
     /// One byte each `gap`, for ever.
-    fn trickle(gap: Duration) -> impl Body<Data = Bytes, Error = BoxError> + Unpin {
+    fn trickle(gap: Duration) -> impl http_body::Body<Data = Bytes, Error = BoxError> + Unpin {
         let frames = stream::repeat(()).then(move |()| async move {
             tokio::time::sleep(gap).await;
             Ok(http_body::Frame::data(Bytes::from_static(b"x")))
@@ -344,13 +384,13 @@ mod tests {
             .unwrap_err();
         assert_eq!(error.code(), "overloaded");
         assert_eq!(
-            body_reader.bodies.held(),
+            body_reader.budget.held(),
             5,
             "what was refused still weighs"
         );
         body_reader.collect(pieces(&["fgh"])).await.unwrap();
         drop(first);
-        assert_eq!(body_reader.bodies.held(), 0);
+        assert_eq!(body_reader.budget.held(), 0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -375,27 +415,14 @@ mod tests {
         assert_eq!(start.elapsed(), Duration::from_secs(120));
     }
 
-    #[test]
-    fn finds_what_is_wished_and_checks_the_rest() {
-        let full = ChatParams {
-            model: Some("m1".into()),
-            stream: true,
-        };
-        let body = br#"{"a":[1],"model":"m\u0031","stream":true}"#;
-        assert_eq!(chat_params(body).unwrap(), full);
-        assert_eq!(
-            chat_params(br#"{"a":1,"stream":null}"#).unwrap(),
-            ChatParams::default()
-        );
-        for (broken, place) in [
-            ("", "it ends too early at line 1, column 0"),
-            (r#"{"model":"x""#, "it ends too early at line 1, column 12"),
-            (r#"{"model":"x"} y"#, "syntax error at line 1, column 15"),
-            (r#"["x"]"#, "does not begin with {"),
-            (r#"{"model":7}"#, "unexpected kind of value"),
-        ] {
-            let error = chat_params(broken.as_bytes()).unwrap_err().to_string();
-            assert!(error.contains(place), "{broken}: {error}");
-        }
+    #[tokio::test]
+    async fn a_shutdown_waits_for_no_body_but_one_that_is_there_is_used() {
+        let reader = body_reader(4);
+        reader.draining.cancel();
+        let whole = reader.collect_or_drain(pieces(&["ab", "c"])).await;
+        assert_eq!(whole.unwrap(), "abc");
+        let never = StreamBody::new(stream::pending::<Result<http_body::Frame<Bytes>, BoxError>>());
+        let error = reader.collect_or_drain(never.boxed_unsync()).await;
+        assert!(error.unwrap_err().is::<Draining>());
     }
 }

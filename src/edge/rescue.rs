@@ -1,4 +1,4 @@
-//! Turns every error into an answer.
+//! Turns every error into a response, or into the last event of a stream that has begun.
 
 use std::{
     convert::Infallible,
@@ -7,20 +7,22 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::Bytes;
 use http::Response;
+use http_body::{Frame, SizeHint};
 use http_body_util::Either;
 use pacegate_layers::error::BoxError;
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use super::rescue_table::ErrorResponse;
-use crate::body::Body;
+use super::rescue_table::to_response;
+use crate::{body::Body, upstreams::LateError};
 
 /// Applies [`Rescue`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RescueLayer;
 
-/// A service that never fails: an error of its inner service becomes an answer.
+/// A service that never fails: an error of its inner service becomes a response.
 #[derive(Clone, Debug)]
 pub(super) struct Rescue<S> {
     inner: S,
@@ -33,6 +35,17 @@ pin_project! {
     }
 }
 
+pin_project! {
+    /// A body in which a [`LateError`] becomes the last event. Any other error stays one.
+    pub(super) struct RescuedBody<B> {
+        #[pin]
+        inner: B,
+        ended: bool,
+    }
+}
+
+// === impl RescueLayer ===
+
 impl<S> Layer<S> for RescueLayer {
     type Service = Rescue<S>;
 
@@ -41,11 +54,13 @@ impl<S> Layer<S> for RescueLayer {
     }
 }
 
+// === impl Rescue ===
+
 impl<S, R, B> Service<R> for Rescue<S>
 where
     S: Service<R, Response = Response<B>, Error = BoxError>,
 {
-    type Response = Response<Either<B, Body>>;
+    type Response = Response<Either<RescuedBody<B>, Body>>;
     type Error = Infallible;
     type Future = ResponseFuture<S::Future>;
 
@@ -61,18 +76,59 @@ where
     }
 }
 
+// === impl ResponseFuture ===
+
 impl<F, B> Future for ResponseFuture<F>
 where
     F: Future<Output = Result<Response<B>, BoxError>>,
 {
-    type Output = Result<Response<Either<B, Body>>, Infallible>;
+    type Output = Result<Response<Either<RescuedBody<B>, Body>>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Poll::Ready(Ok(match ready!(self.project().inner.poll(cx)) {
-            Ok(response) => response.map(Either::Left),
-            Err(error) => ErrorResponse::from_error(&*error)
-                .into_response()
-                .map(Either::Right),
+            Ok(response) => response.map(|inner| {
+                let ended = false;
+                Either::Left(RescuedBody { inner, ended })
+            }),
+            Err(error) => to_response(&*error).into_response().map(Either::Right),
         }))
+    }
+}
+
+// === impl RescuedBody ===
+
+impl<B> http_body::Body for RescuedBody<B>
+where
+    B: http_body::Body<Data = Bytes, Error = BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.project();
+        if *this.ended {
+            return Poll::Ready(None);
+        }
+        let frame = ready!(this.inner.poll_frame(cx));
+        let Some(Err(error)) = &frame else {
+            return Poll::Ready(frame);
+        };
+        let Some(LateError(late)) = error.downcast_ref() else {
+            return Poll::Ready(frame);
+        };
+        *this.ended = true;
+        let event = to_response(&**late).into_event();
+        Poll::Ready(Some(Ok(Frame::data(event))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended || self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
     }
 }

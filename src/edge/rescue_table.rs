@@ -1,185 +1,81 @@
-//! Every error as an answer: whose fault, may it be retried, what can the reader do.
-//!
-//! Clients read these texts by machine. OpenCode retries a 4xx whose body holds words such as
-//! "timeout" or digits such as 502, so the texts of final answers are kept clear of both, and none
-//! repeats what the client or the upstream sent.
+//! The table from errors to responses: whose fault, may it be retried, what can the reader do.
 
 use std::{error::Error as StdError, time::Duration};
 
-use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full};
+use http::StatusCode;
 use jiff::{Unit, ZonedDateTime};
 use pacegate_layers::{
     error::{NotSent, chain, chain_text},
     pacing::Refused,
-    retry_on_429::Exhausted,
+    retry_on_429::{Exhausted, retry_after::delay_seconds},
     token::TokenError,
 };
-use serde_json::json;
 use tracing::warn;
 
 use super::{guard::Rejected, request_body::RequestBodyError};
 use crate::{
-    api::retry_words::mask_retry_words,
-    body::Body,
+    api::{ErrorResponse, chat_completions::ParamsError},
     client::error::{
         CertificateError, ConnectError, ConnectionLost, HeadTimeout, HeadTooLarge,
         UnexpectedUpgrade,
     },
-    routes::router::NoRoute,
+    routes::{Draining, NoRoute},
     server::AtCapacity,
-    upstreams::{
-        drain::{self, Draining},
-        keep_waiting::MaxHoldExceeded,
-    },
+    upstreams::MaxHoldExceeded,
 };
 
-/// Says that pacegate itself made this answer, and why.
-pub(crate) const X_PACEGATE_ERROR: HeaderName = HeaderName::from_static("x-pacegate-error");
-
-/// Room is made by answers that end, which takes a moment, and is not worth an estimate.
+/// When to come back where room is made by responses that end, which takes a moment and is not worth an
+/// estimate.
 const SOON: Duration = Duration::from_secs(1);
 
-/// An answer that pacegate makes instead of an upstream's.
-#[derive(Debug)]
-pub(crate) struct ErrorResponse {
-    status: StatusCode,
-    kind: &'static str,
-    code: &'static str,
-    message: String,
-    retry_after: Option<Duration>,
-    close: bool,
-}
+/// About how long a restart takes. A client that asks too early is refused once more and asks again.
+const RESTART: Duration = Duration::from_secs(5);
 
-// === impl ErrorResponse ===
-
-impl ErrorResponse {
-    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        let mut message = message.into();
-        let worth_retrying = matches!(
-            status,
-            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
-        );
-        if status.is_client_error() && !worth_retrying {
-            message = mask_retry_words(&message).into_owned();
-        }
-        let kind = match status.as_u16() {
-            401 => "authentication_error",
-            403 => "permission_error",
-            429 => "rate_limit_error",
-            400..=499 => "invalid_request_error",
-            _ => "api_error",
-        };
-        Self {
-            status,
-            kind,
-            code,
-            message,
-            retry_after: None,
-            close: false,
-        }
-    }
-
-    /// Ends the connection behind the answer.
-    fn close(mut self) -> Self {
-        self.close = true;
-        self
-    }
-
-    fn retry_after(mut self, estimate: Duration) -> Self {
-        self.retry_after = Some(estimate);
-        self
-    }
-
-    /// What `error` means to a client. An unknown cause is logged and kept from it.
-    pub(crate) fn from_error(error: &(dyn StdError + 'static)) -> Self {
-        for cause in chain(error) {
-            if let Some(answer) = known(cause) {
-                // A wish of the operator's is no failure.
-                if answer.status.is_server_error() && !cause.is::<Draining>() {
-                    warn!(
-                        code = answer.code,
-                        error = chain_text(error),
-                        "Request failed"
-                    );
-                }
-                return answer;
+/// What `error` means to a client. An unknown cause is logged and kept from it.
+pub(super) fn to_response(error: &(dyn StdError + 'static)) -> ErrorResponse {
+    for cause in chain(error) {
+        if let Some(response) = known(cause) {
+            // A shutdown is the operator's will, not a failure.
+            if response.status.is_server_error() && response.code != DRAINING {
+                warn!(
+                    code = response.code,
+                    error = chain_text(error),
+                    "Request failed"
+                );
             }
+            return response;
         }
-        warn!(error = chain_text(error), "Unexpected error");
-        Self::internal()
     }
-
-    /// Something broke in here, and the reader can do nothing about it.
-    pub(crate) fn internal() -> Self {
-        Self::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal_error",
-            "pacegate failed to handle this request; its log says more",
-        )
-    }
-
-    /// The answer in OpenAI's shape.
-    pub(crate) fn into_response(self) -> Response<Body> {
-        let document = json!({
-            "error": {
-                "message": self.message,
-                "type": self.kind,
-                "param": null,
-                "code": self.code,
-            }
-        });
-        let mut response = json_response(self.status, &document);
-        let headers = response.headers_mut();
-        headers.insert(X_PACEGATE_ERROR, HeaderValue::from_static(self.code));
-        if self.close {
-            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        if let Some(estimate) = self.retry_after {
-            headers.insert(
-                header::RETRY_AFTER,
-                HeaderValue::from(whole_seconds(estimate)),
-            );
-        }
-        response
-    }
+    warn!(error = chain_text(error), "Unexpected error");
+    ErrorResponse::internal()
 }
 
-/// A complete JSON document as an answer.
-pub(crate) fn json_response(status: StatusCode, document: &serde_json::Value) -> Response<Body> {
-    let mut response = Response::new(full(document.to_string()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
-    response
-}
+const DRAINING: &str = "draining";
 
-/// A body that is there already.
-pub(crate) fn full(data: impl Into<Bytes>) -> Body {
-    Full::new(data.into())
-        .map_err(|never| match never {})
-        .boxed_unsync()
-}
-
-/// The table: what each cause that an edge or a pipeline can name means to a client.
+/// The table: what each cause that the edge or an upstream's service can name means to a client.
 fn known(cause: &(dyn StdError + 'static)) -> Option<ErrorResponse> {
     if let Some(rejected) = cause.downcast_ref::<Rejected>() {
-        // Whoever may not talk gets no second try on the same connection.
+        // A client that was rejected gets no second try on the same connection.
         return Some(
             ErrorResponse::new(rejected.status(), rejected.code(), rejected.to_string()).close(),
         );
     }
     if let Some(error) = cause.downcast_ref::<RequestBodyError>() {
-        let answer = ErrorResponse::new(error.status(), error.code(), error.to_string());
+        let response = ErrorResponse::new(error.status(), error.code(), error.to_string());
         return Some(match error {
-            RequestBodyError::Crowded(_) => answer.retry_after(SOON),
-            // Where the next request would begin, nobody can tell.
-            RequestBodyError::Malformed => answer.close(),
-            _ => answer,
+            RequestBodyError::BudgetSpent(_) => response.retry_after(SOON),
+            // The start of the next request is unknown.
+            RequestBodyError::Malformed => response.close(),
+            _ => response,
         });
+    }
+    if let Some(error) = cause.downcast_ref::<ParamsError>() {
+        let code = match error {
+            ParamsError::NoModel => "model_missing",
+            ParamsError::NotJson(_) => "invalid_json",
+        };
+        let status = StatusCode::BAD_REQUEST;
+        return Some(ErrorResponse::new(status, code, error.to_string()));
     }
     if let Some(error) = cause.downcast_ref::<AtCapacity>() {
         let status = StatusCode::SERVICE_UNAVAILABLE;
@@ -193,16 +89,14 @@ fn known(cause: &(dyn StdError + 'static)) -> Option<ErrorResponse> {
         ));
     }
     if let Some(draining) = cause.downcast_ref::<Draining>() {
-        let status = StatusCode::SERVICE_UNAVAILABLE;
-        let answer = ErrorResponse::new(status, "draining", draining.to_string());
-        return Some(answer.retry_after(drain::RETRY_AFTER));
+        return Some(shutting_down(*draining));
     }
     if let Some(exhausted) = cause.downcast_ref::<Exhausted>() {
         return Some(quota_exhausted(exhausted.reset));
     }
     if let Some(held) = cause.downcast_ref::<MaxHoldExceeded>() {
         let why = "the request has been held for max-hold";
-        return Some(queue_answer("would_wait_too_long", held.estimate, why));
+        return Some(queue_response("would_wait_too_long", held.estimate, why));
     }
     if let Some(refused) = cause.downcast_ref::<Refused>() {
         return Some(queue_refusal(refused));
@@ -265,8 +159,14 @@ fn unreachable(message: impl Into<String>) -> ErrorResponse {
     ErrorResponse::new(StatusCode::BAD_GATEWAY, "upstream_unreachable", message)
 }
 
+fn shutting_down(draining: Draining) -> ErrorResponse {
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    ErrorResponse::new(status, DRAINING, draining.to_string()).retry_after(RESTART)
+}
+
 fn queue_refusal(refused: &Refused) -> ErrorResponse {
     let (code, estimate, why) = match *refused {
+        Refused::Draining => return shutting_down(Draining),
         Refused::QuotaExhausted { reset } => return quota_exhausted(Some(reset)),
         Refused::QueueFull { estimate, .. } => ("queue_full", estimate, "max-queue is reached"),
         Refused::WouldWaitTooLong { estimate } => (
@@ -275,11 +175,11 @@ fn queue_refusal(refused: &Refused) -> ErrorResponse {
             "that is more than max-wait",
         ),
     };
-    queue_answer(code, estimate, why)
+    queue_response(code, estimate, why)
 }
 
-fn queue_answer(code: &'static str, estimate: Duration, why: &str) -> ErrorResponse {
-    let seconds = whole_seconds(estimate);
+fn queue_response(code: &'static str, estimate: Duration, why: &str) -> ErrorResponse {
+    let seconds = delay_seconds(estimate);
     ErrorResponse::new(
         StatusCode::TOO_MANY_REQUESTS,
         code,
@@ -319,16 +219,12 @@ fn in_words(reset: Duration) -> String {
     at.strftime("%A, %-d %B, %H:%M (%Z)").to_string()
 }
 
-/// At least one: zero would call the client back at once.
-fn whole_seconds(estimate: Duration) -> u64 {
-    let up = u64::from(estimate.subsec_nanos() > 0);
-    (estimate.as_secs() + up).max(1)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{super::request_body, *};
-    use crate::api::retry_words::RETRY_WORDS;
+    use http_body_util::BodyExt;
+
+    use super::*;
+    use crate::api::{RETRY_WORDS, chat_completions::ChatParams};
 
     /// Every refusal that pacegate can make itself, with the worst a config or a client can put
     /// into its text.
@@ -349,7 +245,7 @@ mod tests {
         ];
         let columns = (0..600).map(|column| {
             let body = format!("{{{}x", " ".repeat(column));
-            request_body::chat_params(body.as_bytes()).unwrap_err()
+            ChatParams::parse(body.as_bytes()).unwrap_err()
         });
         let sizes =
             [429, 502, 504].map(|kib| RequestBodyError::TooLarge(bytesize::ByteSize::kib(kib)));
@@ -357,7 +253,7 @@ mod tests {
         let mut all: Vec<Box<dyn StdError>> = vec![
             Box::new(RequestBodyError::Broken("504 timeout".into())),
             Box::new(RequestBodyError::Malformed),
-            Box::new(RequestBodyError::NoModel),
+            Box::new(ParamsError::NoModel),
             Box::new(NoRoute::Path),
             Box::new(NoRoute::Upstream),
             Box::new(TokenError::LoginRequired(login)),
@@ -370,14 +266,15 @@ mod tests {
             all.push(Box::new(Exhausted { reset: Some(reset) }));
         }
         all.extend(denials.map(|rejected| Box::new(rejected) as _));
-        all.extend(columns.chain(sizes).map(|error| Box::new(error) as _));
+        all.extend(columns.map(|error| Box::new(error) as _));
+        all.extend(sizes.map(|error| Box::new(error) as _));
         all
     }
 
     #[tokio::test]
     async fn no_final_answer_holds_what_makes_a_client_retry() {
         for refusal in refusals() {
-            let response = ErrorResponse::from_error(&*refusal).into_response();
+            let response = to_response(&*refusal).into_response();
             let status = response.status();
             assert!(
                 [400, 401, 403, 404, 405, 413, 414, 415, 431].contains(&status.as_u16()),

@@ -1,4 +1,4 @@
-//! The body of an answer on its way to the client.
+//! The body of a response on its way to the client, watched for how it ends.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -14,33 +14,28 @@ use pacegate_layers::error::BoxError;
 use pin_project_lite::pin_project;
 use tracing::{Span, debug, info};
 
-use crate::{server::Connection, telemetry::metrics::EdgeMetrics};
+use crate::telemetry::metrics::EdgeMetrics;
 
 pin_project! {
-    /// Streams an answer and knows how it ended.
-    ///
-    /// If the upstream breaks off, or what is between panics, the client's connection is reset: a
-    /// clean end would look like a complete answer, and OpenCode then asks again at once and without
-    /// limit.
+    /// Streams a response and counts it as in flight until its end. A panic below becomes an error, for
+    /// which the server resets the connection.
     #[derive(Debug)]
-    pub(crate) struct MeteredBody<B> {
+    pub(super) struct MeteredBody<B> {
         #[pin]
         inner: B,
         in_flight: InFlight,
-        failed: Option<BoxError>,
     }
 }
 
-/// One request between its head and the end of its answer, counted as such until dropped.
+/// One request from its head to the end of its response, counted until dropped.
 #[derive(Debug)]
-pub(crate) struct InFlight {
+pub(super) struct InFlight {
     metrics: Arc<EdgeMetrics>,
-    connection: Option<Connection>,
     span: Span,
     sent: u64,
 }
 
-/// Something in the pipeline panicked while the answer was on its way.
+/// The pipeline panicked while the response was on its way.
 #[derive(Debug, thiserror::Error)]
 #[error("a panic, see above")]
 struct Panicked;
@@ -48,44 +43,33 @@ struct Panicked;
 // === impl InFlight ===
 
 impl InFlight {
-    pub(crate) fn new(metrics: Arc<EdgeMetrics>, connection: Option<Connection>) -> Self {
+    pub(super) fn new(metrics: Arc<EdgeMetrics>) -> Self {
         metrics.in_flight.inc();
-        if let Some(connection) = &connection {
-            connection.begin_answer();
-        }
         Self {
             metrics,
-            connection,
             span: Span::current(),
             sent: 0,
         }
     }
 
-    /// Its answer begins, with `status`.
-    pub(crate) fn count_answer(&self, status: StatusCode) {
-        self.metrics.count_answer(status);
+    /// The response begins, with `status`.
+    pub(super) fn count_response(&self, status: StatusCode) {
+        self.metrics.count_response(status);
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        debug!(parent: &self.span, sent = self.sent, "ErrorResponse ended");
+        debug!(parent: &self.span, sent = self.sent, "Answer ended");
         self.metrics.in_flight.dec();
-        if let Some(connection) = &self.connection {
-            connection.end_answer();
-        }
     }
 }
 
 // === impl MeteredBody ===
 
 impl<B> MeteredBody<B> {
-    pub(crate) fn new(inner: B, in_flight: InFlight) -> Self {
-        Self {
-            inner,
-            in_flight,
-            failed: None,
-        }
+    pub(super) fn new(inner: B, in_flight: InFlight) -> Self {
+        Self { inner, in_flight }
     }
 }
 
@@ -101,13 +85,10 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut this = self.project();
-        if let Some(error) = this.failed.take() {
-            return Poll::Ready(Some(Err(error)));
-        }
-        match ready!(poll_caught(this.inner.as_mut(), cx)) {
+        let frame = ready!(poll_caught(this.inner.as_mut(), cx));
+        match &frame {
             Some(Ok(frame)) => {
                 this.in_flight.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
-                Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => {
                 info!(
@@ -117,20 +98,14 @@ where
                     "Stream broke off, resetting the client's connection"
                 );
                 this.in_flight.metrics.aborted.inc();
-                if let Some(connection) = &this.in_flight.connection {
-                    connection.reset_at_the_end();
-                }
-                *this.failed = Some(error);
-                // One round for hyper to write out what came before the break.
-                cx.waker().wake_by_ref();
-                Poll::Pending
             }
-            None => Poll::Ready(None),
+            None => {}
         }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.failed.is_none() && self.inner.is_end_stream()
+        self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -138,7 +113,7 @@ where
     }
 }
 
-/// What `body` has, or [`Panicked`]; a body that has panicked is not polled again.
+/// The next frame of `body`, or [`Panicked`]; a body that has panicked is not polled again.
 fn poll_caught<B>(
     body: Pin<&mut B>,
     cx: &mut Context<'_>,

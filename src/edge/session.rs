@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName};
-use pacegate_layers::session::Session;
+use pacegate_layers::context::Session;
 
 use crate::server::Connection;
 

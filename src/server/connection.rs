@@ -19,10 +19,11 @@ use tokio::{
 };
 use tokio_util::{either::Either, sync::CancellationToken};
 
-use crate::{config::Limits, idle_timer::IdleTimer};
+use super::Settings;
+use crate::idle_timer::IdleTimer;
 
 /// A client's socket.
-pub(crate) type Socket = Either<TcpStream, UnixStream>;
+pub(super) type Socket = Either<TcpStream, UnixStream>;
 
 /// What the edge knows of the connection that a request came on; a request's extension.
 #[derive(Clone, Debug)]
@@ -58,10 +59,14 @@ enum Phase {
     Idle,
 }
 
+/// A response in progress, until dropped.
+#[derive(Debug)]
+pub(super) struct Busy(Connection);
+
 /// A client's socket. It notes when a head begins, gives up a client that takes nothing of an answer
 /// for too long, and resets the connection of a stream that broke off.
 #[derive(Debug)]
-pub(crate) struct ClientIo {
+pub(super) struct ClientIo {
     socket: Socket,
     connection: Connection,
     write_timeout: Duration,
@@ -72,7 +77,7 @@ pub(crate) struct ClientIo {
 // === impl Connection ===
 
 impl Connection {
-    pub(crate) fn new() -> Self {
+    pub(super) fn new() -> Self {
         static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
 
         let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
@@ -90,7 +95,7 @@ impl Connection {
     }
 
     /// A number that no other connection of this process has.
-    pub(crate) fn number(&self) -> u64 {
+    pub(super) fn number(&self) -> u64 {
         self.0.number
     }
 
@@ -100,23 +105,19 @@ impl Connection {
     }
 
     /// A request's head is complete.
-    pub(crate) fn begin_answer(&self) {
+    pub(super) fn begin_response(&self) -> Busy {
         self.set(Phase::Busy);
+        Busy(self.clone())
     }
 
-    /// An answer has been sent, or given up.
-    pub(crate) fn end_answer(&self) {
-        self.set(Phase::Idle);
-    }
-
-    /// Resolves once the client has been silent for longer than `limits` allow.
+    /// Resolves once the client has been silent for longer than `settings` allow.
     ///
     /// hyper has one time-out for heads, which also runs while a kept-alive connection is idle, and one
     /// limit cannot be both ten seconds and five minutes. Nobody is woken for a change of phase: poll
     /// it in the task that serves the connection, after what serves it.
-    pub(super) async fn silent_too_long(&self, limits: &Limits) {
+    pub(super) async fn silent_too_long(&self, settings: &Settings) {
         let current = || (self.phase(), self.0.since.load(Ordering::Relaxed));
-        let mut timer = IdleTimer::new(limits.first_byte_timeout);
+        let mut timer = IdleTimer::new(settings.first_byte_timeout);
         let mut timed = current();
         poll_fn(|cx| {
             let now = current();
@@ -125,11 +126,11 @@ impl Connection {
                 timer.reset();
             }
             let limit = match now.0 {
-                Phase::New => limits.first_byte_timeout,
-                Phase::Head => limits.header_timeout,
+                Phase::New => settings.first_byte_timeout,
+                Phase::Head => settings.header_timeout,
                 // A body has time-outs of its own, and an answer has none.
                 Phase::Busy => return Poll::Pending,
-                Phase::Idle => limits.keep_alive_timeout,
+                Phase::Idle => settings.keep_alive_timeout,
             };
             timer.poll_elapsed(limit, cx)
         })
@@ -138,17 +139,17 @@ impl Connection {
 
     /// Makes the connection end with a reset: an answer broke off, and a clean end would look like
     /// a complete one.
-    pub(crate) fn reset_at_the_end(&self) {
+    pub(super) fn reset_at_the_end(&self) {
         self.0.broken.store(true, Ordering::Relaxed);
     }
 
     /// From now on nothing more is read: what is no whole head yet never becomes one.
-    pub(crate) fn end(&self) {
+    pub(super) fn stop_reading(&self) {
         self.0.ending.store(true, Ordering::Relaxed);
     }
 
     /// There is no room for it, and it is there to be told so.
-    pub(crate) fn mark_over_limit(&self) {
+    pub(super) fn mark_over_limit(&self) {
         self.0.is_over_limit.store(true, Ordering::Relaxed);
     }
 
@@ -157,7 +158,7 @@ impl Connection {
     }
 
     /// How well others can do without it; the least goes first, and `None` stays.
-    pub(crate) fn eviction_rank(&self) -> Option<(u8, u64)> {
+    pub(super) fn eviction_rank(&self) -> Option<(u8, u64)> {
         let rank = match self.phase() {
             Phase::Idle => 0,
             Phase::New | Phase::Head => 1,
@@ -167,17 +168,17 @@ impl Connection {
     }
 
     /// Gives its place to another.
-    pub(crate) fn evict(&self) {
+    pub(super) fn evict(&self) {
         self.0.evicted.cancel();
     }
 
     /// Resolves when it has to go.
-    pub(crate) fn evicted(&self) -> impl Future<Output = ()> + use<> {
+    pub(super) fn evicted(&self) -> impl Future<Output = ()> + use<> {
         self.0.evicted.clone().cancelled_owned()
     }
 
     #[cfg(test)]
-    pub(crate) fn is_evicted(&self) -> bool {
+    pub(super) fn is_evicted(&self) -> bool {
         self.0.evicted.is_cancelled()
     }
 
@@ -212,10 +213,25 @@ fn next_change() -> u64 {
     CHANGES.fetch_add(1, Ordering::Relaxed)
 }
 
+// === impl Busy ===
+
+impl Busy {
+    /// See [`Connection::reset_at_the_end`].
+    pub(super) fn reset_at_the_end(&self) {
+        self.0.reset_at_the_end();
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.set(Phase::Idle);
+    }
+}
+
 // === impl ClientIo ===
 
 impl ClientIo {
-    pub(crate) fn new(socket: Socket, connection: Connection, write_timeout: Duration) -> Self {
+    pub(super) fn new(socket: Socket, connection: Connection, write_timeout: Duration) -> Self {
         Self {
             socket,
             connection,
@@ -305,15 +321,16 @@ mod tests {
     const KEEP_ALIVE: Duration = Duration::from_secs(310);
     const WRITE: Duration = Duration::from_secs(60);
 
-    fn limits() -> Limits {
-        let local = crate::config::Sample::Preset("local".into());
-        let built_in = crate::config::sample(&local, &|_| None);
-        Limits {
+    fn settings() -> Settings {
+        Settings {
+            tls: None,
+            max_connections: 1,
+            max_head: 0,
             first_byte_timeout: FIRST_BYTE,
             header_timeout: HEADER,
             keep_alive_timeout: KEEP_ALIVE,
             write_timeout: WRITE,
-            ..built_in.unwrap().limits
+            drain_timeout: WRITE,
         }
     }
 
@@ -326,12 +343,12 @@ mod tests {
     /// Reads until the client has been silent for too long, and says how long that took.
     async fn served_for(io: &mut ClientIo) -> Duration {
         let start = Instant::now();
-        let (connection, limits) = (io.connection.clone(), limits());
+        let (connection, settings) = (io.connection.clone(), settings());
         let reading = async { while io.read(&mut [0; 64]).await.unwrap() > 0 {} };
         tokio::select! {
             biased;
             () = reading => {}
-            () = connection.silent_too_long(&limits) => {}
+            () = connection.silent_too_long(&settings) => {}
         }
         start.elapsed()
     }
@@ -365,11 +382,11 @@ mod tests {
         let (mut io, mut client) = pair();
         client.write_all(b"x").await.unwrap();
         io.read_u8().await.unwrap();
-        io.connection.begin_answer();
+        let busy = io.connection.begin_response();
         timeout(Duration::from_secs(3600), served_for(&mut io))
             .await
             .unwrap_err();
-        io.connection.end_answer();
+        drop(busy);
         assert_eq!(served_for(&mut io).await, KEEP_ALIVE);
     }
 

@@ -1,10 +1,9 @@
 //! All connections, and which of them goes when there are too many.
 //!
-//! Whoever opens connections to keep others out leaves them silent or half a head long, for that is
-//! what costs nothing. So a newcomer is let in at the cost of an idle connection, else of the one
-//! that has owed a whole head for the longest; a client that means it needs a few milliseconds for
-//! one. Where every connection is at work, the newcomer is told so: waiting in the system's backlog
-//! would look like a gateway that hangs.
+//! An attacker holds slots with idle connections or half-sent request heads, because that is cheap. So a
+//! new connection evicts an idle one, else the one that has been sending its head for the longest; an
+//! honest client needs a few milliseconds for a head. Where every connection is busy, the new client is
+//! told so: waiting in the system's backlog would look like a gateway that hangs.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -12,17 +11,16 @@ use parking_lot::Mutex;
 
 use super::connection::Connection;
 
-/// Connections beyond the limit that are there to be told so. If there are more of them the newest
-/// is closed at once.
+/// Connections over the limit that are kept to be told so. Any further one is closed at once.
 const SPARE: usize = 64;
 
 /// All connections that are open.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct ConnectionLimit(Arc<Mutex<HashMap<u64, Connection>>>);
+pub(super) struct ConnectionLimit(Arc<Mutex<HashMap<u64, Connection>>>);
 
 /// One connection's place, free when dropped.
 #[derive(Debug)]
-pub(crate) struct Slot {
+pub(super) struct Slot {
     limit: ConnectionLimit,
     number: u64,
 }
@@ -35,9 +33,9 @@ pub(crate) struct AtCapacity;
 // === impl ConnectionLimit ===
 
 impl ConnectionLimit {
-    /// Takes `connection` in, which may cost another one its place. `None` if there is no room, not
-    /// even to be told so.
-    pub(crate) fn enter(&self, connection: &Connection, most: usize) -> Option<Slot> {
+    /// A slot for `connection`, which may evict another one. `None` if there is no room, not even to be
+    /// told so.
+    pub(super) fn enter(&self, connection: &Connection, most: usize) -> Option<Slot> {
         let mut all = self.0.lock();
         if all.len() >= most
             && let Some(victim) = eviction_rank(&all)
@@ -97,7 +95,7 @@ mod tests {
         let (limit, all) = (ConnectionLimit::default(), connections(4));
         let _places = enter(&limit, &all[..3], 3);
         assert!(all.iter().all(|it| !it.is_evicted()));
-        all[0].begin_answer();
+        let _busy = all[0].begin_response();
         let _place = limit.enter(&all[3], 3).unwrap();
         let evicted: Vec<_> = all.iter().map(Connection::is_evicted).collect();
         assert_eq!(evicted, [false, true, false, false]);
@@ -108,8 +106,7 @@ mod tests {
     fn an_idle_one_goes_before_one_that_owes_a_head() {
         let (limit, all) = (ConnectionLimit::default(), connections(3));
         let _places = enter(&limit, &all[..2], 2);
-        all[1].begin_answer();
-        all[1].end_answer();
+        drop(all[1].begin_response());
         let _place = limit.enter(&all[2], 2).unwrap();
         assert!(all[1].is_evicted() && !all[0].is_evicted());
     }
@@ -117,7 +114,7 @@ mod tests {
     #[test]
     fn where_all_are_at_work_a_newcomer_is_let_in_to_be_told_so() {
         let (limit, all) = (ConnectionLimit::default(), connections(2 + SPARE + 1));
-        all.iter().for_each(Connection::begin_answer);
+        let _busy: Vec<_> = all.iter().map(Connection::begin_response).collect();
         let places = enter(&limit, &all, 2);
         assert_eq!(places.iter().filter(|it| it.is_some()).count(), 2 + SPARE);
         assert!(places.last().unwrap().is_none());

@@ -1,21 +1,157 @@
-//! Clients' connections: sockets, TLS, time-outs, and hyper's server.
+//! Clients' connections: sockets, TLS, time-outs, a limit on their number, and hyper's server.
+//!
+//! In come an address, the [`Settings`] for new connections, and a service for their requests; out go
+//! the service's responses. It calls hyper and that service, and knows no route, no config and no
+//! upstream.
 //!
 //! ```text
-//! socket ─► connection ─► TLS ─► hyper
-//! TCP, Unix  time-outs
+//! listener ─► connection limit ─► connection ─► TLS ─► hyper ─► the service
+//! TCP, Unix   evicts idle ones    time-outs                     (the edge)
 //! ```
 
 mod connection;
 mod connection_limit;
+mod listener;
+mod response_body;
 mod serve;
 mod tls;
 mod unix_socket;
 
-pub use self::tls::ListenTlsError;
-pub(crate) use self::{
-    connection::{Connection, Socket},
-    connection_limit::{AtCapacity, ConnectionLimit},
-    serve::serve,
-    tls::server_config,
-    unix_socket::{SocketFile, bind as bind_unix},
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use pacegate_layers::error::BoxError;
+use prometheus_client::metrics::gauge::Gauge;
+use rustls::ServerConfig;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
 };
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::Service;
+use tracing::{debug, info, warn};
+
+pub(crate) use self::{
+    connection::Connection, connection_limit::AtCapacity, listener::Listener, tls::server_config,
+};
+pub use self::{listener::BindError, tls::ListenTlsError};
+
+use self::{connection_limit::ConnectionLimit, serve::serve};
+
+/// What holds for a connection that is accepted now.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// TLS, if connections are not plain.
+    pub(crate) tls: Option<Arc<ServerConfig>>,
+    /// The most connections that are open at one time.
+    pub(crate) max_connections: usize,
+    /// The size in bytes of the largest request head that the service gets to see.
+    pub(crate) max_head: usize,
+    /// From the accept to the first byte, a TLS handshake included.
+    pub(crate) first_byte_timeout: Duration,
+    /// From the first byte of a request head to its last.
+    pub(crate) header_timeout: Duration,
+    /// Between two requests.
+    pub(crate) keep_alive_timeout: Duration,
+    /// While the client takes no byte of a response.
+    pub(crate) write_timeout: Duration,
+    /// From the shutdown to the reset of whatever connection is left.
+    pub(crate) drain_timeout: Duration,
+}
+
+/// Serves every connection of a listener with a clone of one service.
+///
+/// A request has its [`Connection`] among its extensions. A response body that yields an error resets
+/// the connection: a clean end would look like a complete response.
+#[derive(Debug)]
+pub(crate) struct Server<S> {
+    pub(crate) service: S,
+    /// Read once for each connection.
+    pub(crate) settings: watch::Receiver<Arc<Settings>>,
+    /// Counts the open connections.
+    pub(crate) connections: Gauge,
+}
+
+/// When no socket can be accepted because descriptors ran out, some have to be closed first.
+const PAUSE_AFTER_ACCEPT_ERROR: Duration = Duration::from_millis(100);
+
+impl<S, B> Server<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send,
+    B: Body<Data = Bytes, Error = BoxError> + Send + 'static,
+{
+    /// Serves until `shutdown` is cancelled, then until the responses in progress are sent or the
+    /// drain time-out has passed. A request whose head is not complete by then is not waited for.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops every connection at once.
+    pub(crate) async fn serve(self, listener: Listener, shutdown: CancellationToken) {
+        let connections = TaskTracker::new();
+        let cut_off = CancellationToken::new();
+        let limit = ConnectionLimit::default();
+        let mut shut_down = pin!(shutdown.cancelled());
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = &mut shut_down => break,
+            };
+            match accepted {
+                Ok(socket) => {
+                    let settings = self.settings();
+                    let connection = Connection::new();
+                    let Some(slot) = limit.enter(&connection, settings.max_connections) else {
+                        debug!("No room for a connection");
+                        continue;
+                    };
+                    let served = serve(
+                        socket,
+                        connection,
+                        self.service.clone(),
+                        settings,
+                        shutdown.clone(),
+                        cut_off.clone(),
+                    );
+                    let counted = self.connections.clone();
+                    connections.spawn(async move {
+                        // Free once the connection has ended.
+                        let _slot = slot;
+                        counted.inc();
+                        served.await;
+                        counted.dec();
+                    });
+                }
+                Err(error) => {
+                    warn!(%error, "Accepting a connection failed");
+                    sleep(PAUSE_AFTER_ACCEPT_ERROR).await;
+                }
+            }
+        }
+        drop(listener);
+        connections.close();
+        let limit = self.settings().drain_timeout;
+        info!(connections = connections.len(), ?limit, "Draining");
+        if timeout(limit, connections.wait()).await.is_err() {
+            let answers = connections.len();
+            warn!(
+                answers,
+                "Breaking off what has not ended within drain-timeout"
+            );
+            cut_off.cancel();
+            connections.wait().await;
+        }
+        info!("Stopped");
+    }
+
+    fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.borrow())
+    }
+}

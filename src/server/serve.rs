@@ -1,36 +1,49 @@
-//! One connection, from its handshake to its end.
+//! One connection, from its TLS handshake to its end.
 
-use std::{pin::pin, sync::Arc};
+use std::{convert::Infallible, pin::pin, sync::Arc};
 
-use hyper::{server::conn::http1, service::service_fn};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
+use pacegate_layers::error::BoxError;
+use rustls::ServerConfig;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{either::Either, sync::CancellationToken};
+use tower::Service;
 use tracing::debug;
 
-use super::connection::{ClientIo, Connection, Socket};
-use crate::{config::Limits, edge::reload::ReloadableEdge, telemetry::metrics::EdgeMetrics};
+use super::{
+    Settings,
+    connection::{ClientIo, Connection, Socket},
+    response_body::ServedBody,
+};
 
 /// The bytes of HTTP.
 type Transport = Either<ClientIo, TlsStream<ClientIo>>;
 
-/// One connection, counted as such until dropped.
-struct CountedConnection(Arc<EdgeMetrics>);
-
-/// Serves `connection` until it ends by itself, the process winds down and its answer is sent, or
-/// `cut_off` says that no time is left.
-pub(crate) async fn serve(
+/// Serves `connection` until the client ends it, `shutdown` is cancelled and its response is sent, or
+/// `cut_off` is cancelled.
+pub(super) async fn serve<S, B>(
     socket: Socket,
     connection: Connection,
-    current: ReloadableEdge,
+    service: S,
+    settings: Arc<Settings>,
+    shutdown: CancellationToken,
     cut_off: CancellationToken,
-) {
-    let _counted = CountedConnection::new(current.metrics());
-    let limits = current.limits();
-    let io = ClientIo::new(socket, connection.clone(), limits.write_timeout);
+) where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone,
+    B: Body<Data = Bytes, Error = BoxError> + 'static,
+{
+    let io = ClientIo::new(socket, connection.clone(), settings.write_timeout);
     let to_the_end = async {
-        if let Some(transport) = accept(io, &connection, &current, &limits).await {
-            exchange(transport, &connection, &current, &limits).await;
+        let transport = match &settings.tls {
+            None => Some(Either::Left(io)),
+            Some(tls) => handshake(io, tls.clone(), &connection, &settings, &shutdown).await,
+        };
+        if let Some(transport) = transport {
+            exchange(transport, &connection, service, &settings, &shutdown).await;
         }
     };
     let interrupted = async {
@@ -47,22 +60,20 @@ pub(crate) async fn serve(
     }
 }
 
-/// The bytes of HTTP on `io`; `None` if there will be none.
-async fn accept(
+/// The bytes of HTTP inside TLS; `None` if the handshake fails or takes too long.
+async fn handshake(
     io: ClientIo,
+    tls: Arc<ServerConfig>,
     connection: &Connection,
-    current: &ReloadableEdge,
-    limits: &Limits,
+    settings: &Settings,
+    shutdown: &CancellationToken,
 ) -> Option<Transport> {
-    let Some(tls) = current.tls() else {
-        return Some(Either::Left(io));
-    };
     let accepted = tokio::select! {
         biased;
         accepted = TlsAcceptor::from(tls).accept(io) => accepted,
         // The time-outs for a first head are also those of a handshake.
-        () = connection.silent_too_long(limits) => return None,
-        () = current.draining().cancelled() => return None,
+        () = connection.silent_too_long(settings) => return None,
+        () = shutdown.cancelled() => return None,
     };
     accepted
         .inspect_err(|error| debug!(%error, "TLS handshake failed"))
@@ -70,24 +81,34 @@ async fn accept(
         .map(Either::Right)
 }
 
-/// Requests and answers, one after the other.
-async fn exchange(
+/// Requests and responses, one after the other.
+async fn exchange<S, B>(
     transport: Transport,
     connection: &Connection,
-    current: &ReloadableEdge,
-    limits: &Limits,
-) {
-    let service = service_fn(|mut request| {
+    service: S,
+    settings: &Settings,
+    shutdown: &CancellationToken,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone,
+    B: Body<Data = Bytes, Error = BoxError> + 'static,
+{
+    let service = service_fn(|mut request: Request<Incoming>| {
+        let busy = connection.begin_response();
         request.extensions_mut().insert(connection.clone());
-        current.answer(request)
+        // The service is ready at once: it fails no request for lack of room.
+        let response = service.clone().call(request);
+        async {
+            let response = response.await?;
+            Ok::<_, Infallible>(response.map(|body| ServedBody::new(body, busy)))
+        }
     });
     let mut served = pin!(
         http1::Builder::new()
             // See `silent_too_long`.
             .header_read_timeout(None)
-            // A client that is told that there is no room gives up its connection.
+            // A client over the limit is told so, and its connection closes.
             .keep_alive(!connection.is_over_limit())
-            .max_buf_size(buffer(limits))
+            .max_buf_size(buffer_size(settings.max_head))
             // Small events that are ready leave in one write.
             .writev(false)
             .serve_connection(TokioIo::new(transport), service)
@@ -95,13 +116,13 @@ async fn exchange(
     let outcome = tokio::select! {
         biased;
         outcome = served.as_mut() => Some(outcome),
-        () = connection.silent_too_long(limits) => None,
-        () = current.draining().cancelled() => None,
+        () = connection.silent_too_long(settings) => None,
+        () = shutdown.cancelled() => None,
     };
     let outcome = match outcome {
         Some(outcome) => outcome,
         None => {
-            connection.end();
+            connection.stop_reading();
             served.as_mut().graceful_shutdown();
             served.await
         }
@@ -111,25 +132,9 @@ async fn exchange(
     }
 }
 
-/// The most of a head, a body or an answer that lies in a connection's buffers. Whole heads have to fit
-/// in, and those a little too large as well, so that the guard says why they are refused.
-fn buffer(limits: &Limits) -> usize {
+/// The size of hyper's buffers. A whole head has to fit, and one that is a little too large as well, so
+/// that the service says why it is refused.
+fn buffer_size(max_head: usize) -> usize {
     const SMALLEST: usize = 64 * 1024;
-    let head = limits.max_header_size.saturating_add(limits.max_target);
-    head.saturating_mul(2).max(SMALLEST)
-}
-
-// === impl CountedConnection ===
-
-impl CountedConnection {
-    fn new(metrics: &Arc<EdgeMetrics>) -> Self {
-        metrics.connections.inc();
-        Self(Arc::clone(metrics))
-    }
-}
-
-impl Drop for CountedConnection {
-    fn drop(&mut self) {
-        self.0.connections.dec();
-    }
+    max_head.saturating_mul(2).max(SMALLEST)
 }

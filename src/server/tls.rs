@@ -9,8 +9,6 @@ use std::{
 use rustls::ServerConfig;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
-use crate::config::ListenTls;
-
 /// The certificate or the key of `listen-tls` cannot be used. The texts quote neither file: one of
 /// them is a secret.
 #[derive(Debug, thiserror::Error)]
@@ -50,25 +48,29 @@ pub enum ListenTlsError {
     },
 }
 
-/// Serves with the certificate in `files`; HTTP/1.1 is all that is offered.
-pub(crate) fn server_config(files: &ListenTls) -> Result<Arc<ServerConfig>, ListenTlsError> {
-    let pem = read(&files.cert_file)?;
+/// Serves with the certificates in `cert_file` and their key in `key_file`, both PEM; HTTP/1.1 is all
+/// that is offered.
+pub(crate) fn server_config(
+    cert_file: &Path,
+    key_file: &Path,
+) -> Result<Arc<ServerConfig>, ListenTlsError> {
+    let pem = read(cert_file)?;
     let chain: Vec<_> = CertificateDer::pem_slice_iter(&pem)
         .collect::<Result<_, _>>()
         .unwrap_or_default();
     if chain.is_empty() {
-        return Err(ListenTlsError::NoCertificate(files.cert_file.clone()));
+        return Err(ListenTlsError::NoCertificate(cert_file.to_owned()));
     }
-    let key = PrivateKeyDer::from_pem_slice(&read(&files.key_file)?)
-        .map_err(|_| ListenTlsError::NoKey(files.key_file.clone()))?;
+    let key = PrivateKeyDer::from_pem_slice(&read(key_file)?)
+        .map_err(|_| ListenTlsError::NoKey(key_file.to_owned()))?;
     // Named, because a process that links two providers has no default one.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .and_then(|config| config.with_no_client_auth().with_single_cert(chain, key))
         .map_err(|reason| ListenTlsError::Unusable {
-            cert: files.cert_file.clone(),
-            key: files.key_file.clone(),
+            cert: cert_file.to_owned(),
+            key: key_file.to_owned(),
             reason,
         })?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];

@@ -11,14 +11,14 @@ use tokio::net::{UnixListener, UnixStream};
 
 /// Removes the socket's file when dropped.
 #[derive(Debug)]
-pub(crate) struct SocketFile(pub(crate) PathBuf);
+pub(crate) struct SocketFile(pub(super) PathBuf);
 
 /// As many as tokio and std let wait.
 const BACKLOG: i32 = 1024;
 
 /// Binds to `path`. A file that a crashed process left behind, on which nobody listens, is
 /// replaced.
-pub(crate) async fn bind(path: PathBuf) -> io::Result<(UnixListener, SocketFile)> {
+pub(super) async fn bind(path: PathBuf) -> io::Result<(UnixListener, SocketFile)> {
     let listener = match listen(&path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(&path).await => {
             fs::remove_file(&path)?;

@@ -83,8 +83,8 @@ impl EdgeMetrics {
         );
     }
 
-    /// An answer with `status` is begun.
-    pub fn count_answer(&self, status: StatusCode) {
+    /// A response with `status` begins.
+    pub fn count_response(&self, status: StatusCode) {
         let status = status.as_u16();
         let counter = || self.answers.get_or_create(&AnswerLabels { status }).clone();
         if status == StatusCode::OK.as_u16() {

@@ -1,9 +1,11 @@
 //! Keeps the client of a long wait from giving up, without promising what may not come.
 //!
-//! A request is held in silence for as long as clients bear it. Past that, one that still queues is
-//! answered 429 with the time to come back; one that wants a stream gets its head and comments
-//! until the upstream answers. The head costs the status and the `Retry-After` of a later refusal,
-//! so it is not sent before it is needed.
+//! A request waits in silence for up to `max-hold`. After that a streaming request gets response headers
+//! and comments with its place in the queue until the upstream responds; any other that still queues is
+//! answered 429 with the time to come back. The headers cost the status and the `Retry-After` of a later
+//! refusal, so they are not sent before they are needed.
+//!
+//! It reads the request's [`RequestContext`]. Without one nothing counts as streaming or queued.
 
 use std::{
     future::Future,
@@ -13,74 +15,181 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, header};
-use http_body::{Frame, SizeHint};
-use http_body_util::BodyExt;
-use pacegate_layers::{error::BoxError, pacing::QueuePosition};
-use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
+use http::{HeaderValue, Request, Response, header};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, Either};
+use pacegate_layers::{
+    context::RequestContext,
+    error::BoxError,
+    pacing::{Gate, QueuePosition},
+};
+use pin_project_lite::pin_project;
+use tokio::time::{Interval, MissedTickBehavior, Sleep, interval, sleep};
+use tower::{Layer, Service};
 
-use super::drain::UnlessQueued;
-use crate::{body::Body, edge::rescue_table::ErrorResponse};
+use crate::api::chat_completions::{error_event, keep_alive};
 
-/// Far below the five minutes of silence in a stream after which OpenCode gives up, and often
-/// enough for whoever watches the stream.
+/// Applies [`KeepWaiting`].
+#[derive(Clone, Debug)]
+pub(super) struct KeepWaitingLayer {
+    pub(super) max_hold: Duration,
+    /// The gate where the request may wait for its turn.
+    pub(super) gate: Option<Gate>,
+}
+
+/// Answers a request that has waited for `max-hold` without a response.
+#[derive(Clone, Debug)]
+pub(super) struct KeepWaiting<S> {
+    inner: S,
+    max_hold: Duration,
+    gate: Option<Gate>,
+}
+
+pin_project! {
+    /// # Cancel safety
+    ///
+    /// Dropping the future, or the body it gives, drops the call.
+    pub(super) struct ResponseFuture<F> {
+        // Until the body takes it.
+        waiting: Option<Waiting<F>>,
+        #[pin]
+        max_hold: Sleep,
+        streams: bool,
+        // Dispatched after `max-hold`: the upstream is at work, and its own time-outs apply.
+        left: bool,
+    }
+}
+
+/// A call, and the means to tell where it stands.
+struct Waiting<F> {
+    call: Pin<Box<F>>,
+    gate: Option<Gate>,
+    context: Option<RequestContext>,
+}
+
+/// The body of a stream that began before the upstream's response.
+pub(super) struct WaitingBody<F, B>(WaitState<F, B>);
+
+enum WaitState<F, B> {
+    /// For the response.
+    Waiting {
+        waiting: Waiting<F>,
+        tick: Interval,
+    },
+    /// For a response that is no stream.
+    Reading(Pin<Box<dyn Future<Output = Vec<u8>> + Send>>),
+    Streaming(B),
+    Ended,
+}
+
+/// A request was held for `max-hold` and still queued.
+#[derive(Debug, thiserror::Error)]
+#[error("held for max-hold and still waiting")]
+pub(crate) struct MaxHoldExceeded {
+    /// How much longer it would have queued.
+    pub(crate) estimate: Duration,
+}
+
+/// A request failed after the headers of its response were sent. The edge makes the last event of it.
+#[derive(Debug, thiserror::Error)]
+#[error("failed after the response headers were sent")]
+pub(crate) struct LateError(#[source] pub(crate) BoxError);
+
+/// Far below the five minutes of silence in a stream after which OpenCode gives up, and often enough for
+/// a person who watches the stream.
 const COMMENT_EVERY: Duration = Duration::from_secs(15);
 
 /// An upstream's error document, which becomes one event.
 const MAX_ERROR: usize = 64 * 1024;
 
-/// A request was held for as long as may be and still queued.
-#[derive(Debug, thiserror::Error)]
-#[error("held for max-hold and still waiting")]
-pub(crate) struct MaxHoldExceeded {
-    /// How long it would still have taken.
-    pub(crate) estimate: Duration,
-}
+// === impl KeepWaitingLayer ===
 
-/// The body of a stream that began before the upstream's answer.
-struct WaitingBody(WaitState);
+impl<S> Layer<S> for KeepWaitingLayer {
+    type Service = KeepWaiting<S>;
 
-enum WaitState {
-    /// For the answer.
-    Waiting {
-        call: UnlessQueued,
-        tick: Interval,
-    },
-    /// For an answer that is no stream.
-    Reading(Pin<Box<dyn Future<Output = Vec<u8>> + Send>>),
-    Streaming(Body),
-    Ended,
-}
-
-/// The outcome of `call`, or what a client can bear instead once it was held for `max_hold`; `streams`
-/// if it wants an event stream.
-///
-/// # Cancel safety
-///
-/// Dropping the future, or the body it gives, drops `call`.
-pub(crate) async fn keep_waiting(
-    mut call: UnlessQueued,
-    streams: bool,
-    max_hold: Duration,
-) -> Result<Response<Body>, BoxError> {
-    if let Ok(outcome) = timeout(max_hold, &mut call).await {
-        return outcome;
-    }
-    if streams {
-        return Ok(begin(call));
-    }
-    match call.queue_position() {
-        Some(QueuePosition { eta, .. }) => Err(MaxHoldExceeded { estimate: eta }.into()),
-        // It has left, and the upstream is at work; its own time-outs apply.
-        None => call.await,
+    fn layer(&self, inner: S) -> Self::Service {
+        KeepWaiting {
+            inner,
+            max_hold: self.max_hold,
+            gate: self.gate.clone(),
+        }
     }
 }
 
-fn begin(call: UnlessQueued) -> Response<Body> {
+// === impl KeepWaiting ===
+
+impl<S, B, R> Service<Request<B>> for KeepWaiting<S>
+where
+    S: Service<Request<B>, Response = Response<R>, Error = BoxError>,
+    R: Body<Data = Bytes, Error = BoxError> + Send + Unpin + 'static,
+{
+    type Response = Response<Either<R, WaitingBody<S::Future, R>>>;
+    type Error = BoxError;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let context = request.extensions().get::<RequestContext>().cloned();
+        // Known now: the router has read the request's parameters.
+        let streams = context.as_ref().is_some_and(RequestContext::expects_stream);
+        ResponseFuture {
+            waiting: Some(Waiting {
+                call: Box::pin(self.inner.call(request)),
+                gate: self.gate.clone(),
+                context,
+            }),
+            max_hold: sleep(self.max_hold),
+            streams,
+            left: false,
+        }
+    }
+}
+
+// === impl ResponseFuture ===
+
+impl<F, B> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<B>, BoxError>>,
+{
+    type Output = Result<Response<Either<B, WaitingBody<F, B>>>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        #[expect(clippy::expect_used, reason = "the contract of Future")]
+        let waiting = this.waiting.as_mut().expect("polled after ready");
+        if let Poll::Ready(outcome) = waiting.call.as_mut().poll(cx) {
+            return Poll::Ready(outcome.map(|response| response.map(Either::Left)));
+        }
+        if *this.left {
+            return Poll::Pending;
+        }
+        ready!(this.max_hold.poll(cx));
+        let position = waiting.position();
+        if *this.streams
+            && let Some(waiting) = this.waiting.take()
+        {
+            return Poll::Ready(Ok(begin(waiting)));
+        }
+        match position {
+            Some(QueuePosition { eta, .. }) => {
+                Poll::Ready(Err(MaxHoldExceeded { estimate: eta }.into()))
+            }
+            None => {
+                *this.left = true;
+                Poll::Pending
+            }
+        }
+    }
+}
+
+fn begin<F, B>(waiting: Waiting<F>) -> Response<Either<B, WaitingBody<F, B>>> {
     let mut tick = interval(COMMENT_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let waiting = WaitingBody(WaitState::Waiting { call, tick });
-    let mut response = Response::new(waiting.boxed_unsync());
+    let body = WaitingBody(WaitState::Waiting { waiting, tick });
+    let mut response = Response::new(Either::Right(body));
     let headers = response.headers_mut();
     let event_stream = HeaderValue::from_static("text/event-stream");
     headers.insert(header::CONTENT_TYPE, event_stream);
@@ -88,18 +197,22 @@ fn begin(call: UnlessQueued) -> Response<Body> {
     response
 }
 
-fn comment(queue_position: Option<QueuePosition>) -> Bytes {
-    match queue_position {
-        Some(QueuePosition { place, eta }) => {
-            format!(": queued place={place} eta={}s\n\n", eta.as_secs()).into()
-        }
-        None => Bytes::from_static(b": waiting for the upstream\n\n"),
+// === impl Waiting ===
+
+impl<F> Waiting<F> {
+    /// Where the request queues, if it does.
+    fn position(&self) -> Option<QueuePosition> {
+        self.gate.as_ref()?.queue_position(self.context.as_ref()?)
     }
 }
 
 // === impl WaitingBody ===
 
-impl http_body::Body for WaitingBody {
+impl<F, B> Body for WaitingBody<F, B>
+where
+    F: Future<Output = Result<Response<B>, BoxError>>,
+    B: Body<Data = Bytes, Error = BoxError> + Send + Unpin + 'static,
+{
     type Data = Bytes;
     type Error = BoxError;
 
@@ -110,10 +223,11 @@ impl http_body::Body for WaitingBody {
         let state = &mut self.0;
         loop {
             match state {
-                WaitState::Waiting { call, tick } => {
-                    let Poll::Ready(outcome) = Pin::new(&mut *call).poll(cx) else {
+                WaitState::Waiting { waiting, tick } => {
+                    let Poll::Ready(outcome) = waiting.call.as_mut().poll(cx) else {
                         ready!(tick.poll_tick(cx));
-                        return Poll::Ready(Some(Ok(Frame::data(comment(call.queue_position())))));
+                        let comment = keep_alive(waiting.position());
+                        return Poll::Ready(Some(Ok(Frame::data(comment))));
                     };
                     *state = match outcome {
                         Ok(response) if is_event_stream(&response) => {
@@ -123,15 +237,15 @@ impl http_body::Body for WaitingBody {
                             WaitState::Reading(Box::pin(beginning(response.into_body())))
                         }
                         Err(error) => {
-                            let response = ErrorResponse::from_error(&*error).into_response();
-                            WaitState::Reading(Box::pin(beginning(response.into_body())))
+                            *state = WaitState::Ended;
+                            return Poll::Ready(Some(Err(LateError(error).into())));
                         }
                     };
                 }
                 WaitState::Reading(document) => {
                     let document = ready!(document.as_mut().poll(cx));
                     *state = WaitState::Ended;
-                    return Poll::Ready(Some(Ok(Frame::data(event(&document)))));
+                    return Poll::Ready(Some(Ok(Frame::data(error_event(&document)))));
                 }
                 WaitState::Streaming(body) => return Pin::new(body).poll_frame(cx),
                 WaitState::Ended => return Poll::Ready(None),
@@ -152,8 +266,8 @@ impl http_body::Body for WaitingBody {
     }
 }
 
-/// An encoded stream cannot follow a head that did not say so.
-fn is_event_stream(response: &Response<Body>) -> bool {
+/// A coded stream cannot follow headers that did not say so.
+fn is_event_stream<B>(response: &Response<B>) -> bool {
     let headers = response.headers();
     let kind = headers.get(header::CONTENT_TYPE);
     response.status().is_success()
@@ -161,8 +275,11 @@ fn is_event_stream(response: &Response<Body>) -> bool {
         && kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
 }
 
-/// The beginning of an answer that is no stream, as far as it can be read.
-async fn beginning(mut body: Body) -> Vec<u8> {
+/// The beginning of a response that is no stream, as far as it can be read.
+async fn beginning<B>(mut body: B) -> Vec<u8>
+where
+    B: Body<Data = Bytes, Error = BoxError> + Unpin,
+{
     let mut read = Vec::new();
     while read.len() < MAX_ERROR
         && let Some(Ok(frame)) = body.frame().await
@@ -172,44 +289,46 @@ async fn beginning(mut body: Body) -> Vec<u8> {
     read
 }
 
-/// One event with `document` as its data, line by line.
-fn event(document: &[u8]) -> Bytes {
-    let text = String::from_utf8_lossy(document);
-    let lines = text.lines().map(|line| format!("data: {line}\n"));
-    let event: String = lines.chain(["\n".to_owned()]).collect();
-    event.into()
-}
-
 #[cfg(test)]
 mod tests {
+    use pacegate_layers::pacing::Pacing;
     use rand::{SeedableRng, rngs::StdRng};
-    use tokio::time::{Instant, sleep};
+    use tokio::time::Instant;
+    use tower::{ServiceExt, service_fn};
 
     use super::*;
-    use crate::edge::rescue_table::full;
-    use pacegate_layers::{
-        context::RequestContext,
-        pacing::{Gate, Pacing},
-    };
-    use tokio_util::sync::CancellationToken;
+    use crate::{api::full, body::Body};
 
     const LIMIT: Duration = Duration::from_secs(240);
 
-    async fn held(call: UnlessQueued, streams: bool) -> Result<Response<Body>, BoxError> {
-        keep_waiting(call, streams, LIMIT).await
-    }
-
-    fn call(
-        call: impl Future<Output = Result<Response<Body>, BoxError>> + Send + 'static,
+    /// The outcome of `call` for a client that wants a stream, or does not.
+    async fn kept<F>(
+        call: F,
         gate: Option<Gate>,
         context: RequestContext,
-    ) -> UnlessQueued {
-        let never = CancellationToken::new();
-        UnlessQueued::new(Box::pin(call), gate, context, never.into())
+        streams: bool,
+    ) -> Result<Response<Body>, BoxError>
+    where
+        F: Future<Output = Result<Response<Body>, BoxError>> + Send + 'static,
+    {
+        if streams {
+            context.expect_stream();
+        }
+        let mut call = Some(call);
+        let inner = service_fn(move |_: Request<()>| call.take().unwrap());
+        let max_hold = LIMIT;
+        let service = KeepWaitingLayer { max_hold, gate }.layer(inner);
+        let mut request = Request::new(());
+        request.extensions_mut().insert(context);
+        let response = service.oneshot(request).await?;
+        Ok(response.map(BodyExt::boxed_unsync))
     }
 
     /// A request that waits in the gate for `wait`.
-    fn waiting(wait: Duration) -> (UnlessQueued, Gate) {
+    fn waiting(
+        wait: Duration,
+        streams: bool,
+    ) -> (impl Future<Output = Result<Response<Body>, BoxError>>, Gate) {
         let pacing = Pacing::new().min_interval(wait).max_wait(2 * wait);
         let gate = Gate::new(pacing, StdRng::seed_from_u64(1));
         let context = RequestContext::new();
@@ -222,7 +341,7 @@ mod tests {
             response.headers_mut().insert(header::CONTENT_TYPE, kind);
             Ok(response)
         };
-        (call(waits, Some(gate.clone()), context), gate)
+        (kept(waits, Some(gate.clone()), context, streams), gate)
     }
 
     async fn text(response: Response<Body>) -> String {
@@ -231,17 +350,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_in_time_is_handed_on_as_it_is() {
-        let (call, _gate) = waiting(LIMIT - Duration::from_secs(1));
-        let response = held(call, true).await.unwrap();
-        assert_eq!(text(response).await, "data: upstream\n\n");
+    async fn a_response_in_time_is_handed_on_as_it_is() {
+        let (call, _gate) = waiting(LIMIT - Duration::from_secs(1), true);
+        assert_eq!(text(call.await.unwrap()).await, "data: upstream\n\n");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_begins_with_comments_and_goes_on_with_the_upstreams_events() {
-        let (call, _gate) = waiting(LIMIT + Duration::from_secs(20));
+        let (call, _gate) = waiting(LIMIT + Duration::from_secs(20), true);
         let start = Instant::now();
-        let response = held(call, true).await.unwrap();
+        let response = call.await.unwrap();
         assert_eq!(start.elapsed(), LIMIT);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         assert_eq!(
@@ -251,9 +369,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_wants_no_stream_is_told_when_to_come_back() {
-        let (call, gate) = waiting(LIMIT + Duration::from_secs(20));
-        let error = held(call, false).await.unwrap_err();
+    async fn a_client_that_wants_no_stream_is_told_when_to_come_back() {
+        let (call, gate) = waiting(LIMIT + Duration::from_secs(20), false);
+        let error = call.await.unwrap_err();
         let held: &MaxHoldExceeded = error.downcast_ref().unwrap();
         assert_eq!(held.estimate, Duration::from_secs(20));
         assert_eq!(gate.waiting(), 0, "its place is free");
@@ -261,35 +379,46 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_that_has_left_is_not_given_up() {
-        let (_waiting, gate) = waiting(LIMIT);
+        let (_waiting, gate) = waiting(LIMIT, false);
         let late = async {
             sleep(2 * LIMIT).await;
             Ok(Response::new(full("late")))
         };
-        let late = call(late, Some(gate), RequestContext::new());
-        assert_eq!(text(held(late, false).await.unwrap()).await, "late");
+        let late = kept(late, Some(gate), RequestContext::new(), false);
+        assert_eq!(text(late.await.unwrap()).await, "late");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_fails_after_the_head_is_an_event() {
+    async fn a_refusal_after_the_headers_is_an_event() {
         let refused = async {
             sleep(LIMIT + Duration::from_secs(1)).await;
             let mut response = Response::new(full("{\n\"error\": 1\n}"));
             *response.status_mut() = http::StatusCode::TOO_MANY_REQUESTS;
             Ok(response)
         };
-        let refused = call(refused, None, RequestContext::new());
-        let response = held(refused, true).await.unwrap();
+        let response = kept(refused, None, RequestContext::new(), true).await;
         assert_eq!(
-            text(response).await,
+            text(response.unwrap()).await,
             ": waiting for the upstream\n\ndata: {\ndata: \"error\": 1\ndata: }\n\n"
         );
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_failure_after_the_headers_is_said_to_be_late() {
+        let failed = async {
+            sleep(LIMIT + Duration::from_secs(1)).await;
+            Err("down".into())
+        };
+        let response = kept(failed, None, RequestContext::new(), true).await;
+        let error = response.unwrap().into_body().collect().await.unwrap_err();
+        let late: &LateError = error.downcast_ref().unwrap();
+        assert_eq!(late.0.to_string(), "down");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_client_that_leaves_the_comments_frees_its_place() {
-        let (call, gate) = waiting(2 * LIMIT);
-        let mut body = held(call, true).await.unwrap().into_body();
+        let (call, gate) = waiting(2 * LIMIT, true);
+        let mut body = call.await.unwrap().into_body();
         body.frame().await.unwrap().unwrap();
         assert_eq!(gate.waiting(), 1);
         drop(body);

@@ -1,4 +1,9 @@
-//! Puts the layers that the config lists around the HTTP client.
+//! One service for each upstream: everything about it, from the client's wait to the wire.
+//!
+//! In come requests whose paths are relative to the upstream's base URL, out go its responses, or errors
+//! that say what failed. It puts the layers that the config lists around the HTTP
+//! [`client`](crate::client), with the [`credentials`](crate::credentials), the
+//! [`quotas`](crate::quotas) and the [`dialect`](crate::dialect) of the upstream.
 
 use std::sync::Arc;
 
@@ -19,10 +24,10 @@ use crate::{
 };
 
 mod build;
-pub(crate) mod drain;
-pub(crate) mod keep_waiting;
+mod keep_waiting;
 pub mod record;
-pub(crate) mod response_headers;
+mod request_headers;
+mod response_headers;
 mod service;
 mod set;
 mod stack;
@@ -33,6 +38,7 @@ pub use self::{
     set::{Changes, UpstreamSet},
 };
 
+pub(crate) use self::keep_waiting::{LateError, MaxHoldExceeded};
 #[cfg(feature = "tools")]
 pub(crate) use self::stack::boxed;
 

@@ -8,7 +8,7 @@ use crate::config::ResponseHeaders;
 /// Fields by name; all others stay behind. An upstream's cookies, its word on other servers and on
 /// what web pages may do are between it and pacegate.
 #[derive(Clone, Debug)]
-pub(crate) struct ResponseHeaderFilter {
+pub(super) struct ResponseHeaderFilter {
     names: HeaderMap<()>,
     prefixes: Vec<String>,
 }
@@ -16,7 +16,7 @@ pub(crate) struct ResponseHeaderFilter {
 // === impl ResponseHeaderFilter ===
 
 impl ResponseHeaderFilter {
-    pub(crate) fn new(headers: &ResponseHeaders) -> Self {
+    pub(super) fn new(headers: &ResponseHeaders) -> Self {
         let names = headers.names.iter().cloned();
         Self {
             names: names.map(|name| (name, ())).collect(),
@@ -25,7 +25,7 @@ impl ResponseHeaderFilter {
     }
 
     /// Leaves in `headers` what may go on.
-    pub(crate) fn retain(&self, headers: &mut HeaderMap) {
+    pub(super) fn retain(&self, headers: &mut HeaderMap) {
         let stays = |name: &&HeaderName| !self.passes(name);
         // Few, as a rule, if any. What is about one connection is in no list, so it is among them.
         let behind: Vec<_> = headers.keys().filter(stays).cloned().collect();

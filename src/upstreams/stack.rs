@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Request, Response, header};
+use http::{Request, Response, Version, header};
 use http_body_util::{BodyExt, Full};
 use pacegate_layers::{
     BearerAuthLayer, HeaderAlignLayer, JitterThrottleLayer, RetryOn429Layer, TokenRefreshLayer,
@@ -16,24 +16,28 @@ use pacegate_layers::{
 };
 use tower::{
     Service, ServiceBuilder, ServiceExt,
-    util::{Either, MapResponseLayer},
+    util::{Either, MapRequestLayer, MapResponseLayer},
 };
 
-use super::{PipelineError, UpstreamService};
+use super::{
+    PipelineError, UpstreamService, keep_waiting::KeepWaitingLayer,
+    request_headers::retain_end_to_end, response_headers::ResponseHeaderFilter,
+};
 use crate::{
     config::{self, HeaderRule, LayerName},
     dialect::DialectClassifier,
 };
 
-/// Puts the layers that `upstream` lists around `client`. Requests take their turns at `gate`, which
-/// is there if jitter-throttle is listed, and their tokens from `source`.
+/// Puts the layers that `upstream` lists around `client`, and around them what every upstream has.
+/// Requests take their turns at `gate`, which is there if jitter-throttle is listed, and their tokens
+/// from `source`.
 ///
-/// In the order of a request: retry-on-429, token-refresh, jitter-throttle, header-align,
-/// bearer-auth.
+/// In the order of a request: keep-waiting, response headers, request headers, retry-on-429,
+/// token-refresh, jitter-throttle, header-align, bearer-auth.
 ///
-/// Extensions: retry-on-429 adds a [`RequestContext`] if the edge has not, and jitter-throttle reads it;
-/// bearer-auth adds the [`BearerToken`] to a response that is no success, and token-refresh reads
-/// it there.
+/// Extensions: retry-on-429 adds a [`RequestContext`] if the edge has not; keep-waiting, jitter-throttle
+/// and the client read and write it. bearer-auth adds the [`BearerToken`] to a response that is no
+/// success, and token-refresh reads it there.
 ///
 /// [`BearerToken`]: pacegate_layers::token::BearerToken
 /// [`RequestContext`]: pacegate_layers::context::RequestContext
@@ -75,14 +79,37 @@ where
         }))
     };
     let jitter_throttle = match gate {
+        Some(gate) if listed(LayerName::RetryOn429) => {
+            Either::Left(JitterThrottleLayer::new(gate.clone()).feedback_from_outside())
+        }
         Some(gate) => Either::Left(JitterThrottleLayer::new(gate.clone())),
         None => Either::Right(MapResponseLayer::new(|response: Response<B>| {
             response.map(PermitBody::without_permit)
         })),
     };
+    let response_headers = Arc::new(ResponseHeaderFilter::new(&upstream.response_headers));
     // Boxed once, around the whole: a box for each layer costs more than most of the layers do.
     Ok(boxed(
         ServiceBuilder::new()
+            // Keeps a client from giving up while its request waits, so it is outside all that waits.
+            .layer(KeepWaitingLayer {
+                max_hold: upstream.retry_on_429.max_hold,
+                gate: gate.cloned(),
+            })
+            // Keeps the upstream's cookies and its other words to pacegate from the client.
+            .map_response(move |mut response: Response<_>| {
+                // The version was that of the upstream's connection; the client's has its own.
+                *response.version_mut() = Version::HTTP_11;
+                response_headers.retain(response.headers_mut());
+                response
+            })
+            // What concerns the client's connection ends here. header-align passes none of it on.
+            .option_layer((!listed(LayerName::HeaderAlign)).then(|| {
+                MapRequestLayer::new(|mut request: Request<Full<Bytes>>| {
+                    retain_end_to_end(request.headers_mut());
+                    request
+                })
+            }))
             // Keeps "slow down" from the client. Outside jitter-throttle, because every attempt
             // takes its turn; outside token-refresh, because the replay may be refused as well.
             .layer(retry_on_429)
@@ -161,8 +188,9 @@ mod tests {
         sync::atomic::{AtomicUsize, Ordering},
     };
 
-    use http::StatusCode;
-    use pacegate_layers::{context::RequestContext, session::Session, token::StaticToken};
+    use http::{HeaderMap, StatusCode};
+    use pacegate_layers::{context::RequestContext, context::Session, token::StaticToken};
+    use parking_lot::Mutex;
     use tower::service_fn;
 
     use super::*;
@@ -180,10 +208,12 @@ mod tests {
         upstream
     }
 
-    /// Refuses the first try and the second try's token, and says in its answer what it was sent.
-    fn pipeline(listed: &[LayerName]) -> Pipeline {
+    /// Refuses the first try and the second try's token, and keeps the headers of the latest request.
+    fn pipeline(listed: &[LayerName], sent: &Arc<Mutex<HeaderMap>>) -> Pipeline {
         let tries = AtomicUsize::new(0);
+        let sent = Arc::clone(sent);
         let client = Arc::new(move |request: &Request<Full<Bytes>>| {
+            sent.lock().clone_from(request.headers());
             let status = match tries.fetch_add(1, Ordering::Relaxed) {
                 0 => StatusCode::TOO_MANY_REQUESTS,
                 1 => StatusCode::UNAUTHORIZED,
@@ -191,7 +221,6 @@ mod tests {
             };
             let mut response = Response::new(Full::new(Bytes::from_static(b"{}")));
             *response.status_mut() = status;
-            response.headers_mut().clone_from(request.headers());
             response.map(|body| body.map_err(|never| match never {}))
         });
         let client =
@@ -200,18 +229,25 @@ mod tests {
         build(&upstream(listed), client, Some(source), None).unwrap()
     }
 
-    /// The status of the answer, the fields that were sent, and how often.
+    /// The status of the response, the fields that were sent, and how often.
     async fn ask(listed: &[LayerName]) -> (StatusCode, BTreeMap<String, String>, u64) {
-        let pipeline = pipeline(listed);
+        let sent = Arc::default();
+        let pipeline = pipeline(listed, &sent);
         let mut request = Request::new(Full::new(Bytes::from_static(b"{}")));
         *request.uri_mut() = http::Uri::from_static("/chat/completions");
-        let accept = http::HeaderValue::from_static("client/1");
-        request.headers_mut().insert(header::ACCEPT, accept);
+        for (name, value) in [
+            ("accept", "client/1"),
+            ("connection", "x-hop"),
+            ("x-hop", "1"),
+        ] {
+            let value = http::HeaderValue::from_static(value);
+            request.headers_mut().insert(name, value);
+        }
         let context = RequestContext::of(Session::new("s1"));
         request.extensions_mut().insert(context);
         let response = pipeline.service.oneshot(request).await.unwrap();
-        let fields = response.headers().iter();
-        let fields = fields.map(|(name, value)| {
+        let sent = sent.lock();
+        let fields = sent.iter().map(|(name, value)| {
             let value = value.to_str().unwrap_or_default();
             (name.to_string(), value.to_owned())
         });

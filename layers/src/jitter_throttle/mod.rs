@@ -31,11 +31,12 @@
 //! Inside [`RetryOn429`](crate::RetryOn429Layer) and [`TokenRefresh`](crate::TokenRefreshLayer), so
 //! that every attempt takes its turn; outside [`HeaderAlign`](crate::HeaderAlignLayer) and
 //! [`BearerAuth`](crate::BearerAuthLayer), so that headers are built and the token is read after the
-//! wait. A
-//! [`RequestContext`](crate::context::RequestContext) among the request's extensions carries the place from
-//! one attempt to the next and takes the time waited; without one each attempt queues anew.
-//! `RetryOn429` may mark it, and then says itself what an answer means; without a mark every answer
-//! that is no error counts as accepted.
+//! wait.
+//!
+//! A [`RequestContext`](crate::context::RequestContext) among the request's extensions carries the place
+//! from one attempt to the next and takes the time waited; without one each attempt queues anew. Every
+//! response that is no error tells the gate that the upstream takes requests, unless
+//! [`feedback_from_outside`](JitterThrottleLayer::feedback_from_outside) leaves that to `RetryOn429`.
 //!
 //! # Examples
 //!

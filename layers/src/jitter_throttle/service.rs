@@ -25,6 +25,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct JitterThrottleLayer {
     gate: Gate,
+    reports: bool,
 }
 
 /// Lets requests through its gate one by one; see the [module documentation](super).
@@ -32,6 +33,7 @@ pub struct JitterThrottleLayer {
 pub struct JitterThrottle<S> {
     inner: S,
     gate: Gate,
+    reports: bool,
 }
 
 pin_project! {
@@ -54,12 +56,13 @@ pin_project! {
             request: Option<Request<B>>,
             #[pin]
             turn: Acquire,
+            reports: bool,
         },
         Call {
             #[pin]
             response: F,
             permit: Option<Permit>,
-            judged_outside: bool,
+            reports: bool,
         },
     }
 }
@@ -69,7 +72,19 @@ pin_project! {
 impl JitterThrottleLayer {
     /// Everything behind this layer, and behind its clones, passes `gate`.
     pub fn new(gate: Gate) -> Self {
-        Self { gate }
+        Self {
+            gate,
+            reports: true,
+        }
+    }
+
+    /// Leaves it to [`RetryOn429`](crate::RetryOn429Layer) further out, which has the gate as its
+    /// [`Feedback`](crate::pacing::Feedback), to tell how the upstream has answered. Alone this layer
+    /// can tell by the status only, and a stream may begin with a refusal under a success.
+    #[must_use]
+    pub fn feedback_from_outside(mut self) -> Self {
+        self.reports = false;
+        self
     }
 }
 
@@ -80,6 +95,7 @@ impl<S> Layer<S> for JitterThrottleLayer {
         JitterThrottle {
             inner,
             gate: self.gate.clone(),
+            reports: self.reports,
         }
     }
 }
@@ -109,6 +125,7 @@ where
                 inner: std::mem::replace(&mut self.inner, fresh),
                 request: Some(request),
                 turn: self.gate.acquire(context),
+                reports: self.reports,
             },
         }
     }
@@ -132,23 +149,23 @@ where
                     inner,
                     request,
                     turn,
+                    reports,
                 } => {
                     let permit = ready!(turn.poll(cx))?;
                     #[expect(clippy::expect_used, reason = "taken once, with the state")]
                     let request = request.take().expect("the request is still here");
-                    let context = request.extensions().get::<RequestContext>();
-                    let judged_outside = context.is_some_and(RequestContext::is_judged_outside);
                     let response = inner.call(request);
+                    let reports = *reports;
                     state.set(State::Call {
                         response,
                         permit: Some(permit),
-                        judged_outside,
+                        reports,
                     });
                 }
                 StateProjection::Call {
                     response,
                     permit,
-                    judged_outside,
+                    reports,
                 } => {
                     let outcome = ready!(response.poll(cx)).map_err(Into::into);
                     #[expect(clippy::expect_used, reason = "taken once, with the end")]
@@ -159,7 +176,7 @@ where
                         }
                     })?;
                     // What an error means is for RetryOn429 to find out and to tell.
-                    if !*judged_outside && !is_error(response.status()) {
+                    if *reports && !is_error(response.status()) {
                         permit.accepted();
                     }
                     return Poll::Ready(Ok(response.map(|body| PermitBody::new(body, permit))));

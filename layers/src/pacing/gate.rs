@@ -1,7 +1,11 @@
 //! The gate: order, jitter, cancellation and accounting around governor's arithmetic, as plain
 //! async code that knows no HTTP.
 
-use std::{sync::Arc, task::Waker, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    task::Waker,
+    time::Duration,
+};
 
 use parking_lot::{Mutex, MutexGuard};
 use rand::rngs::StdRng;
@@ -17,13 +21,17 @@ use super::{
     refused::Refused,
     settings::Pacing,
 };
-use crate::{context::RequestContext, session::Session};
+use crate::{context::RequestContext, context::Session};
 
 /// Lets requests through one by one; clones are the same gate.
 ///
 /// One gate belongs to one account at one upstream, never to anything a client can choose.
 #[derive(Clone, Debug)]
 pub struct Gate(Arc<GateInner>);
+
+/// A [`Gate`] that may be gone.
+#[derive(Clone, Debug)]
+pub struct WeakGate(Weak<GateInner>);
 
 /// A slot in flight, given back when dropped.
 #[derive(Debug)]
@@ -76,6 +84,7 @@ struct GateState {
     dispatched: u64,
     gap: Gap,
     backpressure: Backpressure,
+    draining: bool,
 }
 
 // === impl Gate ===
@@ -96,6 +105,7 @@ impl Gate {
             dispatched: 0,
             gap: Gap::new(&pacing, rng),
             backpressure: Backpressure::default(),
+            draining: false,
         };
         Self(Arc::new(GateInner {
             pacing,
@@ -118,6 +128,20 @@ impl Gate {
             place: ahead + 1,
             eta: self.estimate_with(&state, ahead, Instant::now()),
         })
+    }
+
+    /// Refuses every request that waits, and from now on every request that would have to, with
+    /// [`Refused::Draining`]. A request that need not wait still passes.
+    pub fn drain(&self) {
+        let mut state = self.lock();
+        state.draining = true;
+        // Each one that leaves wakes the next.
+        state.queue.wake_first();
+    }
+
+    /// This gate, without keeping it alive.
+    pub fn downgrade(&self) -> WeakGate {
+        WeakGate(Arc::downgrade(&self.0))
     }
 
     /// How many requests wait.
@@ -143,6 +167,9 @@ impl Gate {
         let session = context.and_then(RequestContext::session);
         let kept = context.and_then(RequestContext::sequence);
         let at_once = self.may_skip_queue(&state, now);
+        if !at_once && state.draining {
+            return Err(Refused::Draining);
+        }
         if !at_once && kept.is_none() {
             self.admit(&state, session, now)?;
         }
@@ -177,13 +204,14 @@ impl Gate {
     pub(super) fn dispatch(&self, waiter: &Waiter, waker: &Waker) -> Result<Permit, Blocked> {
         let mut state = self.lock();
         let now = Instant::now();
-        if let Some(blocked) = self.blocked(&state, waiter, now) {
+        let blocked = self.blocked(&state, waiter, now);
+        let blocked = blocked.or_else(|| state.gap.take_interval().err().map(Blocked::Until));
+        if let Some(blocked) = blocked {
+            if state.draining {
+                return Err(Blocked::Refused(Refused::Draining));
+            }
             state.queue.remember(waiter, waker);
             return Err(blocked);
-        }
-        if let Err(free) = state.gap.take_interval() {
-            state.queue.remember(waiter, waker);
-            return Err(Blocked::Until(free));
         }
         let permit = self.take_slot(&mut state, waiter.position.dispatch_id, now);
         state.queue.serve(waiter);
@@ -362,6 +390,15 @@ impl GateState {
         self.backpressure
             .until()
             .map_or(paced, |until| until.max(paced))
+    }
+}
+
+// === impl WeakGate ===
+
+impl WeakGate {
+    /// The gate, if anything still holds it.
+    pub fn upgrade(&self) -> Option<Gate> {
+        self.0.upgrade().map(Gate)
     }
 }
 

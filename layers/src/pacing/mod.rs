@@ -20,7 +20,7 @@ mod tests;
 pub use self::{
     acquire::Acquire,
     feedback::{Feedback, Recovery},
-    gate::{Gate, Permit, QueuePosition},
+    gate::{Gate, Permit, QueuePosition, WeakGate},
     ledger::{Fraction, Ledger, Window},
     queue::Order,
     refused::Refused,

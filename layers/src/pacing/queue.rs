@@ -6,7 +6,7 @@ use std::{
     task::Waker,
 };
 
-use crate::session::Session;
+use crate::context::Session;
 
 /// Who goes first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

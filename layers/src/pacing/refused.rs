@@ -5,6 +5,9 @@ use std::time::Duration;
 /// Why a request was not let through. It took no slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
+    /// The gate is draining: nothing waits any more.
+    #[error("the gate is draining")]
+    Draining,
     /// As many requests wait as may.
     #[error("{waiting} requests are waiting already")]
     QueueFull {

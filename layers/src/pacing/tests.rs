@@ -13,6 +13,7 @@ mod bounds;
 mod cancellation;
 mod concurrency;
 mod dispatch;
+mod drain;
 mod gap;
 mod mixture;
 mod order;

@@ -28,8 +28,9 @@
 //! With a [`Feedback`](crate::pacing::Feedback) shared with that layer, one refusal pauses
 //! everyone on the account, and the waiting is done at the gate, where the request keeps its place.
 //! It puts a [`RequestContext`](crate::context::RequestContext) into the request's extensions if none is there.
-//! Where event streams are read, it puts a mark there, too, so that the layer further in does not
-//! take their heads for the upstream's word.
+//! The layer further in then is to leave feedback to this one
+//! ([`feedback_from_outside`](crate::JitterThrottleLayer::feedback_from_outside)): response headers do
+//! not say how an event stream begins.
 //!
 //! # Examples
 //!

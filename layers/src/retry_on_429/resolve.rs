@@ -19,7 +19,7 @@ use super::{
     body::PeekedBody,
     budget::Budget,
     classify::{Classify, PeekedResponse, Verdict},
-    retry_after::requested_wait,
+    retry_after::{delay_seconds, requested_wait},
 };
 use crate::{
     context::RequestContext,
@@ -92,15 +92,6 @@ impl<C> RetryPolicy<C> {
             return self.classify.inspects_streams() && is_readable_stream(response.headers());
         }
         self.classify.inspects_status(status)
-    }
-
-    /// Whether the head of an answer never says enough, so that nobody further in may draw
-    /// conclusions from it.
-    pub(super) fn judges_all(&self) -> bool
-    where
-        C: Classify,
-    {
-        self.feedback.is_some() && self.classify.inspects_streams()
     }
 
     pub(super) fn tell_accepted(&self, request: &RequestContext) {
@@ -300,13 +291,15 @@ fn ends_an_event(mut read: &[u8]) -> bool {
 
 /// Gives a "slow down" to the client, with our own word on when to come back.
 fn return_refusal<R>(mut response: Response<R>, estimate: Duration, spent: bool) -> Response<R> {
-    let seconds = estimate.as_secs() + u64::from(estimate.subsec_nanos() > 0);
     // A stream that begins with its refusal: nobody looks for `Retry-After` under a success.
     if response.status().is_success() {
         *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
     }
     let headers = response.headers_mut();
-    headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    headers.insert(
+        header::RETRY_AFTER,
+        HeaderValue::from(delay_seconds(estimate)),
+    );
     headers.remove(RETRY_AFTER_MS);
     if spent {
         headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));

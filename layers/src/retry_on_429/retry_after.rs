@@ -28,6 +28,14 @@ pub fn requested_wait(headers: &HeaderMap, text: &str, now: SystemTime) -> Optio
         .or_else(|| named_delay(text))
 }
 
+/// `wait` as `Retry-After` says it ([RFC 9110 §10.2.3]): whole seconds, rounded up. At least one: zero
+/// would call the client back at once.
+///
+/// [RFC 9110 §10.2.3]: https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3
+pub fn delay_seconds(wait: Duration) -> u64 {
+    (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
+}
+
 fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     positive(value).and_then(seconds).or_else(|| {
         let date = httpdate::parse_http_date(value).ok()?;

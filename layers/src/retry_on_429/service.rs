@@ -174,10 +174,7 @@ where
         let fresh = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, fresh);
         // All attempts share one, so that a retry can keep its place.
-        let context: &mut RequestContext = request.extensions_mut().get_or_insert_default();
-        if self.policy.judges_all() {
-            context.judge_outside();
-        }
+        let _context: &mut RequestContext = request.extensions_mut().get_or_insert_default();
         let started = Instant::now();
         self.policy.budget.count_try(started);
         let copy = request.clone();
@@ -221,9 +218,7 @@ where
                     if let Ok(response) = &outcome
                         && !policy.inspects(response)
                     {
-                        if !response.status().is_success() || policy.judges_all() {
-                            policy.tell_accepted(&retry.context());
-                        }
+                        policy.tell_accepted(&retry.context());
                         return Poll::Ready(
                             outcome.map(|response| response.map(PeekedBody::untouched)),
                         );

@@ -268,7 +268,7 @@ async fn one_refusal_pauses_everyone_and_the_order_is_kept() {
     let script = Script::new([slow_down("3"), slow_down("3")]);
     let service = ServiceBuilder::new()
         .layer(layer().feedback(gate.clone()))
-        .layer(JitterThrottleLayer::new(gate.clone()))
+        .layer(JitterThrottleLayer::new(gate.clone()).feedback_from_outside())
         .service(script.service());
 
     let finished = Arc::new(Mutex::new(Vec::new()));

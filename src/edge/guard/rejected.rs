@@ -4,7 +4,7 @@ use http::StatusCode;
 
 /// Why a request may not pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Rejected {
+pub(in crate::edge) enum Rejected {
     #[error(
         "send pacegate's client key as the API key (Authorization: Bearer …); it is one of \
          client-keys in the config"
@@ -49,7 +49,7 @@ pub(crate) enum Rejected {
 // === impl Rejected ===
 
 impl Rejected {
-    pub(crate) fn status(self) -> StatusCode {
+    pub(in crate::edge) fn status(self) -> StatusCode {
         match self {
             Self::ClientKey => StatusCode::UNAUTHORIZED,
             Self::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -63,7 +63,7 @@ impl Rejected {
         }
     }
 
-    pub(crate) fn code(self) -> &'static str {
+    pub(in crate::edge) fn code(self) -> &'static str {
         match self {
             Self::ClientKey => "invalid_client_key",
             Self::ContentType => "unsupported_content_type",

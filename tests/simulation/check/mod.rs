@@ -255,6 +255,10 @@ impl Watch<'_> {
         let others = self.waiting.len();
         let longest = self.scenario.max_wait;
         let (holds, what) = match why {
+            Refused::Draining => (
+                false,
+                "sent away by a shutdown that nobody began".to_owned(),
+            ),
             Refused::QueueFull { waiting, .. } => (
                 waiting >= self.scenario.max_queue && others >= waiting,
                 format!("sent away with {others} waiting"),

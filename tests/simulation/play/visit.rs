@@ -16,10 +16,10 @@ use http_body::Body;
 use pacegate_layers::{
     JitterThrottleLayer,
     context::RequestContext,
+    context::Session,
     error::{BoxError, NotSent},
     jitter_throttle::PermitBody,
     pacing::{Feedback, Gate, Recovery, Refused},
-    session::Session,
 };
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};

@@ -3,7 +3,7 @@
 use tokio_test::{assert_pending, task};
 
 use super::*;
-use crate::session::Session;
+use crate::context::Session;
 
 #[tokio::test(start_paused = true)]
 async fn a_retry_goes_first_and_is_not_refused_for_the_length_of_the_queue() {

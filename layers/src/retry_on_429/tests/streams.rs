@@ -122,7 +122,7 @@ async fn a_probe_that_is_answered_with_a_stream_is_judged_by_its_first_event() {
     let asked = Arc::default();
     let service = ServiceBuilder::new()
         .layer(RetryOn429Layer::new(Says).feedback(gate.clone()))
-        .layer(JitterThrottleLayer::new(gate.clone()))
+        .layer(JitterThrottleLayer::new(gate.clone()).feedback_from_outside())
         .service(late_upstream(&asked));
 
     let mut tasks = tokio::task::JoinSet::new();

@@ -1,0 +1,44 @@
+//! What a gate tells those who wait when it drains.
+
+use tokio_test::{assert_pending, task};
+
+use super::*;
+
+fn slow_gate() -> Gate {
+    gate(Pacing::new().min_interval(Duration::from_secs(60)))
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_waiter_is_refused_at_once() {
+    let gate = slow_gate();
+    drop(gate.acquire(None).await.unwrap());
+    let mut waiters: Vec<_> = (0..3).map(|_| task::spawn(gate.acquire(None))).collect();
+    for waiter in &mut waiters {
+        assert_pending!(waiter.poll());
+    }
+    let start = Instant::now();
+    gate.drain();
+    for waiter in waiters {
+        assert_eq!(waiter.await.unwrap_err(), Refused::Draining);
+    }
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    assert_eq!(gate.waiting(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_comes_back_to_the_queue_is_refused_as_those_in_it_are() {
+    let gate = slow_gate();
+    let context = RequestContext::new();
+    drop(gate.acquire(Some(context.clone())).await.unwrap());
+    gate.drain();
+    let again = gate.acquire(Some(context)).await;
+    assert_eq!(again.unwrap_err(), Refused::Draining);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_need_not_wait_still_leaves() {
+    let gate = slow_gate();
+    gate.drain();
+    gate.acquire(None).await.unwrap();
+    assert_eq!(gate.dispatched(), 1);
+}
