@@ -1,4 +1,4 @@
-//! What each layer costs beside the bare service, what the gate costs, and what a waiter weighs.
+//! The cost of each layer beside the bare service, the cost of the gate, and the memory of a waiter.
 //!
 //! `cargo bench --bench layers`
 
@@ -30,8 +30,7 @@ use pacegate::{
 };
 use pacegate_layers::{
     BearerAuthLayer, HeaderAlignLayer, JitterThrottleLayer, RetryOn429Layer, TokenRefreshLayer,
-    context::RequestContext,
-    context::Session,
+    context::{RequestContext, Session},
     header_align::Rule,
     pacing::{Acquire, Gate, Pacing, Window},
     retry_on_429::{Classify, PeekedResponse},
@@ -40,17 +39,17 @@ use pacegate_layers::{
 use rand::{SeedableRng, rngs::StdRng};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-/// The system's allocator, and how many bytes are held.
-struct Counting;
+/// The system's allocator, with a count of the allocated bytes.
+struct CountingAllocator;
 
 static HELD: AtomicUsize = AtomicUsize::new(0);
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 #[expect(unsafe_code, reason = "an allocator is made no other way")]
-// SAFETY: everything is passed on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
+// SAFETY: all arguments are passed to the system's allocator unchanged.
+unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         HELD.fetch_add(layout.size(), Ordering::Relaxed);
         // SAFETY: the caller keeps the contract of this very function.
@@ -66,12 +65,12 @@ unsafe impl GlobalAlloc for Counting {
 
 const WAITERS: usize = 10_000;
 
-/// What a waiter may weigh, its future and its place in the queue together.
+/// The most memory of a waiter: its future and its place in the queue.
 const WAITER_BYTES: usize = 2048;
 
 type Answered = Ready<Result<Response<Full<Bytes>>, Infallible>>;
 
-/// Answers at once.
+/// Responds at once.
 fn bare(_request: Request<Full<Bytes>>) -> Answered {
     ready(Ok(Response::new(Full::new(Bytes::from_static(b"{}")))))
 }
@@ -127,14 +126,14 @@ fn layers(criterion: &mut Criterion) {
     one_request(criterion, "retry_on_429_when_answered_200", &retry);
     let refresh = TokenRefreshLayer::new(token.clone()).layer(service);
     one_request(criterion, "token_refresh_when_answered_200", &refresh);
-    let throttle = JitterThrottleLayer::new(unhurried()).layer(service);
+    let throttle = JitterThrottleLayer::new(without_delays()).layer(service);
     one_request(criterion, "jitter_throttle_uncontended", &throttle);
     let auth = BearerAuthLayer::new(token).layer(service);
     one_request(criterion, "bearer_auth", &auth);
 }
 
-/// A gate with an interval, a jitter and a window, all of which are over before the next request.
-fn unhurried() -> Gate {
+/// A gate with an interval, a jitter and a window so short that no request waits.
+fn without_delays() -> Gate {
     let instant = Duration::from_nanos(1);
     #[expect(clippy::expect_used, reason = "it is written here")]
     let pacing = Pacing::new()
@@ -146,7 +145,7 @@ fn unhurried() -> Gate {
 }
 
 fn gate_uncontended(criterion: &mut Criterion) {
-    let gate = unhurried();
+    let gate = without_delays();
     let session = Session::new("s1");
     criterion.bench_function("gate_uncontended_acquire_and_release", |bencher| {
         bencher.iter(|| {
@@ -158,7 +157,7 @@ fn gate_uncontended(criterion: &mut Criterion) {
     });
 }
 
-/// A gate that lets nobody through as long as the bench runs.
+/// A gate that admits no request while the bench runs.
 fn stopped() -> Gate {
     const HOUR: Duration = Duration::from_secs(60 * 60);
     let pacing = Pacing::new()
@@ -170,7 +169,7 @@ fn stopped() -> Gate {
     gate
 }
 
-/// Eight sessions' requests, polled once.
+/// Requests of eight sessions, polled once.
 fn waiters(gate: &Gate) -> Vec<Pin<Box<Acquire>>> {
     let mut context = Context::from_waker(Waker::noop());
     let sessions: Vec<_> = (0..8).map(|n| Session::new(format!("s{n}"))).collect();

@@ -1,5 +1,5 @@
-//! What the whole pipeline costs beside the bare service behind it. Pacing is off: it is there to
-//! take time.
+//! The cost of the whole pipeline beside the bare service behind it. Pacing is off, because it waits
+//! on purpose.
 //!
 //! `cargo bench --bench pipeline`
 
@@ -23,7 +23,7 @@ const EVENTS: usize = 100;
 
 const EVENT: &[u8] = b"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"word \"}}]}\n\n";
 
-/// Looks at every field that is to be sent, as a client has to.
+/// Reads every request header, as a client has to.
 fn read(request: &Request<Full<Bytes>>) {
     for field in request.headers() {
         black_box(field);
@@ -56,7 +56,7 @@ fn answers_stream() -> UpstreamService {
     }))
 }
 
-/// The built-in upstream, all its layers and none of its pauses.
+/// The built-in upstream with all layers and no delays.
 fn upstream() -> Upstream {
     let variable = |name: &str| env::var(name).ok();
     #[expect(clippy::expect_used, reason = "the built-in config is tested")]
@@ -104,7 +104,7 @@ fn to_the_end(criterion: &mut Criterion, name: &str, service: &UpstreamService) 
     reason = "a bench without a runtime measures nothing"
 )]
 fn pipeline(criterion: &mut Criterion) {
-    // The first event of a stream is read under a time-out, and that needs a timer.
+    // The first event of a stream has a time-out, which needs a timer.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()

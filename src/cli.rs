@@ -1,4 +1,4 @@
-//! The command line: what may be typed, and nothing about what it does.
+//! The command line's grammar.
 
 use std::ffi::OsString;
 
@@ -11,7 +11,7 @@ use clap::{
 use crate::commands::{bench, demo, simulate};
 use crate::commands::{check, config, health, login, logout, serve, status};
 
-/// Verbs that this build does not have.
+/// Verbs that this build leaves out.
 const LEFT_OUT: &[&str] = if cfg!(feature = "tools") {
     &[]
 } else {
@@ -65,7 +65,7 @@ impl Cli {
     ///
     /// # Errors
     ///
-    /// What clap says to them; a verb that this build leaves out is refused with the reason.
+    /// clap's errors; for a verb that this build leaves out, the reason.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         Self::try_parse_from(arguments).map_err(|error| {
             match error.get(ContextKind::InvalidSubcommand) {

@@ -1,10 +1,9 @@
-//! How many instructions a request takes, under valgrind: the one cost that does not depend on how
-//! busy the machine is. Each scenario is warm and runs a hundred times. The counts are a report, which
-//! gungraun prints beside those of the last run; only one JSON answer of the whole gateway has a
-//! limit.
+//! Instructions of a request under valgrind: a cost that does not depend on the load of the machine.
+//! Each scenario is warm and runs a hundred times. gungraun reports the counts beside those of the
+//! last run; only one JSON response through the whole gateway has a limit.
 //!
 //! `tests/run instructions`, or, with `gungraun-runner` of gungraun's version in `PATH`:
-//! `cargo bench -p pacegate-instructions`. What callgrind wrote is in `target/gungraun`.
+//! `cargo bench -p pacegate-instructions`. callgrind's output is in `target/gungraun`.
 #![expect(
     missing_docs,
     clippy::disallowed_methods,
@@ -34,8 +33,7 @@ use pacegate::{
     upstreams::{UpstreamService, assemble, build},
 };
 use pacegate_layers::{
-    context::RequestContext,
-    context::Session,
+    context::{RequestContext, Session},
     error::BoxError,
     pacing::{Gate, Pacing},
     token::StaticToken,
@@ -61,9 +59,8 @@ const LAST_EVENT: &[u8] = b"data: [DONE]\n\n";
 
 const QUESTION: &str = r#"{"model":"coder-model","messages":[{"role":"user","content":"hello"}]}"#;
 
-/// Instructions of one JSON answer, from client to upstream and back, above which the run fails: half as
-/// much again as the 97,900 that it took when HTTP had gone to hyper. What fails is a mistake, not
-/// another way to the same answer.
+/// The most instructions of one JSON response, from client to upstream and back: 1.5 times the 97,900
+/// of the first measurement with hyper's client, so that only a mistake fails the run.
 const ONE_JSON_ANSWER: u64 = 147_000;
 
 fn one_json_answer() -> LibraryBenchmarkConfig {
@@ -75,7 +72,7 @@ fn one_json_answer() -> LibraryBenchmarkConfig {
 
 // === the gate ===
 
-/// Asks for nothing, counts everything.
+/// A gate without pacing that counts requests.
 fn open_gate() -> Gate {
     let gate = Gate::new(Pacing::new(), StdRng::seed_from_u64(1));
     pass(&gate);
@@ -101,8 +98,8 @@ fn gate(gate: Gate) -> u64 {
 
 // === the layers ===
 
-/// The built-in upstream, all its layers and none of its pauses.
-fn unhurried(config: &mut Config) -> &mut Upstream {
+/// The built-in upstream with all layers and no delays.
+fn without_delays(config: &mut Config) -> &mut Upstream {
     let upstream = &mut config.upstreams[0];
     upstream.jitter_throttle.min_interval = Duration::ZERO;
     upstream.jitter_throttle.jitter = (Duration::ZERO, Duration::ZERO);
@@ -112,19 +109,19 @@ fn unhurried(config: &mut Config) -> &mut Upstream {
 
 #[expect(clippy::expect_used, reason = "the built-in config is tested")]
 fn built_in() -> Config {
-    // Nothing is there: gungraun starts benches without an environment.
+    // gungraun starts benches with an empty environment.
     let variable = |name: &str| (name == "HOME").then(|| "/".to_owned());
     config::sample(&Sample::BuiltIn, &variable).expect("the built-in config")
 }
 
-/// Looks at every field that is to be sent, as a client has to.
+/// Reads every request header, as a client has to.
 fn read(request: &Request<Full<Bytes>>) {
     for field in request.headers() {
         black_box(field);
     }
 }
 
-/// A client that answers at once, whatever its body is.
+/// A client that responds at once, with any body.
 trait Answers<B>:
     Service<Request<Full<Bytes>>, Response = Response<B>, Error = BoxError, Future: Send>
     + Clone
@@ -172,7 +169,7 @@ fn answers_stream() -> impl Answers<Events> {
     })
 }
 
-/// A pipeline, a timer for it, and what will be asked.
+/// A pipeline, its runtime, and the request.
 struct Layers {
     runtime: Runtime,
     service: UpstreamService,
@@ -189,13 +186,18 @@ impl Layers {
         let token = StaticToken::new("sk-bench").expect("a token");
         let runtime = runtime();
         let entered = runtime.enter();
-        let pipeline = build(unhurried(&mut config), client, Some(Arc::new(token)), None);
+        let pipeline = build(
+            without_delays(&mut config),
+            client,
+            Some(Arc::new(token)),
+            None,
+        );
         let service = pipeline.expect("a pipeline").service;
         drop(entered);
         Self::warm(service)
     }
 
-    /// What every scenario pays beside its layers: the client, one box, the reading.
+    /// The base cost of every scenario: the client, one box, and reading the response.
     fn none_over<B>(client: impl Answers<B>) -> Self
     where
         B: http_body::Body<Data = Bytes, Error = BoxError> + Send + 'static,
@@ -228,7 +230,7 @@ impl Layers {
     }
 }
 
-/// As the edge hands it on.
+/// A request as the edge passes it on.
 fn request() -> Request<Full<Bytes>> {
     let mut request = Request::new(Full::new(Bytes::from_static(QUESTION.as_bytes())));
     *request.uri_mut() = http::Uri::from_static("/chat/completions");
@@ -238,7 +240,7 @@ fn request() -> Request<Full<Bytes>> {
     request
 }
 
-/// What an OpenAI-compatible client sends.
+/// The headers of an OpenAI-compatible client.
 fn sent() -> HeaderMap {
     let fields = [
         (header::ACCEPT, "application/json"),
@@ -288,27 +290,27 @@ fn five_layers_and_a_stream(mut layers: Layers) -> Layers {
 
 // === the whole gateway ===
 
-/// The gateway between a client and an upstream that say fixed bytes, all on one thread.
-struct Whole {
+/// The gateway between a client and an upstream that send fixed bytes, all on one thread.
+struct GatewayRun {
     runtime: Runtime,
     client: TcpStream,
-    /// The client has read something.
+    /// Notified when the client has read a part.
     has_read: Arc<Notify>,
-    /// How an answer ends that the gateway gives.
+    /// The last bytes of the gateway's response.
     end: &'static [u8],
     _home: TempDir,
 }
 
-impl Whole {
+impl GatewayRun {
     #[expect(clippy::expect_used, reason = "without it nothing can be measured")]
-    fn between(answer: Vec<Vec<u8>>, end: &'static [u8]) -> Self {
+    fn start(answer: Vec<Vec<u8>>, end: &'static [u8]) -> Self {
         let home = tempfile::tempdir().expect("a folder");
         let file = home.path().join("credentials.json");
         let credentials = r#"{"access_token":"a","refresh_token":"r","token_type":"Bearer","expiry_date":99999999999999}"#;
         std::fs::write(&file, credentials).expect("written");
         let mut config = built_in();
         config.listen = config::Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
-        let upstream = unhurried(&mut config);
+        let upstream = without_delays(&mut config);
         upstream.base_url_written = true;
         if let Credentials::OAuth(oauth) = &mut upstream.credentials {
             oauth.file = file;
@@ -376,7 +378,8 @@ async fn ask(client: &mut TcpStream) {
     client.write_all(request.as_bytes()).await.expect("written");
 }
 
-/// Tells `has_read` of every read that is not the last. False if it was closed before.
+/// Reads until `end`, and notifies `has_read` after every read but the last. False if the socket was
+/// closed before.
 async fn read_to(socket: &mut TcpStream, end: &[u8], has_read: &Notify) -> bool {
     let mut read = Vec::with_capacity(4096);
     loop {
@@ -390,7 +393,7 @@ async fn read_to(socket: &mut TcpStream, end: &[u8], has_read: &Notify) -> bool 
     }
 }
 
-/// In one part.
+/// A JSON response in one part.
 fn json() -> Vec<Vec<u8>> {
     let body = r#"{"id":"chatcmpl-1","object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":"hello"},"finish_reason":"stop"}]}"#;
     let length = body.len();
@@ -399,8 +402,8 @@ fn json() -> Vec<Vec<u8>> {
     vec![format!("{head}\r\n\r\n{body}").into_bytes()]
 }
 
-/// Each event is a part, the head with the first and the end with the last. A part is not sent before
-/// the client has that before it.
+/// A stream with each event in a part of its own, the headers with the first and the end with the
+/// last. A part is sent when the client has read the one before it.
 fn events() -> Vec<Vec<u8>> {
     let head =
         b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
@@ -412,36 +415,36 @@ fn events() -> Vec<Vec<u8>> {
     parts
 }
 
-/// All of them have arrived when the gateway reads the head.
+/// The same stream in one part, so that all events have arrived when the gateway reads the headers.
 fn events_at_once() -> Vec<Vec<u8>> {
     vec![events().concat()]
 }
 
 #[library_benchmark(config = one_json_answer())]
-#[bench::one_json_answer(Whole::between(json(), b"}]}"))]
-fn gateway(mut whole: Whole) -> Whole {
+#[bench::one_json_answer(GatewayRun::start(json(), b"}]}"))]
+fn gateway(mut run: GatewayRun) -> GatewayRun {
     for _ in 0..TIMES {
-        whole.ask();
+        run.ask();
     }
-    whole
+    run
 }
 
 #[library_benchmark]
-#[bench::a_hundred_events(Whole::between(events(), b"\r\n0\r\n\r\n"))]
-fn gateway_and_a_stream(mut whole: Whole) -> Whole {
+#[bench::a_hundred_events(GatewayRun::start(events(), b"\r\n0\r\n\r\n"))]
+fn gateway_and_a_stream(mut run: GatewayRun) -> GatewayRun {
     for _ in 0..TIMES {
-        whole.ask();
+        run.ask();
     }
-    whole
+    run
 }
 
 #[library_benchmark]
-#[bench::a_hundred_events_at_once(Whole::between(events_at_once(), b"\r\n0\r\n\r\n"))]
-fn gateway_and_a_burst(mut whole: Whole) -> Whole {
+#[bench::a_hundred_events_at_once(GatewayRun::start(events_at_once(), b"\r\n0\r\n\r\n"))]
+fn gateway_and_a_burst(mut run: GatewayRun) -> GatewayRun {
     for _ in 0..TIMES {
-        whole.ask();
+        run.ask();
     }
-    whole
+    run
 }
 
 library_benchmark_group!(

@@ -1,2 +1,2 @@
-//! Nothing: this package is its bench, apart from the others, so that no test builds what counts
-//! instructions, and what counts them builds no program.
+//! Empty: a package of its own for the bench, so that tests do not build gungraun and the bench does
+//! not build the program.

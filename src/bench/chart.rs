@@ -1,25 +1,25 @@
-//! Two drawings of an outcome: when requests were sent, and how long they had waited.
+//! Two charts of a result: when requests were sent, and how long they waited.
 
 use std::{error::Error, time::Duration};
 
 use plotters::prelude::*;
 
-use super::{figures::in_windows, report::Outcome};
+use super::{figures::in_windows, report::PolicyResult};
 
-/// What all policies' drawings have in common, so that they can be compared.
+/// The axes, the same for all policies so that the charts can be compared.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scale {
-    /// The end of the time axis, in s.
+    /// End of the time axis, in s.
     lasted: f64,
-    /// The most in any window.
+    /// The most requests in any window.
     most: f64,
     /// The longest wait, in s.
     longest_wait: f64,
-    /// The most waits that fall together, as a share.
+    /// The tallest bar, as a fraction of the requests.
     highest: f64,
 }
 
-/// A colour that stands for one of the page's, which differ between light and dark.
+/// A placeholder for a colour of the page, which differs between light and dark.
 struct Role {
     stand_in: RGBColor,
     name: &'static str,
@@ -37,7 +37,7 @@ const WAITS_HEIGHT: u32 = 170;
 const LEFT: u32 = 52;
 const BOTTOM: u32 = 38;
 
-/// Drawn this often at most: a page of a day would be too large, and not show more.
+/// The most points on the time axis: more would make the page large and show nothing more.
 const COLUMNS: usize = 840;
 
 /// Bars of the distribution of waits.
@@ -53,33 +53,33 @@ const fn role(number: u8, name: &'static str) -> Role {
 // === impl Scale ===
 
 impl Scale {
-    pub(super) fn of(outcomes: &[Outcome]) -> Self {
-        let most = |figure: &dyn Fn(&Outcome) -> f64| {
+    pub(super) fn of(results: &[PolicyResult]) -> Self {
+        let most = |figure: &dyn Fn(&PolicyResult) -> f64| {
             // An axis needs a length.
-            outcomes.iter().map(figure).fold(1e-3, f64::max)
+            results.iter().map(figure).fold(1e-3, f64::max)
         };
-        let longest_wait = most(&|outcome| longest_wait(outcome) * 1.001);
+        let longest_wait = most(&|result| longest_wait(result) * 1.001);
         let scale = Self {
-            lasted: most(&|outcome| {
-                let last = outcome.log.tries.last();
+            lasted: most(&|result| {
+                let last = result.log.attempts.last();
                 last.map_or(0.0, |last| last.at.as_secs_f64())
             }),
-            most: most(&|outcome| outcome.figures.most_in_window as f64),
+            most: most(&|result| result.figures.most_in_window as f64),
             longest_wait,
             highest: 1.0,
         };
         Self {
-            highest: most(&|outcome| {
-                let bars = scale.bars(outcome);
+            highest: most(&|result| {
+                let bars = scale.bars(result);
                 bars.into_iter().fold(0.0, f64::max)
             }),
             ..scale
         }
     }
 
-    /// The share of waits in each bar.
-    fn bars(&self, outcome: &Outcome) -> Vec<f64> {
-        let waits = outcome.log.waits();
+    /// The fraction of waits in each bar.
+    fn bars(&self, result: &PolicyResult) -> Vec<f64> {
+        let waits = result.log.waits();
         let mut bars = vec![0.0; BARS];
         for wait in &waits {
             bars[slot(wait.as_secs_f64() / self.longest_wait, BARS)] += 1.0 / waits.len() as f64;
@@ -88,10 +88,10 @@ impl Scale {
     }
 }
 
-/// Sent so far in the window that ends there, over time, with a mark for every dispatch below.
-pub(super) fn timeline(outcome: &Outcome, scale: &Scale) -> Result<String, Box<dyn Error>> {
-    let window = Duration::from_secs_f64(outcome.figures.window_s);
-    let limit = outcome.limit.map(|limit| limit.requests.get() as f64);
+/// Requests sent in the window that ends at each time, with a mark for every dispatch below.
+pub(super) fn timeline(result: &PolicyResult, scale: &Scale) -> Result<String, Box<dyn Error>> {
+    let window = Duration::from_secs_f64(result.figures.window_s);
+    let limit = result.limit.map(|limit| limit.requests.get() as f64);
     let top = scale.most.max(limit.unwrap_or(0.0)) * 1.08;
     draw(TIMELINE_HEIGHT, |root| {
         let mut chart = ChartBuilder::on(root)
@@ -104,7 +104,7 @@ pub(super) fn timeline(outcome: &Outcome, scale: &Scale) -> Result<String, Box<d
             .disable_x_mesh()
             .x_desc("seconds")
             .x_label_formatter(&|at| seconds(*at, scale.lasted))
-            .y_desc(format!("sent in {:.0} s", outcome.figures.window_s))
+            .y_desc(format!("sent in {:.0} s", result.figures.window_s))
             .y_labels(5)
             .y_label_formatter(&|sent| {
                 if *sent < 0.0 {
@@ -122,11 +122,11 @@ pub(super) fn timeline(outcome: &Outcome, scale: &Scale) -> Result<String, Box<d
             let line = vec![(0.0, limit), (scale.lasted, limit)];
             chart.draw_series([PathElement::new(line, LIMIT.stand_in.stroke_width(2))])?;
         }
-        let curve = curve(outcome, window, scale);
+        let curve = curve(result, window, scale);
         chart.draw_series([PathElement::new(curve, SENT.stand_in.stroke_width(2))])?;
         for (admitted, role) in [(true, SENT), (false, REFUSED)] {
             let rows = if admitted { 0.02..0.08 } else { 0.09..0.15 };
-            chart.draw_series(columns(outcome, admitted, scale).into_iter().map(|at| {
+            chart.draw_series(columns(result, admitted, scale).into_iter().map(|at| {
                 let mark = vec![(at, -top * rows.start), (at, -top * rows.end)];
                 PathElement::new(mark, role.stand_in)
             }))?;
@@ -135,8 +135,8 @@ pub(super) fn timeline(outcome: &Outcome, scale: &Scale) -> Result<String, Box<d
     })
 }
 
-/// How many requests waited how long.
-pub(super) fn waits(outcome: &Outcome, scale: &Scale) -> Result<String, Box<dyn Error>> {
+/// The distribution of waits.
+pub(super) fn waits(result: &PolicyResult, scale: &Scale) -> Result<String, Box<dyn Error>> {
     draw(WAITS_HEIGHT, |root| {
         let mut chart = ChartBuilder::on(root)
             .margin(8)
@@ -157,7 +157,7 @@ pub(super) fn waits(outcome: &Outcome, scale: &Scale) -> Result<String, Box<dyn 
             .label_style(label())
             .draw()?;
         let width = scale.longest_wait / BARS as f64;
-        let bars = scale.bars(outcome).into_iter().enumerate();
+        let bars = scale.bars(result).into_iter().enumerate();
         chart.draw_series(bars.filter(|(_, share)| *share > 0.0).map(|(bar, share)| {
             let left = width * bar as f64;
             let corners = [(left, 0.0), (left + width * 0.88, share)];
@@ -167,9 +167,14 @@ pub(super) fn waits(outcome: &Outcome, scale: &Scale) -> Result<String, Box<dyn 
     })
 }
 
-/// The count in the window that ends there: at most the highest and the lowest in each column.
-fn curve(outcome: &Outcome, window: Duration, scale: &Scale) -> Vec<(f64, f64)> {
-    let times: Vec<_> = outcome.log.tries.iter().map(|a_try| a_try.at).collect();
+/// The count in the window that ends at each time; each column keeps its highest and its last.
+fn curve(result: &PolicyResult, window: Duration, scale: &Scale) -> Vec<(f64, f64)> {
+    let times: Vec<_> = result
+        .log
+        .attempts
+        .iter()
+        .map(|attempt| attempt.at)
+        .collect();
     let mut steps: Vec<(Duration, f64)> = times
         .iter()
         .enumerate()
@@ -178,7 +183,7 @@ fn curve(outcome: &Outcome, window: Duration, scale: &Scale) -> Vec<(f64, f64)> 
             (*at, (index + 1 - first) as f64)
         })
         .collect();
-    // Where nothing is sent the count falls, dispatch by dispatch.
+    // A dispatch leaves the window when that has passed, and the count falls.
     steps.extend(
         times
             .iter()
@@ -208,14 +213,14 @@ fn curve(outcome: &Outcome, window: Duration, scale: &Scale) -> Vec<(f64, f64)> 
     points
 }
 
-/// Where there is at least one such dispatch.
-fn columns(outcome: &Outcome, admitted: bool, scale: &Scale) -> Vec<f64> {
-    let mut columns: Vec<_> = outcome
+/// The columns with at least one such dispatch.
+fn columns(result: &PolicyResult, admitted: bool, scale: &Scale) -> Vec<f64> {
+    let mut columns: Vec<_> = result
         .log
-        .tries
+        .attempts
         .iter()
-        .filter(|a_try| a_try.admitted == admitted)
-        .map(|a_try| slot(a_try.at.as_secs_f64() / scale.lasted, COLUMNS))
+        .filter(|attempt| attempt.admitted == admitted)
+        .map(|attempt| slot(attempt.at.as_secs_f64() / scale.lasted, COLUMNS))
         .collect();
     columns.dedup();
     columns
@@ -224,12 +229,12 @@ fn columns(outcome: &Outcome, admitted: bool, scale: &Scale) -> Vec<f64> {
         .collect()
 }
 
-fn longest_wait(outcome: &Outcome) -> f64 {
-    let waits = outcome.log.waits();
+fn longest_wait(result: &PolicyResult) -> f64 {
+    let waits = result.log.waits();
     waits.last().map_or(0.0, Duration::as_secs_f64)
 }
 
-/// Which of `count` equal parts `share` of the whole falls into.
+/// The index of the part, of `count` equal ones, that `share` falls into.
 fn slot(share: f64, count: usize) -> usize {
     #[expect(
         clippy::cast_possible_truncation,
@@ -240,7 +245,7 @@ fn slot(share: f64, count: usize) -> usize {
     slot.min(count - 1)
 }
 
-/// As precise as the axis is long.
+/// A short axis gets a decimal.
 fn seconds(value: f64, end: f64) -> String {
     format!("{value:.*}", if end < 10.0 { 1 } else { 0 })
 }
@@ -263,8 +268,7 @@ fn draw(
     Ok(themed(&text))
 }
 
-/// The drawing with the page's colours, and scaled to its width. Within a page it needs no
-/// namespace.
+/// Replaces the placeholders by the page's colours. Inline SVG needs no namespace.
 fn themed(drawing: &str) -> String {
     let mut text = drawing.replace(r#" xmlns="http://www.w3.org/2000/svg""#, "");
     for role in [INK, FAINT, SENT, REFUSED, LIMIT] {

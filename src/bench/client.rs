@@ -1,4 +1,4 @@
-//! Clients, as they behave: they wait for what they need, do what they are told, and give up.
+//! Clients: they wait for the responses that they depend on, obey `Retry-After`, and give up.
 
 use std::{error::Error, sync::Arc, time::Duration};
 
@@ -6,7 +6,10 @@ use bytes::Bytes;
 use http::{HeaderName, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use pacegate_layers::{
-    context::RequestContext, context::Session, error::BoxError, pacing::Refused,
+    context::{RequestContext, Session},
+    error::BoxError,
+    pacing::Refused,
+    retry_on_429::retry_after::delay_seconds,
 };
 use tokio::{
     task::JoinSet,
@@ -15,61 +18,61 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use super::{log::Book, pattern};
+use super::{log::RequestLog, pattern};
 use crate::{body::Body, upstreams::UpstreamService};
 
-/// Which of the times that a client asked this is; goes with the request to a modelled upstream.
+/// Index of a request in [`RunEvents::sent`]; an extension that a modelled upstream reads.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ticket(pub(super) usize);
+pub(super) struct RequestId(pub(super) usize);
 
-/// Everything that clients share.
+/// Shared by all clients.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct ClientContext {
     pub(super) requests: Vec<pattern::Request>,
     pub(super) policy: UpstreamService,
-    pub(super) book: Arc<Book>,
+    pub(super) log: Arc<RequestLog>,
     pub(super) epoch: Instant,
 }
 
-/// What one answer means to a client.
-enum Answer {
+/// What a client does after a response.
+enum ClientAction {
     Done,
-    Later { after: Duration, by_policy: bool },
-    Never,
+    Retry { after: Duration, by_policy: bool },
+    GiveUp,
 }
 
-/// OpenCode asks for an answer this often, in all.
+/// The most attempts of OpenCode, the first one included.
 const ATTEMPTS: usize = 6;
 
-/// Where it is not told when to come back.
+/// Wait before a retry without `Retry-After`.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// Says that pacegate spoke, and not the upstream.
+/// Set on responses of pacegate's own.
 const X_PACEGATE_ERROR: HeaderName = HeaderName::from_static("x-pacegate-error");
 
-/// Lets the clients of all requests do their work; `ended` is called for each that is through.
-pub(super) async fn serve(shared: Shared, ended: &dyn Fn()) {
-    let shared = Arc::new(shared);
-    let answers: Arc<[CancellationToken]> = shared
+/// Runs all clients; calls `ended` after each request.
+pub(super) async fn run_clients(context: ClientContext, ended: &dyn Fn()) {
+    let context = Arc::new(context);
+    let answered: Arc<[CancellationToken]> = context
         .requests
         .iter()
         .map(|_| CancellationToken::new())
         .collect();
     let mut clients = JoinSet::new();
-    for index in 0..shared.requests.len() {
-        let (shared, answers) = (Arc::clone(&shared), Arc::clone(&answers));
+    for index in 0..context.requests.len() {
+        let (context, answered) = (Arc::clone(&context), Arc::clone(&answered));
         clients.spawn(async move {
-            let request = &shared.requests[index];
+            let request = &context.requests[index];
             for needed in &request.after {
-                answers[*needed].cancelled().await;
+                answered[*needed].cancelled().await;
             }
             if request.after.is_empty() {
-                sleep_until(shared.epoch + request.pause).await;
+                sleep_until(context.epoch + request.pause).await;
             } else {
                 sleep(request.pause).await;
             }
-            ask(&shared, index).await;
-            answers[index].cancel();
+            send(&context, index).await;
+            answered[index].cancel();
         });
     }
     while clients.join_next().await.is_some() {
@@ -77,27 +80,30 @@ pub(super) async fn serve(shared: Shared, ended: &dyn Fn()) {
     }
 }
 
-async fn ask(shared: &Shared, index: usize) {
+async fn send(context: &ClientContext, index: usize) {
     for _ in 0..ATTEMPTS {
-        let ticket = shared.book.ask(index, shared.epoch.elapsed());
-        let sent = match dress(&shared.requests[index], ticket) {
-            Ok(request) => shared.policy.clone().oneshot(request).await,
+        let request_id = context.log.record_sent(index, context.epoch.elapsed());
+        let result = match build_request(&context.requests[index], request_id) {
+            Ok(request) => context.policy.clone().oneshot(request).await,
             Err(error) => Err(error.into()),
         };
-        match read(sent).await {
-            Answer::Done => return,
-            Answer::Later { after, by_policy } => {
-                shared.book.lock().turned_away += usize::from(by_policy);
+        match read(result).await {
+            ClientAction::Done => return,
+            ClientAction::Retry { after, by_policy } => {
+                context.log.lock().turned_away += usize::from(by_policy);
                 sleep(after).await;
             }
-            Answer::Never => break,
+            ClientAction::GiveUp => break,
         }
     }
-    shared.book.lock().given_up += 1;
+    context.log.lock().given_up += 1;
 }
 
-/// The session stands where our layers look for it, and where the gateway does.
-fn dress(request: &pattern::Request, ticket: usize) -> Result<Request<Full<Bytes>>, http::Error> {
+/// The session is in an extension for the layers, and in headers for the gateway.
+fn build_request(
+    request: &pattern::Request,
+    request_id: usize,
+) -> Result<Request<Full<Bytes>>, http::Error> {
     let mut session = Session::new(Arc::clone(&request.session));
     let mut builder = Request::post("/chat/completions")
         .header(header::CONTENT_TYPE, "application/json")
@@ -108,18 +114,18 @@ fn dress(request: &pattern::Request, ticket: usize) -> Result<Request<Full<Bytes
     }
     builder
         .extension(RequestContext::of(session))
-        .extension(Ticket(ticket))
-        .body(Full::new(body(ticket)))
+        .extension(RequestId(request_id))
+        .body(Full::new(body(request_id)))
 }
 
-/// No two are equal, so that the simulator's record tells them apart.
-pub(super) fn body(ticket: usize) -> Bytes {
-    format!(r#"{{"model":"bench","messages":[{{"role":"user","content":"{ticket}"}}]}}"#).into()
+/// All bodies differ, so that the simulator's record tells the requests apart.
+pub(super) fn body(request_id: usize) -> Bytes {
+    format!(r#"{{"model":"bench","messages":[{{"role":"user","content":"{request_id}"}}]}}"#).into()
 }
 
-/// Reads an answer to its end.
-async fn read(sent: Result<Response<Body>, BoxError>) -> Answer {
-    let response = match sent {
+/// Reads a response to its end.
+async fn read(result: Result<Response<Body>, BoxError>) -> ClientAction {
+    let response = match result {
         Ok(response) => response,
         Err(error) => return refused(&*error),
     };
@@ -128,36 +134,31 @@ async fn read(sent: Result<Response<Body>, BoxError>) -> Answer {
     let by_policy = response.headers().contains_key(X_PACEGATE_ERROR);
     let whole = response.into_body().collect().await.is_ok();
     match status {
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Answer::Later {
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => ClientAction::Retry {
             after: after.unwrap_or(PAUSE),
             by_policy,
         },
-        _ if status.is_success() && whole => Answer::Done,
-        _ => Answer::Never,
+        _ if status.is_success() && whole => ClientAction::Done,
+        _ => ClientAction::GiveUp,
     }
 }
 
-/// What the gateway would make of `error`: whole seconds, or a word that nobody retries.
-fn refused(error: &(dyn Error + 'static)) -> Answer {
+/// What the gateway would make of `error`: a `Retry-After` in whole seconds, or no retry.
+fn refused(error: &(dyn Error + 'static)) -> ClientAction {
     let mut causes = std::iter::successors(Some(error), |error| (*error).source());
     match causes.find_map(|cause| cause.downcast_ref()) {
         Some(Refused::QueueFull { estimate, .. } | Refused::WouldWaitTooLong { estimate }) => {
-            Answer::Later {
-                after: whole_seconds(*estimate),
+            ClientAction::Retry {
+                after: Duration::from_secs(delay_seconds(*estimate)),
                 by_policy: true,
             }
         }
-        Some(Refused::Draining | Refused::QuotaExhausted { .. }) | None => Answer::Never,
+        Some(Refused::Draining | Refused::QuotaExhausted { .. }) | None => ClientAction::GiveUp,
     }
 }
 
-/// In whole seconds, as upstreams send it and the gateway does.
+/// Whole seconds only, as the upstreams and the gateway send it.
 pub(super) fn retry_after<B>(response: &Response<B>) -> Option<Duration> {
     let seconds = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?;
     seconds.parse().ok().map(Duration::from_secs)
-}
-
-/// Not less than a second: a client that came back at once would be sent away again.
-pub(super) fn whole_seconds(time: Duration) -> Duration {
-    Duration::from_secs((time.as_secs() + u64::from(time.subsec_nanos() > 0)).max(1))
 }

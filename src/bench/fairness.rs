@@ -1,4 +1,4 @@
-//! Whether sessions that wait at the same time are served at the same rate.
+//! Fairness: whether sessions that wait at the same time are served at the same rate.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -6,46 +6,52 @@ use std::{
 };
 
 use super::{
-    log::{Fate, turn},
+    log::{RequestOutcome, turn},
     pattern::Request,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Step {
-    Comes,
+enum QueueEvent {
+    Arrives,
     Leaves,
 }
 
-/// A session among others that wait, too.
+/// How fast a session is served while others wait, too.
 #[derive(Default)]
-struct Contest {
+struct SessionRate {
     waiting: usize,
     time: Duration,
     served: usize,
 }
 
-/// This many requests of each session, on average.
-const OFTEN: usize = 5;
+/// The least number of requests of each session, on average.
+const MIN_SERVED: usize = 5;
 
 /// Jain's index of the rates of all sessions, over the time in which at least two of them wait: a
-/// session's rate is the number of its requests that leave, divided by the time that it waits. Where
-/// that happens too seldom, rates are chance and nothing is said.
+/// session's rate is the number of its requests that leave, divided by the time that it waits. With
+/// too few requests the rates are random, and the result is `None`.
 ///
 /// The index is from R. Jain, D. Chiu, W. Hawe, "A Quantitative Measure of Fairness and
 /// Discrimination for Resource Allocation in Shared Computer Systems" (DEC-TR-301, 1984).
-pub(super) fn fairness(fates: &HashMap<usize, Fate>, requests: &[Request]) -> Option<f64> {
-    let mut steps: Vec<(Duration, Step, &str)> = Vec::new();
-    for (index, fate) in fates {
-        if let Some(admitted) = fate.admitted.filter(|admitted| *admitted > fate.arrived) {
+pub(super) fn fairness(
+    outcomes: &HashMap<usize, RequestOutcome>,
+    requests: &[Request],
+) -> Option<f64> {
+    let mut events: Vec<(Duration, QueueEvent, &str)> = Vec::new();
+    for (index, outcome) in outcomes {
+        if let Some(admitted) = outcome
+            .admitted
+            .filter(|admitted| *admitted > outcome.arrived)
+        {
             let session = turn(&requests[*index]);
-            steps.push((fate.arrived, Step::Comes, session));
-            steps.push((admitted, Step::Leaves, session));
+            events.push((outcome.arrived, QueueEvent::Arrives, session));
+            events.push((admitted, QueueEvent::Leaves, session));
         }
     }
-    steps.sort_unstable();
-    let mut sessions: BTreeMap<&str, Contest> = BTreeMap::new();
+    events.sort_unstable();
+    let mut sessions: BTreeMap<&str, SessionRate> = BTreeMap::new();
     let mut before = Duration::ZERO;
-    for (at, step, session) in steps {
+    for (at, event, session) in events {
         let contested = sessions.values().filter(|one| one.waiting > 0).count() > 1;
         if contested {
             for one in sessions.values_mut().filter(|one| one.waiting > 0) {
@@ -54,31 +60,31 @@ pub(super) fn fairness(fates: &HashMap<usize, Fate>, requests: &[Request]) -> Op
         }
         before = at;
         let one = sessions.entry(session).or_default();
-        match step {
-            Step::Comes => one.waiting += 1,
-            Step::Leaves => {
+        match event {
+            QueueEvent::Arrives => one.waiting += 1,
+            QueueEvent::Leaves => {
                 one.waiting -= 1;
                 one.served += usize::from(contested);
             }
         }
     }
-    let contests: Vec<_> = sessions
+    let sessions: Vec<_> = sessions
         .into_values()
         .filter(|one| !one.time.is_zero())
         .collect();
-    let served: usize = contests.iter().map(|one| one.served).sum();
-    if contests.len() < 2 || served < OFTEN * contests.len() {
+    let served: usize = sessions.iter().map(|one| one.served).sum();
+    if sessions.len() < 2 || served < MIN_SERVED * sessions.len() {
         return None;
     }
-    let rates = || contests.iter().map(Contest::rate);
+    let rates = || sessions.iter().map(SessionRate::rate);
     let sum: f64 = rates().sum();
     let squares: f64 = rates().map(|rate| rate * rate).sum();
-    Some(sum * sum / (contests.len() as f64 * squares))
+    Some(sum * sum / (sessions.len() as f64 * squares))
 }
 
-// === impl Contest ===
+// === impl SessionRate ===
 
-impl Contest {
+impl SessionRate {
     fn rate(&self) -> f64 {
         self.served as f64 / self.time.as_secs_f64()
     }
@@ -91,12 +97,12 @@ mod tests {
     /// The fairness of requests of `session` that arrive at once and leave at `admitted`.
     fn of(sessions: &[(&str, &[u64])]) -> Option<f64> {
         let mut requests = Vec::new();
-        let mut fates = HashMap::new();
+        let mut outcomes = HashMap::new();
         for (session, admitted) in sessions {
             for at in *admitted {
-                fates.insert(
+                outcomes.insert(
                     requests.len(),
-                    Fate {
+                    RequestOutcome {
                         arrived: Duration::ZERO,
                         admitted: Some(Duration::from_secs(*at)),
                     },
@@ -109,7 +115,7 @@ mod tests {
                 });
             }
         }
-        fairness(&fates, &requests)
+        fairness(&outcomes, &requests)
     }
 
     #[test]

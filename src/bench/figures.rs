@@ -1,48 +1,48 @@
-//! What a log amounts to.
+//! The figures of a run.
 
 use std::{collections::HashMap, time::Duration};
 
 use serde::Serialize;
 
-use super::{fairness::fairness, limit::Limit, log::Log, pattern::Request};
+use super::{fairness::fairness, limit::Limit, log::RunEvents, pattern::Request};
 
-/// The figures of one run. Times are in milliseconds; what cannot be told is absent.
+/// The figures of one run. Times are in milliseconds; a figure that is not known is absent.
 #[derive(Clone, Debug, Serialize)]
 pub struct Figures {
-    /// What clients wanted.
+    /// Requests of the clients.
     pub requests: usize,
-    /// Requests that were answered in the end.
+    /// Requests that succeeded in the end.
     pub served: usize,
-    /// Requests that no client asks for any more, and that were not answered.
+    /// Requests that their client gave up.
     pub given_up: usize,
-    /// How often the policy sent on, by its own count.
+    /// Requests dispatched to the upstream, counted by the policy.
     pub dispatches: u64,
-    /// How often the upstream was asked, by its own count.
+    /// Requests received, counted by the upstream.
     pub upstream_counted: usize,
-    /// How often the upstream answered 429.
+    /// Responses 429 of the upstream.
     pub answers_429: usize,
-    /// How often the policy itself sent a client away.
+    /// Requests that the policy refused.
     pub turned_away: usize,
     /// From one dispatch to the next.
     pub gap_ms: Option<Gaps>,
-    /// How long the windows are that are looked at: as long as the shortest limit's.
+    /// Length of the windows, in s: that of the shortest limit.
     pub window_s: f64,
-    /// The most dispatches in any of them.
+    /// The most dispatches in any window.
     pub most_in_window: usize,
-    /// Dispatches in a minute, if one takes the middle of all whole minutes of the run.
+    /// The median of the dispatches in all whole minutes of the run.
     pub per_minute: usize,
-    /// The same for the window, of what the limit admits.
+    /// The same for the window, as a fraction of what the limit admits.
     pub share_of_quota: Option<f64>,
-    /// From the first asking to the dispatch that was taken on.
+    /// From the client's first attempt to the dispatch that was admitted.
     pub wait_ms: Option<Waits>,
-    /// How long a request waits that has nobody before it, on average.
+    /// The mean wait of a request when no other waits.
     pub lone_wait_ms: Option<f64>,
     /// Jain's index of the rates at which sessions were served while they and others waited: from 1
     /// divided by their number (one gets everything) to 1 (all the same).
     pub fairness: Option<f64>,
-    /// Of all pairs of requests of one session, the share in which the later one left first.
+    /// The fraction of pairs of requests of one session in which the later one left first.
     pub out_of_order: f64,
-    /// From the first asking to the last dispatch, in seconds.
+    /// From the first attempt of a client to the last dispatch, in seconds.
     pub lasted_s: f64,
 }
 
@@ -67,30 +67,34 @@ const MINUTE: Duration = Duration::from_secs(60);
 // === impl Figures ===
 
 impl Figures {
-    /// `sent` is the policy's own count, `lone` a log of requests that had nobody before them.
+    /// `dispatches` is the policy's count, `lone` a run of requests without others.
     pub(super) fn of(
-        log: &Log,
+        log: &RunEvents,
         requests: &[Request],
         limits: &[Limit],
-        sent: u64,
-        lone: &Log,
+        dispatches: u64,
+        lone: &RunEvents,
     ) -> Self {
-        let times: Vec<_> = log.tries.iter().map(|a_try| a_try.at).collect();
+        let times: Vec<_> = log.attempts.iter().map(|attempt| attempt.at).collect();
         let shortest = limits.iter().min_by_key(|limit| limit.per);
         let window = shortest.map_or(MINUTE, |limit| limit.per);
         let waits = log.waits();
         let lone = lone.waits();
-        let fates = log.fates();
+        let outcomes = log.outcomes();
         let mut gaps: Vec<_> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
         gaps.sort_unstable();
-        let begun = log.asked.first().map_or(Duration::ZERO, |asked| asked.at);
+        let begun = log.sent.first().map_or(Duration::ZERO, |sent| sent.at);
         Self {
             requests: requests.len(),
             served: waits.len(),
             given_up: log.given_up,
-            dispatches: sent,
-            upstream_counted: log.tries.len(),
-            answers_429: log.tries.iter().filter(|a_try| !a_try.admitted).count(),
+            dispatches,
+            upstream_counted: log.attempts.len(),
+            answers_429: log
+                .attempts
+                .iter()
+                .filter(|attempt| !attempt.admitted)
+                .count(),
             turned_away: log.turned_away,
             gap_ms: (!gaps.is_empty()).then(|| Gaps {
                 min: millis(gaps[0]),
@@ -112,7 +116,7 @@ impl Figures {
                 .ok()
                 .filter(|count| *count > 0)
                 .map(|count| millis(lone.iter().sum::<Duration>() / count)),
-            fairness: fairness(&fates, requests).map(rounded),
+            fairness: fairness(&outcomes, requests).map(rounded),
             out_of_order: rounded(out_of_order(log, requests)),
             lasted_s: times
                 .last()
@@ -125,12 +129,12 @@ fn millis(time: Duration) -> f64 {
     rounded(time.as_secs_f64() * 1000.0)
 }
 
-/// To three places: more is noise, and less to compare.
+/// To three decimals: more would be noise.
 fn rounded(number: f64) -> f64 {
     (number * 1000.0).round() / 1000.0
 }
 
-/// The nearest rank.
+/// The quantile by nearest rank.
 fn quantile(sorted: &[Duration], share: f64) -> Duration {
     #[expect(
         clippy::cast_possible_truncation,
@@ -141,7 +145,7 @@ fn quantile(sorted: &[Duration], share: f64) -> Duration {
     sorted[rank.clamp(1, sorted.len()) - 1]
 }
 
-/// For each of `times` how many lie in the window that begins there.
+/// For each of `times`, how many are in the window that begins there.
 pub(super) fn in_windows(times: &[Duration], window: Duration) -> Vec<usize> {
     let mut end = 0;
     times
@@ -156,7 +160,7 @@ pub(super) fn in_windows(times: &[Duration], window: Duration) -> Vec<usize> {
         .collect()
 }
 
-/// The middle of what whole windows hold; everything if the run is shorter than one.
+/// The median count of all whole windows; all of `times` if the run is shorter than one.
 fn typical(times: &[Duration], window: Duration) -> usize {
     let Some(last) = times.last() else {
         return 0;
@@ -168,14 +172,17 @@ fn typical(times: &[Duration], window: Duration) -> usize {
     counts.get(whole / 2).copied().unwrap_or(times.len())
 }
 
-fn out_of_order(log: &Log, requests: &[Request]) -> f64 {
-    let mut seen = vec![false; log.asked.len()];
+fn out_of_order(log: &RunEvents, requests: &[Request]) -> f64 {
+    let mut seen = vec![false; log.sent.len()];
     let mut lines: HashMap<&str, Vec<usize>> = HashMap::new();
-    for a_try in &log.tries {
-        // Retries of the policy's own have been first once.
-        if !std::mem::replace(&mut seen[a_try.asked], true) {
-            let request = &requests[log.asked[a_try.asked].request];
-            lines.entry(&request.session).or_default().push(a_try.asked);
+    for attempt in &log.attempts {
+        // Only the first attempt counts: a retry has had its turn.
+        if !std::mem::replace(&mut seen[attempt.request_id], true) {
+            let request = &requests[log.sent[attempt.request_id].request];
+            lines
+                .entry(&request.session)
+                .or_default()
+                .push(attempt.request_id);
         }
     }
     let pairs: usize = lines
@@ -186,7 +193,7 @@ fn out_of_order(log: &Log, requests: &[Request]) -> f64 {
     inverted as f64 / pairs.max(1) as f64
 }
 
-/// Sorts, and counts the pairs that were the wrong way round.
+/// Sorts, and counts the pairs that were out of order.
 fn inversions(line: &mut [usize]) -> usize {
     if line.len() < 2 {
         return 0;

@@ -1,10 +1,10 @@
-//! The page: one file that needs nothing else.
+//! The report as a self-contained page.
 
 use std::{error::Error, fmt::Write, time::Duration};
 
 use super::{
     chart::{self, Scale},
-    report::Report,
+    report::BenchReport,
     table,
 };
 use crate::config::show_duration;
@@ -13,8 +13,8 @@ use crate::config::show_duration;
 ///
 /// # Errors
 ///
-/// When a drawing fails, which needs an axis of no length.
-pub fn page(report: &Report) -> Result<String, Box<dyn Error>> {
+/// When a chart cannot be drawn, because an axis has no length.
+pub fn page(report: &BenchReport) -> Result<String, Box<dyn Error>> {
     let scale = Scale::of(&report.policies);
     let title = format!("pacegate bench throttle {}", escaped(&report.pattern));
     let scenario = escaped(&report.scenario());
@@ -27,10 +27,10 @@ pub fn page(report: &Report) -> Result<String, Box<dyn Error>> {
     );
     text.push_str(&figures(report));
     text.push_str(LEGEND);
-    for outcome in &report.policies {
-        let name = escaped(&outcome.policy);
-        let timeline = chart::timeline(outcome, &scale)?;
-        let waits = chart::waits(outcome, &scale)?;
+    for result in &report.policies {
+        let name = escaped(&result.policy);
+        let timeline = chart::timeline(result, &scale)?;
+        let waits = chart::waits(result, &scale)?;
         let _infallible = write!(
             text,
             "<section>\n<h2>{name}</h2>\n<figure>\n{timeline}</figure>\n<figure>\n{waits}</figure>\n</section>\n"
@@ -40,12 +40,12 @@ pub fn page(report: &Report) -> Result<String, Box<dyn Error>> {
     Ok(text)
 }
 
-fn figures(report: &Report) -> String {
+fn figures(report: &BenchReport) -> String {
     let mut text = String::from("<table>\n");
-    for (number, line) in table::cells(report).iter().enumerate() {
+    for (number, row) in table::cells(report).iter().enumerate() {
         let tag = if number == 0 { "th" } else { "td" };
         text.push_str("<tr>");
-        for (column, cell) in line.iter().enumerate() {
+        for (column, cell) in row.iter().enumerate() {
             let indented = cell.starts_with(' ');
             let _infallible = match column {
                 0 if indented => write!(text, "<th class=\"in\">{}</th>", escaped(cell.trim())),
@@ -70,7 +70,7 @@ const LEGEND: &str = "\
 <p class=\"legend\"><span class=\"sent\">sent</span> <span class=\"refused\">answered 429</span> \
 <span class=\"limit\">what the upstream admits</span> Marks below a curve are single requests.</p>\n";
 
-/// Dark where the reader's system is.
+/// Dark if the reader's system is.
 const STYLE: &str = "
 :root { color-scheme: light dark; --ink: #1f2328; --faint: #d8dce1; --sent: #0a66c2;
   --refused: #c6291e; --limit: #9a6700; --paper: #ffffff; }

@@ -1,4 +1,4 @@
-//! What an upstream admits, and the gate's half of it.
+//! What an upstream admits, and the quota by which the gate stays below it.
 
 use std::{collections::VecDeque, fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 
@@ -13,51 +13,50 @@ use crate::{
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// So many requests in some time.
+/// At most so many requests in some time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
     /// How many.
     pub requests: NonZeroUsize,
     /// In how long.
     pub per: Duration,
-    /// Which stretches of that length are meant.
+    /// Which windows of that length.
     pub span: Span,
 }
 
-/// Which stretches of time a limit is counted over.
+/// The windows of a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Span {
-    /// One after another from the start of the run. A run has no date, so that it begins with a new
-    /// day, week and month.
+    /// Consecutive windows. A run has no date: a day, a week and a month begin with it.
     Calendar,
-    /// Every one.
+    /// Every window.
     Rolling,
 }
 
-/// Keeps the count of one limit.
+/// Counts the admitted requests of one limit.
 #[derive(Debug)]
-pub(super) struct Tally {
+pub(super) struct LimitCounter {
     limit: Limit,
     admitted: VecDeque<Duration>,
 }
 
-/// A [`Tally`] as the gate's quota.
+/// A calendar limit as a quota of the gate.
 #[derive(Debug)]
-struct Count {
+struct PeriodQuota {
     epoch: Instant,
     limit: Limit,
-    /// The latest period that something was spent in, and how much.
+    /// The latest period with a request, and the number of requests in it.
     spent: Mutex<(u32, usize)>,
 }
 
 // === impl Limit ===
 
 impl Limit {
-    /// The quota that keeps a gate below the limit, in a run that begins at `epoch`.
+    /// The quota by which a gate stays below the limit, in a run that begins at `epoch`.
     pub(super) fn quota(self, epoch: Instant) -> Arc<dyn Ledger> {
         match self.span {
             Span::Rolling => Arc::new(Window::new(self.requests, self.per)),
-            Span::Calendar => Arc::new(Count {
+            Span::Calendar => Arc::new(PeriodQuota {
                 epoch,
                 limit: self,
                 spent: Mutex::default(),
@@ -65,9 +64,9 @@ impl Limit {
         }
     }
 
-    /// The limit as the simulator keeps it. It knows no calendar.
-    pub(super) fn window(self) -> simulator::Window {
-        simulator::Window {
+    /// The limit for the simulator, which has no calendar windows.
+    pub(super) fn window(self) -> simulator::WindowLimit {
+        simulator::WindowLimit {
             requests: self.requests.get(),
             per: self.per,
         }
@@ -96,9 +95,9 @@ impl fmt::Display for Limit {
     }
 }
 
-// === impl Tally ===
+// === impl LimitCounter ===
 
-impl Tally {
+impl LimitCounter {
     pub(super) fn new(limit: Limit) -> Self {
         Self {
             limit,
@@ -106,7 +105,7 @@ impl Tally {
         }
     }
 
-    /// How long until one more is admitted; `None` is at once.
+    /// How long until another request is admitted; `None` if it is admitted now.
     pub(super) fn wait(&mut self, now: Duration) -> Option<Duration> {
         while self.admitted.front().is_some_and(|at| self.end(*at) <= now) {
             self.admitted.pop_front();
@@ -120,7 +119,7 @@ impl Tally {
         self.admitted.push_back(now);
     }
 
-    /// When what was admitted at `at` counts no more.
+    /// When a request that was admitted at `at` leaves its window.
     fn end(&self, at: Duration) -> Duration {
         match self.limit.span {
             Span::Rolling => at + self.limit.per,
@@ -133,15 +132,15 @@ fn period(at: Duration, per: Duration) -> u32 {
     u32::try_from(at.as_nanos() / per.as_nanos()).unwrap_or(u32::MAX - 1)
 }
 
-// === impl Count ===
+// === impl PeriodQuota ===
 
-impl Count {
+impl PeriodQuota {
     fn now(&self) -> u32 {
         period(self.epoch.elapsed(), self.limit.per)
     }
 }
 
-impl Ledger for Count {
+impl Ledger for PeriodQuota {
     fn next_slot(&self, ahead: usize, share: Fraction) -> Option<Instant> {
         let (latest, spent) = *self.spent.lock();
         let now = self.now();
@@ -178,13 +177,13 @@ mod tests {
     #[test]
     fn a_rolling_limit_frees_one_place_at_a_time_and_a_calendar_one_all_of_them() {
         for (span, third, fourth) in [(Span::Rolling, 60, 90), (Span::Calendar, 60, 60)] {
-            let mut tally = Tally::new(two_a_minute(span));
+            let mut counter = LimitCounter::new(two_a_minute(span));
             let mut now = Duration::ZERO;
             let mut admitted = Vec::new();
             for wanted in [0, 30, 31, 31].map(Duration::from_secs) {
                 now = now.max(wanted);
-                now += tally.wait(now).unwrap_or_default();
-                tally.admit(now);
+                now += counter.wait(now).unwrap_or_default();
+                counter.admit(now);
                 admitted.push(now.as_secs());
             }
             assert_eq!(admitted, [0, 30, third, fourth], "{span:?}");

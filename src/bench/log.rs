@@ -1,4 +1,4 @@
-//! What happened in one run: what clients saw on one side, and the upstream on the other.
+//! The events of one run: what clients sent, and what reached the upstream.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -6,99 +6,99 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::pattern::Request;
 
-/// What happened, with times since the start of the run.
+/// The events of one run, with times since its start.
 #[derive(Clone, Debug, Default)]
-pub struct Log {
-    /// Every time that a client asked, in order. A client that is sent away asks again.
-    pub(super) asked: Vec<Asked>,
+pub struct RunEvents {
+    /// Every request that a client sent, in order. A client sends a refused request again.
+    pub(super) sent: Vec<SentRequest>,
     /// Every request that reached the upstream, in order.
-    pub(super) tries: Vec<Try>,
-    /// How often the policy itself sent a client away.
+    pub(super) attempts: Vec<Attempt>,
+    /// Requests that the policy refused.
     pub(super) turned_away: usize,
-    /// Requests that no client asks for any more, and that were not answered.
+    /// Requests that their client gave up.
     pub(super) given_up: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Asked {
-    /// The index of the request.
+pub(super) struct SentRequest {
+    /// Index of the request in the pattern.
     pub(super) request: usize,
     pub(super) at: Duration,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Try {
-    /// Which of [`Log::asked`] it came from.
-    pub(super) asked: usize,
+pub(super) struct Attempt {
+    /// Index of the request in [`RunEvents::sent`].
+    pub(super) request_id: usize,
     pub(super) at: Duration,
     pub(super) admitted: bool,
 }
 
-/// A log that is being written.
+/// The events of a run that has not ended.
 #[derive(Debug, Default)]
-pub(super) struct Book(Mutex<Log>);
+pub(super) struct RequestLog(Mutex<RunEvents>);
 
-/// What came of one request.
+/// When a request arrived and was admitted.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Fate {
-    /// When it was first asked for.
+pub(super) struct RequestOutcome {
+    /// When the client first sent it.
     pub(super) arrived: Duration,
-    /// When it reached the upstream and was taken on.
+    /// When the upstream admitted it.
     pub(super) admitted: Option<Duration>,
 }
 
-// === impl Log ===
+// === impl RunEvents ===
 
-impl Log {
-    /// How long each of those that were answered had to wait, in order.
+impl RunEvents {
+    /// The waits of all admitted requests, sorted.
     pub fn waits(&self) -> Vec<Duration> {
-        let fates = self.fates();
-        let mut waits: Vec<_> = fates
+        let outcomes = self.outcomes();
+        let mut waits: Vec<_> = outcomes
             .values()
-            .filter_map(|fate| Some(fate.admitted? - fate.arrived))
+            .filter_map(|outcome| Some(outcome.admitted? - outcome.arrived))
             .collect();
         waits.sort_unstable();
         waits
     }
 
-    pub(super) fn fates(&self) -> HashMap<usize, Fate> {
-        let mut fates = HashMap::new();
-        for asked in &self.asked {
-            fates.entry(asked.request).or_insert(Fate {
-                arrived: asked.at,
+    pub(super) fn outcomes(&self) -> HashMap<usize, RequestOutcome> {
+        let mut outcomes = HashMap::new();
+        for sent in &self.sent {
+            outcomes.entry(sent.request).or_insert(RequestOutcome {
+                arrived: sent.at,
                 admitted: None,
             });
         }
-        for admitted in self.tries.iter().filter(|a_try| a_try.admitted) {
-            let asked = self.asked[admitted.asked];
-            if let Some(fate) = fates.get_mut(&asked.request) {
-                fate.admitted = Some(admitted.at);
+        for admitted in self.attempts.iter().filter(|attempt| attempt.admitted) {
+            let sent = self.sent[admitted.request_id];
+            if let Some(outcome) = outcomes.get_mut(&sent.request) {
+                outcome.admitted = Some(admitted.at);
             }
         }
-        fates
+        outcomes
     }
 }
 
-// === impl Book ===
+// === impl RequestLog ===
 
-impl Book {
-    /// A client asks for `request`; what is returned goes with it.
-    pub(super) fn ask(&self, request: usize, at: Duration) -> usize {
+impl RequestLog {
+    /// Records that a client sends `request`, and returns the index of this record.
+    pub(super) fn record_sent(&self, request: usize, at: Duration) -> usize {
         let mut log = self.lock();
-        log.asked.push(Asked { request, at });
-        log.asked.len() - 1
+        log.sent.push(SentRequest { request, at });
+        log.sent.len() - 1
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Log> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, RunEvents> {
         self.0.lock()
     }
 
-    pub(super) fn take(&self) -> Log {
+    pub(super) fn take(&self) -> RunEvents {
         std::mem::take(&mut *self.lock())
     }
 }
 
-/// Whose turns a request takes: a sub-agent's are its parent's.
+/// The session whose turn a request takes: for a sub-agent, its parent's.
 pub(super) fn turn(request: &Request) -> &str {
     request.parent.as_ref().unwrap_or(&request.session)
 }

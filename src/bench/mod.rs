@@ -1,27 +1,26 @@
-//! What a pacing policy does to latency, throughput and refusals, before an account is risked on it.
+//! Measures the latency, throughput and refusals of pacing policies without a real account.
 //!
 //! ```text
 //! pattern ─► clients ─► policy ─► upstream (modelled, or the simulator)
 //!                └──────── log ──────┘ ─► figures ─► table, JSON, page
 //! ```
 //!
-//! A [`Policy`] is a service around the upstream: our own layers under some configuration, or one of
-//! those that pacegate is measured against. [`Pattern`] says when clients want something of it. In
-//! [virtual](virtually) time a day takes a second and the same seed gives the same result; in
-//! [real](really) time everything goes over sockets.
+//! A [`Policy`] is a service around the upstream: pacegate's layers under some configuration, or a
+//! baseline. A [`Pattern`] says when clients send requests. In
+//! [virtual](run_virtual) time a day takes a second and the same seed gives the same result; in
+//! [real](run_real) time everything goes over sockets.
 
+mod baselines;
 mod chart;
 mod client;
 mod fairness;
 mod figures;
-mod governor;
 mod html;
 mod limit;
 mod log;
 mod model;
 mod opencode;
 mod pattern;
-mod plugin;
 mod policy;
 mod real;
 mod report;
@@ -37,47 +36,47 @@ pub use self::{
     figures::Figures,
     html::page,
     limit::{Limit, Span},
-    log::Log,
+    log::RunEvents,
     pattern::{BadPattern, Extent, Pattern, Request},
-    policy::{BadPolicy, Choice, Policy},
-    real::really,
-    report::{Outcome, Report},
+    policy::{BadPolicy, Policy, PolicyChoice},
+    real::run_real,
+    report::{BenchReport, PolicyResult},
     table::table,
     trace::TraceError,
-    virtual_time::virtually,
+    virtual_time::run_virtual,
 };
 use crate::{client::error::ClientError, config, edge::BindError, upstreams::AssembleError};
 
-/// What every policy is put through.
+/// The requests, the same for every policy.
 #[derive(Clone, Debug)]
 pub struct Scenario {
-    /// What clients want, in the order of their arrival as far as that is known beforehand.
+    /// The requests, in the order of their arrival where that does not depend on responses.
     pub requests: Vec<Request>,
-    /// Decides everything that is left to chance.
+    /// Seed of all random numbers.
     pub seed: u64,
-    /// How long the upstream takes for an answer, on average.
+    /// The mean time that the upstream takes for a response.
     pub answer_time: Duration,
 }
 
-/// Why nothing was measured.
+/// Why a bench failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
-    /// The gateway cannot be put together.
+    /// The pipeline cannot be built.
     #[error(transparent)]
     Assemble(#[from] AssembleError),
     /// The gateway cannot listen.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// The HTTP client cannot be made.
+    /// The HTTP client cannot be built.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// A policy's configuration cannot be used.
+    /// The configuration of a policy is invalid.
     #[error(transparent)]
     Config(#[from] config::Error),
-    /// The operating system gives no thread, or no socket.
+    /// The runtime or a socket cannot be made.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    /// A checked config makes none of these.
+    /// A validated config never causes this.
     #[error(transparent)]
     Pacing(#[from] ReversedJitter),
     /// See [`TraceError`].

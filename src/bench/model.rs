@@ -1,4 +1,4 @@
-//! A modelled upstream: exact limits, and answers that take their time.
+//! A modelled upstream with exact limits and random response times.
 
 use std::{
     pin::Pin,
@@ -11,51 +11,51 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
-use pacegate_layers::error::BoxError;
+use pacegate_layers::{error::BoxError, retry_on_429::retry_after::delay_seconds};
 use parking_lot::Mutex;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::{Instant, Sleep, sleep};
 use tower::service_fn;
 
 use super::{
-    client::{Ticket, whole_seconds},
-    limit::{Limit, Tally},
-    log::{Book, Try},
+    client::RequestId,
+    limit::{Limit, LimitCounter},
+    log::{Attempt, RequestLog},
 };
 use crate::{body::Body, upstreams::UpstreamService};
 
-/// The upstream.
+/// The modelled upstream.
 #[derive(Debug)]
-pub(super) struct Model {
-    tallies: Mutex<Vec<Tally>>,
-    book: Arc<Book>,
+pub(super) struct ModelUpstream {
+    counters: Mutex<Vec<LimitCounter>>,
+    log: Arc<RequestLog>,
     epoch: Instant,
     seed: u64,
     answer_time: Duration,
 }
 
-/// A body without data that ends when the answer would.
-struct Answering(Pin<Box<Sleep>>);
+/// A body without data that ends after the response time.
+struct TimedBody(Pin<Box<Sleep>>);
 
-/// Before the head of any answer.
+/// Delay before the response headers.
 const LATENCY: Duration = Duration::from_millis(50);
 
-/// No answer takes longer than so many times the mean.
+/// The longest response time, as a multiple of the mean.
 const LONGEST: f64 = 10.0;
 
-// === impl Model ===
+// === impl ModelUpstream ===
 
-impl Model {
+impl ModelUpstream {
     pub(super) fn new(
         limits: &[Limit],
-        book: Arc<Book>,
+        log: Arc<RequestLog>,
         epoch: Instant,
         seed: u64,
         answer_time: Duration,
     ) -> Self {
         Self {
-            tallies: Mutex::new(limits.iter().copied().map(Tally::new).collect()),
-            book,
+            counters: Mutex::new(limits.iter().copied().map(LimitCounter::new).collect()),
+            log,
             epoch,
             seed,
             answer_time,
@@ -63,24 +63,24 @@ impl Model {
     }
 
     pub(super) fn into_service(self) -> UpstreamService {
-        let model = Arc::new(self);
+        let upstream = Arc::new(self);
         UpstreamService::new(service_fn(move |request: Request<Full<Bytes>>| {
-            // Counted here and not when the future is polled: the call is the dispatch.
-            let ticket = request.extensions().get().copied().unwrap_or(Ticket(0));
-            let wait = model.count(ticket);
-            let answer_time = model.draw(ticket);
+            // Counted here, not when the future is polled: the call is the dispatch.
+            let request_id = request.extensions().get().copied().unwrap_or(RequestId(0));
+            let wait = upstream.count(request_id);
+            let answer_time = upstream.draw(request_id);
             async move {
                 sleep(LATENCY).await;
                 let body = match wait {
                     Some(_) => Full::new(Bytes::from_static(REFUSAL))
                         .map_err(|never| match never {})
                         .boxed_unsync(),
-                    None => UnsyncBoxBody::new(Answering(Box::pin(sleep(answer_time)))),
+                    None => UnsyncBoxBody::new(TimedBody(Box::pin(sleep(answer_time)))),
                 };
                 let mut response = Response::new(body);
                 if let Some(wait) = wait {
                     *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
-                    let seconds = whole_seconds(wait).as_secs();
+                    let seconds = delay_seconds(wait);
                     response
                         .headers_mut()
                         .insert(header::RETRY_AFTER, seconds.into());
@@ -90,27 +90,30 @@ impl Model {
         }))
     }
 
-    /// Notes an arrival; how long to wait if it is refused. What is refused counts nowhere.
-    fn count(&self, Ticket(asked): Ticket) -> Option<Duration> {
+    /// Records an arrival; returns how long to wait if it is refused. A refused request does not
+    /// count towards a limit.
+    fn count(&self, RequestId(request_id): RequestId) -> Option<Duration> {
         let at = self.epoch.elapsed();
-        let mut tallies = self.tallies.lock();
-        let wait = tallies.iter_mut().filter_map(|tally| tally.wait(at)).max();
+        let mut counters = self.counters.lock();
+        let wait = counters
+            .iter_mut()
+            .filter_map(|counter| counter.wait(at))
+            .max();
         if wait.is_none() {
-            tallies.iter_mut().for_each(|tally| tally.admit(at));
+            counters.iter_mut().for_each(|counter| counter.admit(at));
         }
-        self.book.lock().tries.push(Try {
-            asked,
+        self.log.lock().attempts.push(Attempt {
+            request_id,
             at,
             admitted: wait.is_none(),
         });
         wait
     }
 
-    /// How long the answer takes: exponentially distributed, and the same for a request whatever the
-    /// policy.
-    fn draw(&self, Ticket(asked): Ticket) -> Duration {
-        let asked = self.book.lock().asked.get(asked).copied();
-        let request = asked.map_or(0, |asked| asked.request as u64);
+    /// The response time: exponentially distributed, and the same for a request under every policy.
+    fn draw(&self, RequestId(request_id): RequestId) -> Duration {
+        let sent = self.log.lock().sent.get(request_id).copied();
+        let request = sent.map_or(0, |sent| sent.request as u64);
         let mut rng = StdRng::seed_from_u64(self.seed.wrapping_add(request));
         // The inverse of the distribution; 1 - x is never zero.
         let times = -(1.0 - rng.random::<f64>()).ln();
@@ -118,12 +121,12 @@ impl Model {
     }
 }
 
-/// Neutral: what every dialect takes for "slow down".
+/// Every dialect reads this as "slow down".
 const REFUSAL: &[u8] = br#"{"error":{"message":"Too many requests","type":"rate_limit"}}"#;
 
-// === impl Answering ===
+// === impl TimedBody ===
 
-impl http_body::Body for Answering {
+impl http_body::Body for TimedBody {
     type Data = Bytes;
     type Error = BoxError;
 

@@ -1,4 +1,4 @@
-//! What a coding agent asks for: the shape and the times are those of recordings of OpenCode.
+//! The requests of a coding agent, with the structure and times of recordings of OpenCode.
 
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
@@ -6,22 +6,22 @@ use rand::{RngExt, rngs::StdRng};
 
 use super::pattern::Request;
 
-/// A first prompt is two requests, for a title and for an answer.
+/// Delay of the main request of a first prompt after the one for a title.
 const MAIN_AFTER_TITLE: Duration = Duration::from_micros(700);
 
-/// When sub-agents start after the answer that asks for them, in ms.
+/// Delay of a sub-agent's first request after the response that starts it, in ms.
 const SUB_AGENTS: RangeInclusive<u64> = 180..=960;
 
-/// How long a tool takes, in ms.
+/// Run time of a tool, in ms.
 const TOOL: RangeInclusive<u64> = 100..=260;
 
-/// Windows that are opened together, in ms.
+/// Delay of a window's first request, in ms.
 const SESSIONS_APART: RangeInclusive<u64> = 0..=22;
 
-/// A person reads an answer before the next prompt, in ms.
+/// Pause of the user before the next prompt, in ms.
 const READING: RangeInclusive<u64> = 10_000..=60_000;
 
-/// Steps of a sub-agent, and of a window without any, after the first.
+/// Requests after the first, of a sub-agent and of a window without sub-agents.
 const TOOL_STEPS: usize = 4;
 
 /// Windows beside the one with sub-agents.
@@ -52,7 +52,7 @@ pub(super) fn prompts(agents: usize, wanted: Option<usize>, rng: &mut StdRng) ->
     }
 }
 
-/// The requests of agents, each of which waits for the answers that it needs.
+/// Builds the requests of agents.
 struct Prompts<'a> {
     requests: Vec<Request>,
     sessions: usize,
@@ -73,7 +73,7 @@ impl Prompts<'_> {
         self.push(window, None, Vec::new(), start + MAIN_AFTER_TITLE)
     }
 
-    /// Sub-agents that start after `first`, and the answer made of theirs.
+    /// Sub-agents that start after `first`, and the request that uses their results.
     fn delegate(&mut self, window: &Arc<str>, first: usize, agents: usize) -> usize {
         let last: Vec<_> = (0..agents)
             .map(|_| {
@@ -87,7 +87,7 @@ impl Prompts<'_> {
         self.push(window, None, last, pause)
     }
 
-    /// One tool after another.
+    /// One request after each tool call.
     fn steps(&mut self, session: &Arc<str>, parent: Option<&Arc<str>>, first: usize) -> usize {
         (0..TOOL_STEPS).fold(first, |before, _| {
             let pause = self.pause(&TOOL);

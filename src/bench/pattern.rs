@@ -1,4 +1,4 @@
-//! When clients want something.
+//! When clients send requests.
 
 use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
@@ -13,63 +13,63 @@ use crate::config::suggestion;
 /// Arrivals of requests.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Pattern {
-    /// So many at once.
+    /// So many requests at once.
     Burst(usize),
-    /// A coding agent with so many sub-agents, and other windows of it beside that one.
+    /// OpenCode: a window with so many sub-agents, and other windows beside it.
     OpenCode(usize),
     /// Independent arrivals, so many a second on average.
     Poisson(f64),
     /// The same gap after each, so many a second.
     Steady(f64),
-    /// As recorded.
+    /// Recorded arrivals.
     Trace(PathBuf),
 }
 
-/// How much of a pattern.
+/// How much of a pattern to run.
 #[derive(Clone, Copy, Debug)]
 pub struct Extent {
-    /// No more requests than this.
+    /// The most requests.
     pub requests: Option<usize>,
-    /// Only those that arrive within this time, where that does not depend on answers.
+    /// Only requests that arrive within this time, where that does not depend on responses.
     pub duration: Option<Duration>,
-    /// Sessions that take turns to ask, where the pattern has none of its own.
+    /// Sessions that send requests by turns, if the pattern has none of its own.
     pub sessions: usize,
 }
 
 /// One request that a client makes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
-    /// Requests, by their index, whose answers the client needs first.
+    /// Indices of the requests whose responses the client needs first.
     pub after: Vec<usize>,
-    /// How long after those, or after the start of the run, it asks.
+    /// Delay after those responses, or after the start of the run.
     pub pause: Duration,
-    /// Whose it is.
+    /// The session of the request.
     pub session: Arc<str>,
-    /// The session that this one works for.
+    /// The parent session, if that is a sub-agent's.
     pub parent: Option<Arc<str>>,
 }
 
-/// A text that is no pattern.
+/// The text is not a pattern.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct BadPattern(String);
 
 const KINDS: [&str; 5] = ["burst", "opencode", "poisson", "steady", "trace"];
 
-/// More than this of anything is a slip of the hand.
+/// Any larger number is taken for a mistake.
 const MOST: usize = 100_000;
 
-/// Where neither requests nor duration are given.
+/// Duration if neither requests nor duration are given.
 const DURATION: Duration = Duration::from_secs(10 * 60);
 
 // === impl Pattern ===
 
 impl Pattern {
-    /// Its requests.
+    /// The requests of the pattern.
     ///
     /// # Errors
     ///
-    /// [`TraceError`] where a recording cannot be read.
+    /// [`TraceError`] if a recording cannot be read.
     pub fn requests(&self, extent: &Extent, seed: u64) -> Result<Vec<Request>, TraceError> {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut requests = match self {
@@ -100,9 +100,9 @@ impl Pattern {
         Ok(requests)
     }
 
-    /// Requests that have the upstream to themselves.
+    /// Requests so far apart that none affects another.
     pub(super) fn lone() -> Vec<Request> {
-        /// As many as make a mean, each after every quota has been forgotten.
+        /// Enough for a mean.
         const COUNT: u32 = 20;
         const APART: Duration = Duration::from_secs(300);
         let lone = |number| Request {
@@ -168,7 +168,7 @@ fn rate(text: &str) -> Option<f64> {
     (1e-7..=1e6).contains(&rate).then_some(rate)
 }
 
-/// As many of `arrivals` as wanted.
+/// The part of `arrivals` within `extent`.
 fn within(
     arrivals: impl Iterator<Item = Duration>,
     extent: &Extent,
@@ -183,7 +183,7 @@ fn within(
         .take_while(move |at| *at < end)
 }
 
-/// `arrivals` of several sessions by turns.
+/// Assigns `arrivals` to the sessions by turns.
 fn spread(arrivals: impl Iterator<Item = Duration>, extent: &Extent) -> Vec<Request> {
     let sessions: Vec<Arc<str>> = (1..=extent.sessions)
         .map(|number| format!("s{number}").into())

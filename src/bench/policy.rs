@@ -1,4 +1,4 @@
-//! Whoever paces requests: ours under some configuration, or one to compare with.
+//! Pacing policies: pacegate's layers under some configuration, or a baseline.
 
 use std::{
     env,
@@ -20,9 +20,8 @@ use tower::{Layer, ServiceExt};
 
 use super::{
     BenchError,
-    governor::governor,
+    baselines::{BASELINES, Baseline},
     limit::Limit,
-    plugin::{Turns, plugin},
 };
 use crate::{
     config::{self, LayerName, Sample, suggestion},
@@ -30,81 +29,66 @@ use crate::{
     upstreams::{UpstreamService, boxed, pacing},
 };
 
-/// A policy by its name.
+/// A policy that is chosen by its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Choice {
+pub struct PolicyChoice {
     name: String,
-    kind: Kind,
+    kind: PolicyKind,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Kind {
+enum PolicyKind {
     Configured(Sample),
-    Other(Other),
+    Baseline(Baseline),
 }
 
-/// Those that pacegate is measured against.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Other {
-    GovernorJitter,
-    Plugin,
-    PluginFixed,
-}
-
-/// A policy that is ready to run, and the upstream that it is meant for.
+/// A policy that is ready to run, and the limits of its upstream.
 #[derive(Clone, Debug)]
 pub struct Policy {
     pub(super) name: String,
     /// What the upstream admits.
     pub(super) limits: Vec<Limit>,
-    pub(super) rule: Rule,
+    pub(super) pacer: Pacer,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Rule {
+pub(super) enum Pacer {
     Configured(Box<config::Upstream>),
-    Other(Other),
+    Baseline(Baseline),
 }
 
 /// A policy around an upstream.
 #[derive(Debug)]
-pub(super) struct Paced {
+pub(super) struct PacedService {
     pub(super) service: UpstreamService,
-    pub(super) sent: Sent,
+    pub(super) dispatches: DispatchCount,
 }
 
-/// The policy's own word on how much it has sent.
+/// Counts the requests that a policy has dispatched.
 #[derive(Debug)]
-pub(super) enum Sent {
+pub(super) enum DispatchCount {
     Counted(Arc<AtomicU64>),
     Gate(Gate),
 }
 
-/// A name that no policy has.
+/// No policy has this name.
 #[derive(Debug, thiserror::Error)]
 #[error("no such policy; {0} (a config file is named by its path, such as ./pacegate.toml)")]
 pub struct BadPolicy(String);
 
-const OTHERS: [(&str, Other); 3] = [
-    ("plugin", Other::Plugin),
-    ("plugin-fixed", Other::PluginFixed),
-    ("governor-jitter", Other::GovernorJitter),
-];
+// === impl PolicyChoice ===
 
-// === impl Choice ===
-
-impl Choice {
-    /// The policies that are shown side by side when nobody names one: those to compare with, then
-    /// ours.
+impl PolicyChoice {
+    /// The policies that run when none is chosen: the baselines, then pacegate's profiles.
     pub fn defaults() -> Vec<Self> {
-        let others = OTHERS.map(|(name, other)| (name, Kind::Other(other)));
+        let baselines = BASELINES.map(|(name, baseline)| (name, PolicyKind::Baseline(baseline)));
         let mut profiles = config::throttle_profiles();
-        // From the calm to the eager.
+        // From the slowest to the fastest.
         profiles.reverse();
         let ours = profiles
             .into_iter()
-            .map(|name| (name, Kind::Configured(Sample::Throttle(name.into()))));
-        others
+            .map(|name| (name, PolicyKind::Configured(Sample::Throttle(name.into()))));
+        baselines
             .into_iter()
             .chain(ours)
             .map(|(name, kind)| Self {
@@ -114,15 +98,15 @@ impl Choice {
             .collect()
     }
 
-    /// Reads what there is to read. `limits` replaces what the upstream admits, if it isn't empty.
+    /// Reads the configuration. `limits`, unless empty, replaces the limits of the upstream.
     ///
     /// # Errors
     ///
     /// [`config::Error`] if a config file cannot be used. Secrets may be missing.
     pub fn load(&self, limits: &[Limit]) -> Result<Policy, config::Error> {
         let sample = match &self.kind {
-            Kind::Configured(sample) => sample,
-            Kind::Other(_) => &Sample::BuiltIn,
+            PolicyKind::Configured(sample) => sample,
+            PolicyKind::Baseline(_) => &Sample::BuiltIn,
         };
         let mut upstreams = config::sample(sample, &variable)?.upstreams;
         let upstream = upstreams.swap_remove(0);
@@ -134,39 +118,39 @@ impl Choice {
             } else {
                 limits.to_vec()
             },
-            rule: match self.kind {
-                Kind::Configured(_) => Rule::Configured(Box::new(upstream)),
-                Kind::Other(other) => Rule::Other(other),
+            pacer: match self.kind {
+                PolicyKind::Configured(_) => Pacer::Configured(Box::new(upstream)),
+                PolicyKind::Baseline(baseline) => Pacer::Baseline(baseline),
             },
         })
     }
 }
 
-/// A credentials file may lie in the home; it is not read here, so that any home does.
+/// The environment. Without `HOME`, `/` stands in, because no credentials file is read.
 pub(super) fn variable(name: &str) -> Option<String> {
     env::var(name)
         .ok()
         .or_else(|| (name == "HOME").then(|| "/".into()))
 }
 
-impl FromStr for Choice {
+impl FromStr for PolicyChoice {
     type Err = BadPolicy;
 
     fn from_str(name: &str) -> Result<Self, BadPolicy> {
         let profiles = config::throttle_profiles();
         let presets = config::presets();
-        let other = OTHERS.iter().find(|(other, _)| *other == name);
-        let kind = if let Some((_, other)) = other {
-            Kind::Other(*other)
+        let baseline = BASELINES.iter().find(|(known, _)| *known == name);
+        let kind = if let Some((_, baseline)) = baseline {
+            PolicyKind::Baseline(*baseline)
         } else if profiles.contains(&name) {
-            Kind::Configured(Sample::Throttle(name.into()))
+            PolicyKind::Configured(Sample::Throttle(name.into()))
         } else if presets.contains(&name) {
-            Kind::Configured(Sample::Preset(name.into()))
+            PolicyKind::Configured(Sample::Preset(name.into()))
         } else if name.contains('/') || name.ends_with(".toml") {
-            Kind::Configured(Sample::File(PathBuf::from(name)))
+            PolicyKind::Configured(Sample::File(PathBuf::from(name)))
         } else {
-            let others = OTHERS.iter().map(|(name, _)| *name);
-            let known: Vec<_> = others.chain(profiles).chain(presets).collect();
+            let baselines = BASELINES.iter().map(|(name, _)| *name);
+            let known: Vec<_> = baselines.chain(profiles).chain(presets).collect();
             return Err(BadPolicy(suggestion(name, &known)));
         };
         Ok(Self {
@@ -190,30 +174,30 @@ impl Policy {
         upstream: UpstreamService,
         seed: u64,
         epoch: Instant,
-    ) -> Result<Paced, BenchError> {
-        match &self.rule {
-            Rule::Configured(configured) => layered(configured, upstream, seed, epoch),
-            Rule::Other(other) => Ok(other.around(upstream, seed)),
+    ) -> Result<PacedService, BenchError> {
+        match &self.pacer {
+            Pacer::Configured(configured) => layered(configured, upstream, seed, epoch),
+            Pacer::Baseline(baseline) => Ok(baseline.around(upstream, seed)),
         }
     }
 }
 
-/// Those layers of the pipeline that take or give time.
+/// The layers of the pipeline that affect timing.
 fn layered(
     configured: &config::Upstream,
     upstream: UpstreamService,
     seed: u64,
     epoch: Instant,
-) -> Result<Paced, BenchError> {
+) -> Result<PacedService, BenchError> {
     let settings = &configured.jitter_throttle;
     let quotas = settings.quotas.iter().map(Limit::from);
     let quotas = quotas.map(|limit| limit.quota(epoch)).collect();
     let gate = Gate::with_ledgers(pacing(settings)?, quotas, StdRng::seed_from_u64(seed));
-    let (mut service, mut sent) = counted(upstream);
+    let (mut service, mut dispatches) = counted(upstream);
     for name in configured.pipeline.iter().rev() {
         service = match name {
             LayerName::JitterThrottle => {
-                sent = Sent::Gate(gate.clone());
+                dispatches = DispatchCount::Gate(gate.clone());
                 let mut layer = JitterThrottleLayer::new(gate.clone());
                 if configured.pipeline.contains(&LayerName::RetryOn429) {
                     layer = layer.feedback_from_outside();
@@ -236,38 +220,26 @@ fn layered(
             LayerName::BearerAuth | LayerName::HeaderAlign | LayerName::TokenRefresh => continue,
         };
     }
-    Ok(Paced { service, sent })
+    Ok(PacedService {
+        service,
+        dispatches,
+    })
 }
 
-/// `upstream`, and how often it has been called.
-pub(super) fn counted(upstream: UpstreamService) -> (UpstreamService, Sent) {
+/// `upstream`, and the number of calls to it.
+pub(super) fn counted(upstream: UpstreamService) -> (UpstreamService, DispatchCount) {
     let count = Arc::<AtomicU64>::default();
     let counting = Arc::clone(&count);
     let service = upstream.map_request(move |request: Request<Full<Bytes>>| {
         counting.fetch_add(1, Ordering::Relaxed);
         request
     });
-    (UpstreamService::new(service), Sent::Counted(count))
+    (UpstreamService::new(service), DispatchCount::Counted(count))
 }
 
-// === impl Other ===
+// === impl DispatchCount ===
 
-impl Other {
-    pub(super) fn around(self, upstream: UpstreamService, seed: u64) -> Paced {
-        let (upstream, sent) = counted(upstream);
-        let rng = StdRng::seed_from_u64(seed);
-        let service = match self {
-            Self::GovernorJitter => governor(upstream, rng),
-            Self::Plugin => plugin(upstream, Turns::Racing, rng),
-            Self::PluginFixed => plugin(upstream, Turns::OneAtATime, rng),
-        };
-        Paced { service, sent }
-    }
-}
-
-// === impl Sent ===
-
-impl Sent {
+impl DispatchCount {
     pub(super) fn count(&self) -> u64 {
         match self {
             Self::Counted(count) => count.load(Ordering::Relaxed),

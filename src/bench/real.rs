@@ -1,4 +1,4 @@
-//! Runs over sockets: clients, the real gateway for our own policies, the simulator.
+//! Runs over sockets: clients, the gateway (unless the policy is a baseline), the simulator.
 
 use std::{collections::HashMap, fmt::Write, sync::Arc, time::Duration};
 
@@ -12,35 +12,34 @@ use tower::ServiceExt;
 
 use super::{
     BenchError, Scenario,
-    client::{Shared, body, serve},
-    log::{Book, Log, Try},
+    client::{ClientContext, body, run_clients},
+    log::{Attempt, RequestLog, RunEvents},
     pattern::Request,
-    policy::{Paced, Policy, Rule, Sent, counted, variable},
-    report::Outcome,
+    policy::{DispatchCount, PacedService, Pacer, Policy, counted, variable},
+    report::PolicyResult,
 };
 use crate::{
     client::{Client, ClientOptions},
     config::{self, Credentials, LayerName, Listen, Sample},
     edge::Gateway,
-    simulator::{Arrival, Limits, Options, Simulator},
+    simulator::{Arrival, ChatLimits, Options, Simulator},
     upstreams::{UpstreamService, assemble},
 };
 
-/// What `policy` makes of `scenario` over sockets; `ended` is called for every request that is
-/// through.
+/// Runs `scenario` under `policy` over sockets; calls `ended` after each request.
 ///
 /// # Errors
 ///
-/// When something cannot be put together or cannot listen.
+/// When a part cannot be built or cannot listen.
 ///
 /// # Panics
 ///
-/// Inside a tokio runtime: it has one of its own.
-pub fn really(
+/// If called within a tokio runtime: it starts one of its own.
+pub fn run_real(
     policy: &Policy,
     scenario: &Scenario,
     ended: &dyn Fn(),
-) -> Result<Outcome, BenchError> {
+) -> Result<PolicyResult, BenchError> {
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -51,10 +50,16 @@ pub fn really(
             session: "s1".into(),
             parent: None,
         };
-        // A house of its own, so that the policy has forgotten it when the others come.
+        // A run of its own, so that it does not affect the pacing of the others.
         let (lone, _) = run(policy, scenario, vec![lone], &|| {}).await?;
-        let (log, sent) = run(policy, scenario, scenario.requests.clone(), ended).await?;
-        Ok(Outcome::new(policy, &scenario.requests, log, sent, &lone))
+        let (log, dispatches) = run(policy, scenario, scenario.requests.clone(), ended).await?;
+        Ok(PolicyResult::new(
+            policy,
+            &scenario.requests,
+            log,
+            dispatches,
+            &lone,
+        ))
     })
 }
 
@@ -63,51 +68,51 @@ async fn run(
     scenario: &Scenario,
     requests: Vec<Request>,
     ended: &dyn Fn(),
-) -> Result<(Log, u64), BenchError> {
+) -> Result<(RunEvents, u64), BenchError> {
     // The simulator's clock starts with it.
     let epoch = Instant::now();
     let simulator = Simulator::start(Options {
         latency: scenario.answer_time,
-        limits: Limits {
+        limits: ChatLimits {
             windows: policy.limits.iter().map(|limit| limit.window()).collect(),
             concurrency: None,
         },
         ..Options::default()
     })
     .await?;
-    let house = House::build(policy, &simulator.base_url(), scenario.seed).await?;
-    let book = Arc::new(Book::default());
-    let shared = Shared {
+    let harness = Harness::build(policy, &simulator.base_url(), scenario.seed).await?;
+    let log = Arc::new(RequestLog::default());
+    let context = ClientContext {
         requests,
-        policy: house.paced.service.clone(),
-        book: Arc::clone(&book),
+        policy: harness.paced.service.clone(),
+        log: Arc::clone(&log),
         epoch,
     };
-    serve(shared, ended).await;
-    let sent = house.paced.sent.count();
-    house.close().await;
-    let mut log = book.take();
-    log.tries = tries(&simulator.arrivals(), log.asked.len());
+    run_clients(context, ended).await;
+    let dispatches = harness.paced.dispatches.count();
+    harness.close().await;
+    let mut log = log.take();
+    log.attempts = attempts(&simulator.arrivals(), log.sent.len());
     simulator.shutdown().await;
-    Ok((log, sent))
+    Ok((log, dispatches))
 }
 
-/// The policy, and the gateway if it is ours.
-struct House {
-    paced: Paced,
+/// The policy, with a gateway unless it is a baseline.
+struct Harness {
+    paced: PacedService,
     tasks: TaskTracker,
     stop: Option<oneshot::Sender<()>>,
 }
 
-// === impl House ===
+// === impl Harness ===
 
-impl House {
+impl Harness {
     async fn build(policy: &Policy, upstream: &str, seed: u64) -> Result<Self, BenchError> {
         let tasks = TaskTracker::new();
-        match &policy.rule {
-            Rule::Configured(configured) => Self::gateway(configured, upstream, tasks).await,
-            Rule::Other(other) => Ok(Self {
-                paced: other.around(client(upstream)?, seed),
+        match &policy.pacer {
+            Pacer::Configured(configured) => Self::gateway(configured, upstream, tasks).await,
+            Pacer::Baseline(baseline) => Ok(Self {
+                paced: baseline.around(client(upstream)?, seed),
                 tasks,
                 stop: None,
             }),
@@ -120,7 +125,7 @@ impl House {
         tasks: TaskTracker,
     ) -> Result<Self, BenchError> {
         let configured = to(upstream, configured.clone());
-        // Without a state dir: a bench must not spend the account's day.
+        // Without a state dir: a bench must not spend the account's quota.
         let pipeline = assemble(&configured, None, &tasks)?;
         let gate = pipeline.gate.clone();
         let mut config = built_in()?;
@@ -130,13 +135,13 @@ impl House {
         let (service, counted) = counted(client(&format!("{gateway}/v1"))?);
         let (stop, stopped) = oneshot::channel::<()>();
         tasks.spawn(gateway.serve(async {
-            // An error means that the sender is gone, which is a stop, too.
+            // An error means that the sender was dropped, which is a stop, too.
             let _told = stopped.await;
         }));
         Ok(Self {
-            paced: Paced {
+            paced: PacedService {
                 service,
-                sent: gate.map_or(counted, Sent::Gate),
+                dispatches: gate.map_or(counted, DispatchCount::Gate),
             },
             tasks,
             stop: Some(stop),
@@ -144,7 +149,7 @@ impl House {
     }
 
     async fn close(self) {
-        // Idle connections of the client would keep the gateway from ending.
+        // Idle connections of the client would keep the gateway running.
         drop(self.paced);
         drop(self.stop);
         self.tasks.close();
@@ -156,7 +161,7 @@ fn built_in() -> Result<config::Config, config::Error> {
     config::sample(&Sample::BuiltIn, &variable)
 }
 
-/// `configured` without anything that needs an account, and with another address.
+/// `configured` without credentials, and with another base URL.
 fn to(base_url: &str, mut configured: config::Upstream) -> config::Upstream {
     configured.base_url = parse(base_url);
     configured.base_url_written = true;
@@ -170,7 +175,7 @@ fn to(base_url: &str, mut configured: config::Upstream) -> config::Upstream {
 fn client(base_url: &str) -> Result<UpstreamService, BenchError> {
     let upstream = to(base_url, built_in()?.upstreams.swap_remove(0));
     let options = ClientOptions {
-        // Behind a gateway that holds requests, whatever the preset says of its upstream.
+        // A gateway holds requests in its queue for longer than any preset's timeout.
         head_timeout: Duration::from_secs(3600),
         ..ClientOptions::new(&upstream, Matcher::builder().build())
     };
@@ -180,21 +185,21 @@ fn client(base_url: &str) -> Result<UpstreamService, BenchError> {
     })))
 }
 
-/// An address that the simulator or the gateway has given.
+/// Parses an address of the simulator or the gateway, which is valid.
 fn parse(base_url: &str) -> Uri {
     base_url.parse().unwrap_or_default()
 }
 
-/// What the simulator has seen, told apart by the bodies.
-fn tries(arrivals: &[Arrival], asked: usize) -> Vec<Try> {
-    let known: HashMap<String, usize> = (0..asked)
-        .map(|ticket| (hex(&Sha256::digest(body(ticket))), ticket))
+/// The simulator's arrivals, matched to the clients' requests by their bodies.
+fn attempts(arrivals: &[Arrival], sent: usize) -> Vec<Attempt> {
+    let known: HashMap<String, usize> = (0..sent)
+        .map(|request_id| (hex(&Sha256::digest(body(request_id))), request_id))
         .collect();
     arrivals
         .iter()
         .filter_map(|arrival| {
-            Some(Try {
-                asked: *known.get(arrival.body_sha256.as_ref()?)?,
+            Some(Attempt {
+                request_id: *known.get(arrival.body_sha256.as_ref()?)?,
                 at: Duration::from_micros(arrival.at_us),
                 admitted: arrival.status == Some(200),
             })

@@ -1,57 +1,57 @@
-//! What is told of a bench: what was run, and what came of it.
+//! The report of a bench: what was run, and the results.
 
 use serde::Serialize;
 
-use super::{figures::Figures, limit::Limit, log::Log, pattern::Request, policy::Policy};
+use super::{figures::Figures, limit::Limit, log::RunEvents, pattern::Request, policy::Policy};
 
-/// Everything that is told.
+/// The report.
 #[derive(Debug, Serialize)]
-pub struct Report {
-    /// The pattern as it was written.
+pub struct BenchReport {
+    /// The pattern as given.
     pub pattern: String,
-    /// Decided everything that was left to chance.
+    /// Seed of all random numbers.
     pub seed: u64,
     /// `virtual` or `real`.
     pub clock: &'static str,
-    /// What the upstream takes for an answer on average, in ms.
+    /// The upstream's mean response time, in ms.
     pub answer_time_ms: u64,
-    /// One for each policy, as they were named.
-    pub policies: Vec<Outcome>,
+    /// One result for each policy, in the given order.
+    pub policies: Vec<PolicyResult>,
 }
 
-/// What one policy made of it.
+/// The result of one policy.
 #[derive(Debug, Serialize)]
-pub struct Outcome {
-    /// Its name.
+pub struct PolicyResult {
+    /// Name of the policy.
     pub policy: String,
-    /// What the upstream admitted.
+    /// The limits of the upstream.
     pub limits: Vec<String>,
-    /// What it amounts to.
+    /// The figures.
     #[serde(flatten)]
     pub figures: Figures,
-    /// Everything that happened.
+    /// All events.
     #[serde(skip)]
-    pub log: Log,
-    /// The limit of the windows that are looked at.
+    pub log: RunEvents,
+    /// The limit that sets the window of the figures.
     #[serde(skip)]
     pub(super) limit: Option<Limit>,
 }
 
-// === impl Report ===
+// === impl BenchReport ===
 
-impl Report {
+impl BenchReport {
     /// The report as JSON, with a line break at its end.
     pub fn json(&self) -> String {
-        // Strings, numbers and lists make a document.
+        // Strings, numbers and lists always serialize.
         serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
     }
 
-    /// What was run, in a sentence without a full stop.
+    /// What was run, in one phrase.
     pub fn scenario(&self) -> String {
         let requests = self
             .policies
             .first()
-            .map_or(0, |outcome| outcome.figures.requests);
+            .map_or(0, |result| result.figures.requests);
         format!(
             "{}: {requests} requests, {} time, seed {}",
             self.pattern, self.clock, self.seed
@@ -59,21 +59,21 @@ impl Report {
     }
 }
 
-// === impl Outcome ===
+// === impl PolicyResult ===
 
-impl Outcome {
-    /// `sent` is the policy's own count, `lone` a log of requests that had nobody before them.
+impl PolicyResult {
+    /// `dispatches` is the policy's count, `lone` a run of requests without others.
     pub(super) fn new(
         policy: &Policy,
         requests: &[Request],
-        log: Log,
-        sent: u64,
-        lone: &Log,
+        log: RunEvents,
+        dispatches: u64,
+        lone: &RunEvents,
     ) -> Self {
         Self {
             policy: policy.name.clone(),
             limits: policy.limits.iter().map(ToString::to_string).collect(),
-            figures: Figures::of(&log, requests, &policy.limits, sent, lone),
+            figures: Figures::of(&log, requests, &policy.limits, dispatches, lone),
             limit: policy.limits.iter().min_by_key(|limit| limit.per).copied(),
             log,
         }

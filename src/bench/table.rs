@@ -1,15 +1,15 @@
-//! The figures side by side: one line for each, one column for each policy.
+//! The figures side by side: one row for each, one column for each policy.
 
 use std::{fmt::Write, time::Duration};
 
-use super::{figures::Figures, report::Report};
+use super::{figures::Figures, report::BenchReport};
 use crate::config::show_duration;
 
-/// A line of the table: what it is, and how it is shown.
-type Line = (&'static str, fn(&Figures) -> String);
+/// Heading of a row, and how to format its figure.
+type FigureRow = (&'static str, fn(&Figures) -> String);
 
-/// What the upstream sees, what clients feel, and how well the two are balanced.
-const LINES: [Line; 18] = [
+/// What the upstream sees, then what clients see.
+const FIGURES: [FigureRow; 18] = [
     ("requests", |f| f.requests.to_string()),
     ("  answered", |f| f.served.to_string()),
     ("  given up", |f| f.given_up.to_string()),
@@ -46,46 +46,46 @@ const LINES: [Line; 18] = [
     }),
 ];
 
-/// The table as lines of cells, the first of which is the heading.
-pub(super) fn cells(report: &Report) -> Vec<Vec<String>> {
+/// The table as rows of cells; the first cell of each row is its heading.
+pub(super) fn cells(report: &BenchReport) -> Vec<Vec<String>> {
     let column = |heading: &str, cell: &dyn Fn(usize) -> String| -> Vec<String> {
         let cells = (0..report.policies.len()).map(cell);
         std::iter::once(heading.to_owned()).chain(cells).collect()
     };
-    let mut lines = vec![column("", &|index| report.policies[index].policy.clone())];
-    let limits = report.policies.iter().map(|outcome| outcome.limits.len());
+    let mut rows = vec![column("", &|index| report.policies[index].policy.clone())];
+    let limits = report.policies.iter().map(|result| result.limits.len());
     for limit in 0..limits.max().unwrap_or(0) {
         let heading = if limit == 0 {
             "upstream admits"
         } else {
             "  and"
         };
-        lines.push(column(heading, &|index| {
+        rows.push(column(heading, &|index| {
             let limits = &report.policies[index].limits;
             limits.get(limit).cloned().unwrap_or_else(none)
         }));
     }
-    for (heading, show) in LINES {
-        lines.push(column(heading, &|index| {
+    for (heading, show) in FIGURES {
+        rows.push(column(heading, &|index| {
             show(&report.policies[index].figures)
         }));
     }
-    lines
+    rows
 }
 
-/// The table as text, with what was run above it.
-pub fn table(report: &Report) -> String {
+/// The table as text, below a line that says what was run.
+pub fn table(report: &BenchReport) -> String {
     let cells = cells(report);
     let widths: Vec<_> = (0..cells[0].len())
         .map(|column| {
-            let widths = cells.iter().map(|line| line[column].chars().count());
+            let widths = cells.iter().map(|row| row[column].chars().count());
             widths.max().unwrap_or(0)
         })
         .collect();
     let answer = show_duration(Duration::from_millis(report.answer_time_ms));
     let mut text = format!("{}; an answer takes {answer}\n\n", report.scenario());
-    for line in &cells {
-        let mut columns = line.iter().zip(&widths);
+    for row in &cells {
+        let mut columns = row.iter().zip(&widths);
         if let Some((heading, width)) = columns.next() {
             let _infallible = write!(text, "{heading:width$}");
         }

@@ -9,13 +9,13 @@ use std::{
 use super::pattern::Request;
 use crate::upstreams::record::RecordLine;
 
-/// A recording that cannot be read.
+/// A recording cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
-    /// The file holds nothing.
+    /// The file is empty.
     #[error("{} holds no arrivals\n  hint: `pacegate serve --record FILE` writes one line for each", .0.display())]
     Empty(PathBuf),
-    /// The file is not there, or not ours to read.
+    /// The file is missing or not readable.
     #[error("cannot read {}: {reason}", path.display())]
     File {
         /// Its path.
@@ -23,12 +23,12 @@ pub enum TraceError {
         /// Why.
         reason: io::Error,
     },
-    /// A line is not an arrival.
+    /// A line is not a recorded arrival.
     #[error("{}:{number}: {reason}\n  hint: {EXPECTED}", path.display())]
-    Line {
+    RecordLine {
         /// The file.
         path: PathBuf,
-        /// Counted from 1.
+        /// RecordLine number, counted from 1.
         number: usize,
         /// What is wrong.
         reason: String,
@@ -38,10 +38,10 @@ pub enum TraceError {
 const EXPECTED: &str =
     r#"a line looks like {"at_ms": 0.7, "session": "s1", "parent": null, …}, times not negative"#;
 
-/// A file that several runs were recorded into has them one after another, this far apart.
+/// Gap between the runs of one file.
 const BETWEEN_RUNS: Duration = Duration::from_secs(60);
 
-/// Longer than any recording; beyond it arithmetic on times would have to be checked.
+/// Longer than any recording; larger times could overflow.
 const LONGEST_MS: f64 = 1e12;
 
 pub(super) fn read(path: &Path) -> Result<Vec<Request>, TraceError> {
@@ -55,13 +55,13 @@ pub(super) fn read(path: &Path) -> Result<Vec<Request>, TraceError> {
         if line.trim().is_empty() {
             continue;
         }
-        let line = parse(line).map_err(|reason| TraceError::Line {
+        let line = parse(line).map_err(|reason| TraceError::RecordLine {
             path: path.into(),
             number,
             reason,
         })?;
         let at = Duration::from_secs_f64(line.at_ms / 1000.0);
-        // Within a run time only goes on, so this is another run with sessions of its own.
+        // A time before the latest one begins another run, with sessions of its own.
         if at + offset < latest {
             run += 1;
             offset = latest + BETWEEN_RUNS;
@@ -86,7 +86,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<Request>, TraceError> {
 
 fn parse(line: &str) -> Result<RecordLine, String> {
     let line: RecordLine = serde_json::from_str(line).map_err(|error| {
-        // The position within the document is of no use beside the one in the file.
+        // The position within the line is dropped: the error names the line in the file.
         let text = error.to_string();
         text.split(" at line ").next().unwrap_or(&text).to_owned()
     })?;

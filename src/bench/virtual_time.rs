@@ -1,4 +1,4 @@
-//! Runs on a paused clock: waiting takes no time, and chance is the seed's.
+//! Runs on a paused clock: waiting takes no time, and the seed decides all random numbers.
 
 use std::{io, sync::Arc};
 
@@ -9,54 +9,59 @@ use tokio::{
 
 use super::{
     BenchError, Scenario,
-    client::{Shared, serve},
-    log::{Book, Log},
-    model::Model,
+    client::{ClientContext, run_clients},
+    log::{RequestLog, RunEvents},
+    model::ModelUpstream,
     pattern::{Pattern, Request},
     policy::Policy,
-    report::Outcome,
+    report::PolicyResult,
 };
 
-/// What `policy` makes of `scenario` against a modelled upstream. The same seed gives the same
-/// outcome.
+/// Runs `scenario` under `policy` against a modelled upstream. The same seed gives the same result.
 ///
 /// # Errors
 ///
-/// When the policy cannot be put together.
+/// When the policy cannot be built.
 ///
 /// # Panics
 ///
-/// Inside a tokio runtime: it has one of its own, with a clock of its own.
-pub fn virtually(policy: &Policy, scenario: &Scenario) -> Result<Outcome, BenchError> {
-    let (log, sent) = run(policy, scenario, scenario.requests.clone())?;
+/// If called within a tokio runtime: it starts one of its own, with a paused clock.
+pub fn run_virtual(policy: &Policy, scenario: &Scenario) -> Result<PolicyResult, BenchError> {
+    let (log, dispatches) = run(policy, scenario, scenario.requests.clone())?;
     let (lone, _) = run(policy, scenario, Pattern::lone())?;
-    Ok(Outcome::new(policy, &scenario.requests, log, sent, &lone))
+    Ok(PolicyResult::new(
+        policy,
+        &scenario.requests,
+        log,
+        dispatches,
+        &lone,
+    ))
 }
 
 fn run(
     policy: &Policy,
     scenario: &Scenario,
     requests: Vec<Request>,
-) -> Result<(Log, u64), BenchError> {
+) -> Result<(RunEvents, u64), BenchError> {
     paused()?.block_on(async {
         let epoch = Instant::now();
-        let book = Arc::new(Book::default());
-        let model = Model::new(
+        let log = Arc::new(RequestLog::default());
+        let model = ModelUpstream::new(
             &policy.limits,
-            Arc::clone(&book),
+            Arc::clone(&log),
             epoch,
             scenario.seed,
             scenario.answer_time,
         );
         let paced = policy.around(model.into_service(), scenario.seed, epoch)?;
-        let shared = Shared {
+        let context = ClientContext {
             requests,
             policy: paced.service,
-            book: Arc::clone(&book),
+            log: Arc::clone(&log),
             epoch,
         };
-        serve(shared, &|| {}).await;
-        Ok((book.take(), paced.sent.count()))
+        run_clients(context, &|| {}).await;
+        Ok((log.take(), paced.dispatches.count()))
     })
 }
 

@@ -15,37 +15,37 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::{
     bench::{
-        self, Choice, Extent, Limit, Outcome, Pattern, Policy, Report, Scenario, Span, really,
-        virtually,
+        self, BenchReport, Extent, Limit, Pattern, Policy, PolicyChoice, PolicyResult, Scenario,
+        Span, run_real, run_virtual,
     },
-    simulator::Window,
+    simulator::WindowLimit,
 };
 
 /// Options of `pacegate bench`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
-    what: What,
+    what: Benchmark,
 }
 
 /// What is measured.
 #[derive(Debug, Subcommand)]
-enum What {
+enum Benchmark {
     /// What a pacing policy does to latency, throughput and 429s
-    Throttle(Throttle),
+    Throttle(ThrottleArgs),
 }
 
 /// Options of `pacegate bench throttle`.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
-struct Throttle {
+struct ThrottleArgs {
     /// A throttle profile, a preset, a config file (its first upstream), or one to compare with:
     /// plugin, plugin-fixed, governor-jitter (repeatable) [default: those and the profiles]
     #[arg(long = "policy", value_name = "POLICY")]
-    policies: Vec<Choice>,
+    policies: Vec<PolicyChoice>,
     /// When requests arrive: burst:50, poisson:28/min, steady:1/s, opencode:8-agents or trace:FILE
     #[arg(long, value_name = "PATTERN", default_value = "burst:50", value_parser = pattern)]
-    pattern: Written,
+    pattern: PatternArg,
     /// So many requests and no more
     #[arg(long, value_name = "COUNT", value_parser = value_parser!(u32).range(1..=100_000))]
     requests: Option<u32>,
@@ -58,7 +58,7 @@ struct Throttle {
     /// What the upstream admits: 60/1m, 1000/1day (repeatable) [default: the quotas of the policy's
     /// preset or config, else of the built-in one]
     #[arg(long = "limit", value_name = "REQUESTS/TIME")]
-    limits: Vec<Window>,
+    limits: Vec<WindowLimit>,
     /// What the upstream takes for an answer, on average
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
     answer_time: Duration,
@@ -81,9 +81,9 @@ struct Throttle {
     html: Option<PathBuf>,
 }
 
-/// A pattern, and how it was written.
+/// A pattern, and its text.
 #[derive(Clone, Debug)]
-struct Written {
+struct PatternArg {
     text: String,
     pattern: Pattern,
 }
@@ -96,28 +96,28 @@ Examples:
   pacegate serve --record arrivals.jsonl
   pacegate bench throttle --pattern trace:arrivals.jsonl --policy ./pacegate.toml";
 
-/// Runs the verb.
+/// Runs the command.
 ///
 /// # Errors
 ///
-/// A config that cannot be used, a recording that cannot be read, a page that cannot be written.
+/// An invalid config, a recording that cannot be read, a page that cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let What::Throttle(args) = &args.what;
+    let Benchmark::Throttle(args) = &args.what;
     let policies = args.policies()?;
     let scenario = args.scenario()?;
-    // Before the work, which may take minutes.
+    // Opened first: the runs may take minutes.
     let page = args.html.as_ref().map(|path| {
         let file = File::create(path);
         file.map_err(|error| anyhow!("cannot write {} (--html): {error}", path.display()))
     });
     let page = page.transpose()?;
 
-    let report = Report {
+    let report = BenchReport {
         pattern: args.pattern.text.clone(),
         seed: args.seed,
         clock: if args.real { "real" } else { "virtual" },
         answer_time_ms: u64::try_from(args.answer_time.as_millis()).unwrap_or(u64::MAX),
-        policies: args.outcomes(&policies, &scenario)?,
+        policies: args.results(&policies, &scenario)?,
     };
     if let Some(mut page) = page {
         let text = bench::page(&report).map_err(|error| anyhow!("cannot draw: {error}"))?;
@@ -130,19 +130,19 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         bench::table(&report)
     };
     match io::stdout().lock().write_all(text.as_bytes()) {
-        // A reader such as `head` has seen enough.
+        // A reader such as `head` closed the pipe.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
         written => written.context("cannot write to stdout")?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-// === impl Throttle ===
+// === impl ThrottleArgs ===
 
-impl Throttle {
+impl ThrottleArgs {
     fn policies(&self) -> anyhow::Result<Vec<Policy>> {
         let choices = if self.policies.is_empty() {
-            Choice::defaults()
+            PolicyChoice::defaults()
         } else {
             self.policies.clone()
         };
@@ -166,22 +166,26 @@ impl Throttle {
         })
     }
 
-    fn outcomes(&self, policies: &[Policy], scenario: &Scenario) -> anyhow::Result<Vec<Outcome>> {
+    fn results(
+        &self,
+        policies: &[Policy],
+        scenario: &Scenario,
+    ) -> anyhow::Result<Vec<PolicyResult>> {
         let progress = self.progress(policies.len() * scenario.requests.len())?;
-        let outcomes = policies.iter().map(|policy| {
+        let results = policies.iter().map(|policy| {
             progress.set_message(policy.name().to_owned());
             Ok(if self.real {
-                really(policy, scenario, &|| progress.inc(1))?
+                run_real(policy, scenario, &|| progress.inc(1))?
             } else {
-                virtually(policy, scenario)?
+                run_virtual(policy, scenario)?
             })
         });
-        let outcomes = outcomes.collect();
+        let results = results.collect();
         progress.finish_and_clear();
-        outcomes
+        results
     }
 
-    /// Virtual time needs none.
+    /// A progress bar, hidden in virtual time and without a terminal.
     fn progress(&self, steps: usize) -> anyhow::Result<ProgressBar> {
         if !self.real || !io::stderr().is_terminal() {
             return Ok(ProgressBar::hidden());
@@ -192,20 +196,20 @@ impl Throttle {
             ProgressDrawTarget::stderr(),
         )
         .with_style(ProgressStyle::with_template(style)?);
-        // Nobody may be through for a minute, and the clock goes on all the same.
+        // No request may end for a minute, and the elapsed time is shown meanwhile.
         progress.enable_steady_tick(Duration::from_millis(200));
         Ok(progress)
     }
 }
 
-fn pattern(text: &str) -> Result<Written, bench::BadPattern> {
-    Ok(Written {
+fn pattern(text: &str) -> Result<PatternArg, bench::BadPattern> {
+    Ok(PatternArg {
         text: text.to_owned(),
         pattern: text.parse()?,
     })
 }
 
-/// Above zero, and short enough to be added up.
+/// Above zero, and short enough that sums do not overflow.
 fn duration(text: &str) -> Result<Duration, String> {
     const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
     let duration = parse_duration(text).map_err(|error| error.to_string())?;
@@ -215,8 +219,8 @@ fn duration(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
-/// The simulator's parser lets no window without requests through.
-fn limit(window: &Window) -> Option<Limit> {
+/// Never `None`: the simulator's parser refuses a window without requests.
+fn limit(window: &WindowLimit) -> Option<Limit> {
     Some(Limit {
         requests: window.requests.try_into().ok()?,
         per: window.per,

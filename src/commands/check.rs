@@ -23,14 +23,14 @@ pub struct Args {
     config: ConfigArgs,
 }
 
-/// Runs the verb.
+/// Runs the command.
 ///
 /// # Errors
 ///
-/// A config or a certificate that cannot be used, or a closed stdout.
+/// An invalid config or certificate, or a closed stdout.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let loaded = config::load(&args.config.source())?;
-    // As serving would: nobody should find out then.
+    // Loads what `serve` loads, so that errors are found here.
     Reloader::prepare(&loaded.config)?;
     let mut out = io::stdout().lock();
     writeln!(out, "config   {}", loaded.source)?;
@@ -169,7 +169,7 @@ fn throttle(throttle: &JitterThrottle) -> String {
     )
 }
 
-/// What is wrong with a credentials file. It is no fault of the config: a login mends it.
+/// What is wrong with a credentials file. The config is valid: a login fixes the file.
 fn trouble(file: &Path) -> Option<String> {
     let text = match fs::read_to_string(file) {
         Ok(text) => text,

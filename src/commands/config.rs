@@ -22,11 +22,11 @@ enum Verb {
     Show(ConfigArgs),
 }
 
-/// Runs the verb.
+/// Runs the command.
 ///
 /// # Errors
 ///
-/// A config that cannot be used, or a closed stdout.
+/// An invalid config, or a closed stdout.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let Verb::Show(args) = &args.verb;
     write!(io::stdout().lock(), "{}", config::origins(&args.source())?)?;

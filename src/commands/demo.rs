@@ -1,4 +1,4 @@
-//! `pacegate demo`: what pacing looks like, with nothing but this program.
+//! `pacegate demo`: shows pacing without an account or a client.
 
 use std::{future, io, io::Write, net::SocketAddr, pin::pin, process::ExitCode};
 
@@ -8,7 +8,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::serve::{runtime, signals};
 use crate::{
     config::{self, Config, Listen},
-    demo::{self, Home, Screen, Stage},
+    demo::{self, DemoScreen, DemoSetup, Home},
     edge::{BindError, Gateway},
     telemetry,
     upstreams::{Pipeline, assemble},
@@ -28,11 +28,11 @@ pub struct Args {
 
 const ANY_PORT: &str = "127.0.0.1:0";
 
-/// Runs the verb.
+/// Runs the command.
 ///
 /// # Errors
 ///
-/// If it cannot listen where it was told to, or if a request of the burst got no answer.
+/// If it cannot listen, or if a request of the burst fails.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let listen = match (args.listen, args.once) {
         (Some(address), _) => Some(address.to_string()),
@@ -48,18 +48,18 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 async fn play(args: &Args, home: Home, config: Config) -> anyhow::Result<ExitCode> {
     let mut signals = signals()?;
     let tasks = TaskTracker::new();
-    let stage = Stage::start(home, config).await?;
-    let gateway = bind(args, stage.config(), &tasks).await?;
+    let setup = DemoSetup::start(home, config).await?;
+    let gateway = bind(args, setup.config(), &tasks).await?;
     let url = gateway.to_string();
 
     let drain = CancellationToken::new();
     let mut served = pin!(gateway.serve(drain.cancelled()));
     let shown = tokio::select! {
         () = &mut served => Ok(()),
-        shown = show(args, &stage, &url) => shown,
+        shown = show(args, &setup, &url) => shown,
         _first = signals.recv() => Ok(()),
     };
-    // The burst's clients are gone: what is left to wait for are clients of the person's own.
+    // The burst's clients have disconnected: only the user's own requests are waited for.
     drain.cancel();
     tokio::select! {
         () = served => shown.map(|()| ExitCode::SUCCESS),
@@ -67,8 +67,8 @@ async fn play(args: &Args, home: Home, config: Config) -> anyhow::Result<ExitCod
     }
 }
 
-/// Where the person wants it. The usual port may be taken by a pacegate at work: where nobody
-/// asked for it by name, another one will do.
+/// Binds the gateway. If the default port is taken, for example by a running pacegate, any free one
+/// is used, unless `--listen` names the port.
 async fn bind(args: &Args, config: &Config, tasks: &TaskTracker) -> anyhow::Result<Gateway> {
     match Gateway::bind(config, pipelines(config, tasks)?).await {
         Err(error) if args.listen.is_none() && is_taken(&error) => {
@@ -100,27 +100,27 @@ fn is_taken(error: &BindError) -> bool {
     matches!(error, BindError::Address { reason, .. } if reason.kind() == io::ErrorKind::AddrInUse)
 }
 
-/// The burst; after it, unless it is to be the end, how to send more.
-async fn show(args: &Args, stage: &Stage, url: &str) -> anyhow::Result<()> {
+/// Runs the burst, then prints how to send more, unless `--once` is given.
+async fn show(args: &Args, setup: &DemoSetup, url: &str) -> anyhow::Result<()> {
     let authority = url.trim_start_matches("http://");
     say(&format!(
         "listening on {url}\n\
          upstream: a simulator on {} that admits one chat a second\n\
          five streamed chats at once, through the default pipeline; all in seconds\n",
-        stage.origin()
+        setup.origin()
     ))?;
-    let totals = demo::show(stage, authority, &mut Screen::new()).await?;
+    let totals = demo::show(setup, authority, &mut DemoScreen::new()).await?;
     say(&format!("\n{totals}"))?;
     if args.once {
         return Ok(());
     }
-    say(&invitation(stage.model(), url, authority))?;
+    say(&invitation(setup.model(), url, authority))?;
     future::pending().await
 }
 
 fn invitation(model: &str, url: &str, authority: &str) -> String {
     let sample = config::opencode_sample();
-    // The sample speaks of the usual port.
+    // The sample names the default port.
     let opencode = sample.replace("127.0.0.1:7223", authority);
     format!(
         "\nstill serving; send your own, two at once to see them spaced out:\n\n\

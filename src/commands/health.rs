@@ -1,4 +1,4 @@
-//! `pacegate health`: asks a running gateway whether it is well.
+//! `pacegate health`: asks a running gateway whether it is healthy.
 
 use std::{
     io::{self, Write},
@@ -26,14 +26,14 @@ pub struct Args {
     url: Uri,
 }
 
-/// A container's health check is given up at about that time too.
+/// Timeout, about that of a container's health check.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Runs the verb.
+/// Runs the command.
 ///
 /// # Errors
 ///
-/// If the gateway cannot be reached or is not well; the exit code is then 1.
+/// If the gateway cannot be reached or is not healthy; the exit code is then 1.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,4 +1,4 @@
-//! `pacegate login`: a login in a browser, on this machine or another, into the credentials file.
+//! `pacegate login`: logs in by a browser, on this machine or another, and saves the credentials.
 
 use std::{
     fs::DirBuilder, io, os::unix::fs::DirBuilderExt, path::Path, process::ExitCode,
@@ -9,7 +9,7 @@ use anyhow::Context;
 use tokio::runtime;
 use tracing::warn;
 
-use self::screen::Screen;
+use self::screen::LoginScreen;
 use super::{
     serve::signals,
     source::{ConfigArgs, with_login},
@@ -45,12 +45,12 @@ pub struct Args {
     config: ConfigArgs,
 }
 
-/// Runs the verb.
+/// Runs the command.
 ///
 /// # Errors
 ///
-/// A config that cannot be used, no upstream with a login, a login that was denied, refused or not
-/// confirmed in time, or a file that cannot be written.
+/// An invalid config, no upstream with a login, a login that was denied, refused or not confirmed in
+/// time, or a file that cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let no_dumps = process::disable_core_dumps();
     let config = config::without_secrets(&args.config.source())?;
@@ -64,7 +64,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .build()?;
     runtime.block_on(async {
         let mut signals = signals()?;
-        let screen = Screen::new();
+        let screen = LoginScreen::new();
         tokio::select! {
             done = login(upstream, oauth, &screen, args.no_browser) => {
                 done.map(|()| ExitCode::SUCCESS)
@@ -77,7 +77,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Warnings only, unless more was asked for here: the screen says the rest.
+/// Warnings only, unless `--log-level` is given: the screen shows the rest.
 fn quiet(log: &Log, args: &ConfigArgs) -> Log {
     let level = if args.log_level.is_some() {
         log.level.clone()
@@ -94,11 +94,11 @@ fn quiet(log: &Log, args: &ConfigArgs) -> Log {
 async fn login(
     upstream: &Upstream,
     oauth: &OAuth,
-    screen: &Screen,
+    screen: &LoginScreen,
     no_browser: bool,
 ) -> anyhow::Result<()> {
     let file = CredentialsFile::new(&oauth.file);
-    // Before the person has gone to the page for nothing.
+    // Checked first, so that the user does not log in for nothing.
     if let Err(error @ ReadError::NotRegular(_)) = file.read_once() {
         return Err(error.into());
     }
@@ -134,8 +134,8 @@ async fn login(
     Ok(())
 }
 
-/// Under the lock of those who share the file, or without it: what was just confirmed by a person
-/// is not given up for a lock that somebody left behind.
+/// Saves the login under the lock of the programs that share the file. Without the lock it is saved,
+/// too: a login that the user has confirmed is not lost to a stale lock.
 async fn save(file: &CredentialsFile, grant: Grant) -> anyhow::Result<Credentials> {
     let credentials = Credentials {
         expiry_date: grant.expiry_date(SystemTime::now()),
@@ -155,7 +155,7 @@ async fn save(file: &CredentialsFile, grant: Grant) -> anyhow::Result<Credential
     Ok(credentials)
 }
 
-/// For the lock, which lies beside the file.
+/// Makes the directory of the file, which also holds the lock.
 fn make(directory: &Path) -> io::Result<()> {
     let mut builder = DirBuilder::new();
     builder.recursive(true).mode(0o700).create(directory)

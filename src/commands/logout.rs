@@ -1,4 +1,4 @@
-//! `pacegate logout`: forgets a login, after asking.
+//! `pacegate logout`: removes a login after a confirmation.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::runtime;
 
 use super::{
-    Usage,
+    UsageError,
     source::{ConfigArgs, with_login},
 };
 use crate::{
@@ -35,12 +35,12 @@ pub struct Args {
     config: ConfigArgs,
 }
 
-/// Runs the verb.
+/// Runs the command.
 ///
 /// # Errors
 ///
-/// A config that cannot be used, nobody to ask, a lock that somebody holds, or a file that cannot
-/// be removed.
+/// An invalid config, no terminal for the confirmation, a lock that another program holds, or a file
+/// that cannot be removed.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = config::without_secrets(&args.config.source())?;
     let (upstream, oauth) = with_login(&config, args.upstream.as_deref())?;
@@ -49,7 +49,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let there = match file.read_once() {
         Err(ReadError::Missing(_)) => false,
         Err(error @ ReadError::NotRegular(_)) => return Err(error.into()),
-        // Also one that is no login any more: somebody wants it to be gone.
+        // An unreadable file, too: the user wants it removed.
         _ => true,
     };
     if there && !args.yes && !confirmed(&upstream.name, &file)? {
@@ -60,7 +60,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        // So that nobody who is renewing the token just now writes the file again.
+        // The lock, so that a program that refreshes the token now does not write the file again.
         let _lock = runtime.block_on(Lock::acquire(path, &system_clock()))?;
         fs::remove_file(path).with_context(|| path.display().to_string())?;
     }
@@ -85,7 +85,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 fn confirmed(upstream: &str, file: &CredentialsFile) -> anyhow::Result<bool> {
     if !io::stdin().is_terminal() {
         let text = "there is no terminal to ask on\n  hint: add --yes";
-        return Err(Usage(text.into()).into());
+        return Err(UsageError(text.into()).into());
     }
     let mut out = io::stdout().lock();
     write!(

@@ -21,12 +21,12 @@ pub mod simulate;
 pub mod source;
 pub mod status;
 
-/// The verb was not told what it needs; what to do is in the text.
+/// An argument is missing or wrong; the text says which.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-struct Usage(String);
+struct UsageError(String);
 
-/// What clap exits with, too.
+/// clap's exit code, too.
 const USAGE: u8 = 2;
 
 /// `EX_CONFIG` of sysexits(3): the configuration is wrong.
@@ -38,11 +38,11 @@ pub fn exit_code(outcome: anyhow::Result<ExitCode>) -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(error) => {
-            // Nobody is left to tell if stderr is closed.
+            // If stderr is closed, there is no other place to report to.
             let _closed = writeln!(io::stderr().lock(), "error: {error:#}");
             if error.is::<crate::config::Error>() {
                 ExitCode::from(EX_CONFIG)
-            } else if error.is::<Usage>() {
+            } else if error.is::<UsageError>() {
                 ExitCode::from(USAGE)
             } else {
                 ExitCode::FAILURE

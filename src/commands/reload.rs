@@ -1,4 +1,4 @@
-//! What `serve` does on SIGHUP.
+//! The reload of the config on SIGHUP.
 
 use tracing::{error, info, warn};
 
@@ -10,8 +10,8 @@ use crate::{
     upstreams::{Pipeline, UpstreamSet},
 };
 
-/// What a reload goes on from.
-pub(super) struct Running<'a> {
+/// The state of `serve` that a reload replaces.
+pub(super) struct ReloadContext<'a> {
     pub(super) args: &'a ConfigArgs,
     pub(super) config: Config,
     pub(super) upstreams: UpstreamSet,
@@ -20,7 +20,7 @@ pub(super) struct Running<'a> {
 }
 
 /// The pipelines of `fleet`, with arrivals written to `recorder`.
-pub(super) fn watched(upstreams: &UpstreamSet, recorder: Option<&Recorder>) -> Vec<Pipeline> {
+pub(super) fn with_recorder(upstreams: &UpstreamSet, recorder: Option<&Recorder>) -> Vec<Pipeline> {
     let mut pipelines = upstreams.pipelines();
     if let Some(recorder) = recorder {
         for pipeline in &mut pipelines {
@@ -30,9 +30,9 @@ pub(super) fn watched(upstreams: &UpstreamSet, recorder: Option<&Recorder>) -> V
     pipelines
 }
 
-// === impl Running ===
+// === impl ReloadContext ===
 
-impl Running<'_> {
+impl ReloadContext<'_> {
     /// Reads the config again. All of it takes effect, or nothing does.
     pub(super) fn reload(&mut self) {
         if let Err(error) = self.try_reload() {
@@ -53,7 +53,7 @@ impl Running<'_> {
         let prepared = Reloader::prepare(&config)?;
         let (upstreams, changes) = self.upstreams.reload(&config.upstreams)?;
         self.reloader
-            .reload(prepared, &config, watched(&upstreams, self.recorder));
+            .reload(prepared, &config, with_recorder(&upstreams, self.recorder));
         self.upstreams = upstreams;
         self.config = config;
         for notice in notices {
@@ -72,7 +72,7 @@ impl Running<'_> {
         Ok(())
     }
 
-    /// The config as it is now, but for what a process cannot change.
+    /// Loads the config, and keeps the old values of what a process cannot change.
     fn load(&self) -> Result<Loaded, config::Error> {
         let mut loaded = config::load(&self.args.source())?;
         let old = &self.config;
@@ -90,7 +90,7 @@ impl Running<'_> {
             }
         }
         if loaded.config.listen != old.listen {
-            // Once more, because whether client keys are needed depends on where we do listen.
+            // Loaded again with the old address, which decides whether client keys are needed.
             let mut source = self.args.source();
             source.listen = Some(old.listen.to_string());
             loaded = config::load(&source)?;

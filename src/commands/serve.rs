@@ -1,4 +1,4 @@
-//! `pacegate serve`: the gateway, until a signal ends it.
+//! `pacegate serve`: runs the gateway until a signal.
 
 use std::{
     cell::Cell,
@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::{
-    reload::{Running, watched},
+    reload::{ReloadContext, with_recorder},
     source::ConfigArgs,
 };
 use crate::{
@@ -41,18 +41,18 @@ pub struct Args {
     record: Option<PathBuf>,
 }
 
-/// A token's refresh that was under way when the signal came has until so long after it to be
-/// written down, which `docker stop` grants, …
+/// A token refresh in flight must end within this time after the signal; `docker stop` waits for ten
+/// seconds, …
 const LAST_TASKS: Duration = Duration::from_secs(9);
 
-/// … and after a drain that took all of that, this long.
+/// … and has at least this long after the drain.
 const LEAST_LAST_TASKS: Duration = Duration::from_secs(1);
 
-/// Runs the verb.
+/// Runs the command.
 ///
 /// # Errors
 ///
-/// [`config::Error`] for a config that cannot be used; else whatever kept it from listening.
+/// [`config::Error`] for an invalid config, or the reason why it cannot listen.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let no_dumps = process::disable_core_dumps();
     let loaded = config::load(&args.source.source())?;
@@ -80,7 +80,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 ///
 /// # Errors
 ///
-/// When the operating system gives no thread.
+/// If the operating system refuses a thread.
 pub(super) fn runtime(config: &Config) -> io::Result<Runtime> {
     match config.workers.get() {
         1 => runtime::Builder::new_current_thread(),
@@ -108,11 +108,11 @@ async fn serve(
     let mut hangups = signal(SignalKind::hangup()).context("SIGHUP")?;
     let tasks = TaskTracker::new();
     let upstreams = UpstreamSet::start(&config, tasks.clone())?;
-    let gateway = Gateway::bind(&config, watched(&upstreams, recorder)).await?;
+    let gateway = Gateway::bind(&config, with_recorder(&upstreams, recorder)).await?;
     writeln!(io::stdout().lock(), "listening on {gateway}").context("stdout")?;
     info!(address = %gateway, "Listening");
 
-    let mut running = Running {
+    let mut context = ReloadContext {
         args,
         config,
         upstreams,
@@ -121,7 +121,7 @@ async fn serve(
     };
     let (drain, draining) = oneshot::channel::<()>();
     let served = gateway.serve(async {
-        // An error means that the sender is gone, which it is not.
+        // The sender is not dropped before it sends, so there is no error.
         let _told = draining.await;
     });
     let stopping = Cell::new(None);
@@ -129,11 +129,11 @@ async fn serve(
         let first = loop {
             tokio::select! {
                 first = signals.recv() => break first,
-                _hangup = hangups.recv() => running.reload(),
+                _hangup = hangups.recv() => context.reload(),
             }
         };
-        // Its tasks end with it.
-        drop(running);
+        // Ends the tasks of the pipelines.
+        drop(context);
         info!(signal = first, "Stopping");
         stopping.set(Some(Instant::now()));
         let _still_serving = drain.send(());
@@ -157,7 +157,7 @@ async fn serve(
     Ok(ExitCode::SUCCESS)
 }
 
-/// The names of the signals that ask the process to end, as they come.
+/// The names of the termination signals, as they arrive.
 pub(super) fn signals() -> anyhow::Result<mpsc::Receiver<&'static str>> {
     let (tell, signals) = mpsc::channel(2);
     let tasks = TaskTracker::new();

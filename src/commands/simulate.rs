@@ -18,8 +18,8 @@ use tokio::{
 };
 
 use crate::simulator::{
-    Access, Answer, Behaviour, DeviceAnswer, Leaf, Limits, Options, RefreshFault, Rule, Simulator,
-    Tls, Window, Wording,
+    Access, Behaviour, ChatLimits, DeviceAnswer, FaultRule, Leaf, Options, RefreshFault,
+    ResponseKind, Simulator, TlsOptions, WindowLimit, Wording,
 };
 
 /// Options of `pacegate simulate`.
@@ -57,7 +57,7 @@ pub struct Args {
     /// What a chat answers with: chat, echo (the request's body), gzip, or blob=SIZE of JSON
     #[arg(long, value_name = "WHAT", default_value = "chat", value_parser = answer)]
     #[arg(help_heading = "Answers")]
-    answer: Answer,
+    answer: ResponseKind,
     /// Silence before the head of an answer
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_duration)]
     #[arg(help_heading = "Answers")]
@@ -88,7 +88,7 @@ pub struct Args {
         value_name = "REQUESTS/TIME",
         help_heading = "Limits and faults"
     )]
-    limits: Vec<Window>,
+    limits: Vec<WindowLimit>,
     /// Admit so many chats at once
     #[arg(long, value_name = "COUNT", help_heading = "Limits and faults")]
     concurrency: Option<usize>,
@@ -108,7 +108,7 @@ pub struct Args {
         value_name = "FAULT",
         help_heading = "Limits and faults"
     )]
-    faults: Vec<Rule>,
+    faults: Vec<FaultRule>,
 
     /// How long an issued token works
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_duration)]
@@ -143,7 +143,7 @@ Examples:
   curl $URL/simulator/faults -d '[\"every/503:retry-after=1\"]'     other faults, at once
   curl $URL/simulator/reset -d ''                                 forget both";
 
-/// Runs the verb: serves until SIGINT or SIGTERM.
+/// Runs the command: serves until SIGINT or SIGTERM.
 ///
 /// # Errors
 ///
@@ -156,7 +156,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve(args: &Args) -> anyhow::Result<ExitCode> {
-    // Before the first line, so that whoever has read it may send a signal.
+    // Before the first line of output, so that a reader of that line may send a signal.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
 
@@ -194,7 +194,7 @@ impl Args {
         let defaults = Options::default();
         Options {
             listen: self.listen,
-            tls: self.tls.then(|| Tls {
+            tls: self.tls.then(|| TlsOptions {
                 leaf: self.leaf,
                 names: self.names.clone(),
                 h2: !self.http1_only,
@@ -211,11 +211,11 @@ impl Args {
                 _ => Access::Tokens(self.tokens.clone()),
             },
             latency: self.latency,
-            answer: self.answer.clone(),
+            response: self.answer.clone(),
             chunks: self.chunks,
             chunk_gap: self.chunk_gap,
             comment: self.comment.clone(),
-            limits: Limits {
+            limits: ChatLimits {
                 windows: self.limits.clone(),
                 concurrency: self.concurrency,
             },
@@ -235,16 +235,16 @@ impl Args {
     }
 }
 
-fn answer(text: &str) -> Result<Answer, &'static str> {
+fn answer(text: &str) -> Result<ResponseKind, &'static str> {
     match text {
-        "chat" => Ok(Answer::Chat),
-        "echo" => Ok(Answer::Echo),
-        "gzip" => Ok(Answer::Gzip),
+        "chat" => Ok(ResponseKind::Chat),
+        "echo" => Ok(ResponseKind::Echo),
+        "gzip" => Ok(ResponseKind::Gzip),
         _ => text
             .strip_prefix("blob=")
             .and_then(|size| size.parse::<ByteSize>().ok())
             .and_then(|size| usize::try_from(size.as_u64()).ok())
-            .map(Answer::Blob)
+            .map(ResponseKind::Blob)
             .ok_or("expected chat, echo, gzip or blob=SIZE (such as 10MiB)"),
     }
 }

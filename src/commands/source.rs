@@ -1,10 +1,10 @@
-//! The options that say which configuration is meant, shared by every verb that reads one.
+//! The options that select the configuration, shared by all verbs that read it.
 
 use std::{env, path::PathBuf};
 
 use clap::builder::PossibleValuesParser;
 
-use super::Usage;
+use super::UsageError;
 use crate::config::{Config, Credentials, OAuth, Source, Upstream};
 
 /// Which configuration, and what wins over it.
@@ -28,11 +28,11 @@ pub struct ConfigArgs {
     pub log_format: Option<String>,
 }
 
-/// The upstream called `name` and its login; without a name, the only one that logs in.
+/// The upstream `name` and its login; without a name, the only upstream with a login.
 ///
 /// # Errors
 ///
-/// `Usage` names those that may be chosen.
+/// `UsageError` with the names to choose from.
 pub(super) fn with_login<'a>(
     config: &'a Config,
     name: Option<&str>,
@@ -52,17 +52,17 @@ pub(super) fn with_login<'a>(
     }
     match (&*found, name) {
         ([only], _) => Ok(*only),
-        _ if names.is_empty() => Err(Usage(
+        _ if names.is_empty() => Err(UsageError(
             "no upstream of this config has a login: none has credentials of kind oauth\n  \
              hint: API keys need none; `pacegate status` says whether they are found"
                 .into(),
         )
         .into()),
-        (_, Some(name)) => Err(Usage(format!(
+        (_, Some(name)) => Err(UsageError(format!(
             "no upstream {name} has a login\n  hint: those that have one: {names}"
         ))
         .into()),
-        (_, None) => Err(Usage(format!(
+        (_, None) => Err(UsageError(format!(
             "several upstreams have a login\n  hint: choose one of {names} with --upstream"
         ))
         .into()),
@@ -70,7 +70,7 @@ pub(super) fn with_login<'a>(
 }
 
 impl ConfigArgs {
-    /// What to load, with this process's environment.
+    /// The configuration to load, with this process's environment.
     pub fn source(&self) -> Source<'static> {
         Source {
             config: self.config.clone(),

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use secrecy::ExposeSecret;
 use serde::Serialize;
 
-use super::{Usage, source::ConfigArgs};
+use super::{UsageError, source::ConfigArgs};
 use crate::{
     config::{self, Config, Credentials, LayerName, OAuth, Upstream, show_duration},
     credentials::store::{CredentialsFile, ReadError},
@@ -32,12 +32,12 @@ pub struct Args {
 }
 
 #[derive(Serialize)]
-struct Report {
+struct UpstreamStatus {
     upstream: String,
     #[serde(flatten)]
     account: Account,
-    quotas: Vec<Left>,
-    /// Why `quotas` is empty although there are some.
+    quotas: Vec<QuotaStatus>,
+    /// Why the quotas cannot be read; `quotas` is then empty.
     #[serde(skip_serializing_if = "Option::is_none")]
     quotas_unknown: Option<String>,
 }
@@ -48,32 +48,32 @@ enum Account {
     ApiKey {
         from: String,
         #[serde(flatten)]
-        key: Key,
+        key: KeyStatus,
     },
     None,
     Oauth {
         file: String,
         #[serde(flatten)]
-        login: Login,
+        login: LoginStatus,
     },
 }
 
 #[derive(Serialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
-enum Key {
+enum KeyStatus {
     Found,
     Missing { problem: String },
 }
 
 #[derive(Serialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
-enum Login {
-    /// The token is good, or can be renewed.
+enum LoginStatus {
+    /// The token is valid, or can be refreshed.
     LoggedIn {
         expires: Timestamp,
         refreshed: Timestamp,
     },
-    /// The token is over, and there is nothing to renew it with.
+    /// The token has expired, and there is no refresh token.
     Expired {
         expires: Timestamp,
         refreshed: Timestamp,
@@ -85,64 +85,64 @@ enum Login {
 }
 
 #[derive(Serialize)]
-struct Left {
+struct QuotaStatus {
     quota: String,
     left: usize,
     limit: usize,
     resets: Timestamp,
 }
 
-/// Runs the verb.
+/// Runs the command.
 ///
 /// # Errors
 ///
-/// A config that cannot be used, an upstream that is not there, or a closed stdout.
+/// An invalid config, an unknown upstream, or a closed stdout.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = config::without_secrets(&args.config.source())?;
     let asked = |it: &&Upstream| args.upstream.as_ref().is_none_or(|name| it.name == *name);
     let now = SystemTime::now();
-    let reports: Vec<_> = config
+    let statuses: Vec<_> = config
         .upstreams
         .iter()
         .filter(asked)
-        .map(|upstream| report(&config, upstream, now))
+        .map(|upstream| upstream_status(&config, upstream, now))
         .collect();
-    if reports.is_empty() {
+    if statuses.is_empty() {
         let names: Vec<_> = config.upstreams.iter().map(|it| &*it.name).collect();
         let text = format!("no such upstream\n  hint: there are {}", names.join(", "));
-        return Err(Usage(text).into());
+        return Err(UsageError(text).into());
     }
     let mut out = io::stdout().lock();
     if args.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&reports)?)?;
+        writeln!(out, "{}", serde_json::to_string_pretty(&statuses)?)?;
     } else {
-        for report in &reports {
-            print(&mut out, report, now)?;
+        for status in &statuses {
+            print(&mut out, status, now)?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn report(config: &Config, upstream: &Upstream, now: SystemTime) -> Report {
+fn upstream_status(config: &Config, upstream: &Upstream, now: SystemTime) -> UpstreamStatus {
     let account = match &upstream.credentials {
         Credentials::None => Account::None,
         Credentials::ApiKey(key) => Account::ApiKey {
             from: key.reference.clone(),
             key: match key.problem.clone() {
-                None => Key::Found,
-                Some(problem) => Key::Missing { problem },
+                None => KeyStatus::Found,
+                Some(problem) => KeyStatus::Missing { problem },
             },
         },
         Credentials::OAuth(oauth) => Account::Oauth {
             file: oauth.file.display().to_string(),
-            login: login(oauth, now),
+            login: login_status(oauth, now),
         },
     };
-    let (quotas, quotas_unknown) = match left(config, upstream) {
+    let (quotas, quotas_unknown) = match quota_statuses(config, upstream) {
         Ok(quotas) => (quotas, None),
         Err(problem) => (Vec::new(), Some(problem)),
     };
-    Report {
+    UpstreamStatus {
         upstream: upstream.name.clone(),
         account,
         quotas,
@@ -150,12 +150,12 @@ fn report(config: &Config, upstream: &Upstream, now: SystemTime) -> Report {
     }
 }
 
-fn login(oauth: &OAuth, now: SystemTime) -> Login {
+fn login_status(oauth: &OAuth, now: SystemTime) -> LoginStatus {
     let stored = match CredentialsFile::new(&oauth.file).read_once() {
         Ok(stored) => stored,
-        Err(ReadError::Missing(_)) => return Login::LoggedOut,
+        Err(ReadError::Missing(_)) => return LoginStatus::LoggedOut,
         Err(error) => {
-            return Login::Unreadable {
+            return LoginStatus::Unreadable {
                 problem: error.to_string(),
             };
         }
@@ -165,14 +165,14 @@ fn login(oauth: &OAuth, now: SystemTime) -> Login {
     let refreshed = timestamp(stored.stamp.modified());
     let renewable = !credentials.refresh_token.expose_secret().is_empty();
     if renewable || !credentials.valid_for(now).is_zero() {
-        Login::LoggedIn { expires, refreshed }
+        LoginStatus::LoggedIn { expires, refreshed }
     } else {
-        Login::Expired { expires, refreshed }
+        LoginStatus::Expired { expires, refreshed }
     }
 }
 
-/// What is left by the file that whoever serves counts in.
-fn left(config: &Config, upstream: &Upstream) -> Result<Vec<Left>, String> {
+/// What is left of each quota, by the state file of the serving process.
+fn quota_statuses(config: &Config, upstream: &Upstream) -> Result<Vec<QuotaStatus>, String> {
     let quotas = &upstream.jitter_throttle.quotas;
     if quotas.is_empty() || !upstream.pipeline.contains(&LayerName::JitterThrottle) {
         return Ok(Vec::new());
@@ -182,29 +182,29 @@ fn left(config: &Config, upstream: &Upstream) -> Result<Vec<Left>, String> {
     };
     let usage = quotas::peek(&upstream.name, quotas, state_dir, Arc::new(SystemTime::now))
         .map_err(|error| error.to_string())?;
-    let left = usage.into_iter().map(|usage| Left {
+    let quotas = usage.into_iter().map(|usage| QuotaStatus {
         left: usage.limit.saturating_sub(usage.used),
         limit: usage.limit,
         resets: timestamp(usage.resets),
         quota: usage.quota,
     });
-    Ok(left.collect())
+    Ok(quotas.collect())
 }
 
-fn print(out: &mut impl Write, report: &Report, now: SystemTime) -> io::Result<()> {
-    writeln!(out, "upstream {}", report.upstream)?;
-    match &report.account {
+fn print(out: &mut impl Write, status: &UpstreamStatus, now: SystemTime) -> io::Result<()> {
+    writeln!(out, "upstream {}", status.upstream)?;
+    match &status.account {
         Account::ApiKey { from, key } => match key {
-            Key::Found => writeln!(out, "  API key    from {from}")?,
-            Key::Missing { problem } => {
+            KeyStatus::Found => writeln!(out, "  API key    from {from}")?,
+            KeyStatus::Missing { problem } => {
                 writeln!(out, "  API key    none in {from}: {problem}; put it there")?;
             }
         },
         Account::None => writeln!(out, "  login      none needed")?,
         Account::Oauth { file, login } => {
-            let name = &report.upstream;
+            let name = &status.upstream;
             match login {
-                Login::LoggedIn { expires, .. } => {
+                LoginStatus::LoggedIn { expires, .. } => {
                     let expires = *expires;
                     match u64::try_from(expires.as_second() - timestamp(now).as_second()) {
                         Ok(left) => writeln!(
@@ -221,32 +221,34 @@ fn print(out: &mut impl Write, report: &Report, now: SystemTime) -> io::Result<(
                         )?,
                     }
                 }
-                Login::Expired { expires, .. } => writeln!(
+                LoginStatus::Expired { expires, .. } => writeln!(
                     out,
                     "  login      expired at {}; run `pacegate login --upstream {name}`",
                     clock(*expires)
                 )?,
-                Login::LoggedOut => writeln!(
+                LoginStatus::LoggedOut => writeln!(
                     out,
                     "  login      logged out; run `pacegate login --upstream {name}`"
                 )?,
-                Login::Unreadable { problem } => writeln!(
+                LoginStatus::Unreadable { problem } => writeln!(
                     out,
                     "  login      {problem}; run `pacegate login --upstream {name}`"
                 )?,
             }
-            if let Login::LoggedIn { refreshed, .. } | Login::Expired { refreshed, .. } = login {
+            if let LoginStatus::LoggedIn { refreshed, .. }
+            | LoginStatus::Expired { refreshed, .. } = login
+            {
                 writeln!(out, "  refreshed  {}", clock(*refreshed))?;
             }
             writeln!(out, "  file       {file}")?;
         }
     }
-    for Left {
+    for QuotaStatus {
         quota,
         left,
         limit,
         resets,
-    } in &report.quotas
+    } in &status.quotas
     {
         write!(out, "  quota      {left} left of {quota}")?;
         if left < limit {
@@ -254,13 +256,13 @@ fn print(out: &mut impl Write, report: &Report, now: SystemTime) -> io::Result<(
         }
         writeln!(out)?;
     }
-    if let Some(problem) = &report.quotas_unknown {
+    if let Some(problem) = &status.quotas_unknown {
         writeln!(out, "  quota      not known: {problem}")?;
     }
     Ok(())
 }
 
-/// Whole seconds: nobody asks for more, and programs read them more easily.
+/// In whole seconds, which are enough and easy to parse.
 fn timestamp(time: SystemTime) -> Timestamp {
     let seconds = time
         .duration_since(SystemTime::UNIX_EPOCH)

@@ -1,4 +1,4 @@
-//! Clients that all ask at the same moment, over sockets of their own.
+//! Clients that send their requests at the same moment, each over its own connection.
 
 use std::{future, io, time::Duration};
 
@@ -15,71 +15,71 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-/// As many as a window with a few sub-agents sends within some milliseconds.
+/// As many requests as a window with a few sub-agents sends within some milliseconds.
 const CLIENTS: usize = 5;
 
-/// Until the gateway has accepted all connections: one that it accepts together with a request it
-/// reads at once, before the earlier requests that others have sent.
+/// Time for the gateway to accept all connections. A connection that is accepted later is read at
+/// once, so its request would overtake earlier ones.
 const ACCEPTED: Duration = Duration::from_millis(20);
 
-/// What a client noticed of its request.
+/// An event of a request, as its client sees it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Event {
-    /// Which request, counted from 0.
+pub(super) struct ClientEvent {
+    /// Index of the request.
     pub(super) request: usize,
     pub(super) at: Instant,
-    pub(super) what: Noticed,
+    pub(super) kind: ClientEventKind,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Noticed {
-    /// The request is on its way to the gateway.
+pub(super) enum ClientEventKind {
+    /// The request was sent.
     Sent,
-    /// The answer's head, which says how long the gateway kept the request in its queue.
-    Head { queued: Duration },
-    /// The first byte of the answer's body.
+    /// The response headers arrived; they say how long the request was queued.
+    Headers { queued: Duration },
+    /// The first byte of the response body arrived.
     FirstByte,
-    /// The end of the answer.
+    /// The response ended.
     Done,
 }
 
-/// A burst that did not end with five answers.
+/// Not all requests of a burst succeeded.
 #[derive(Debug, thiserror::Error)]
 pub enum BurstError {
-    /// The gateway does not accept.
+    /// The gateway does not accept connections.
     #[error("cannot connect to the gateway: {0}")]
     Connect(#[from] io::Error),
     /// A connection broke.
     #[error("a request got no whole answer: {0}")]
     Http(#[from] hyper::Error),
-    /// A request that cannot be written.
+    /// A request cannot be built.
     #[error(transparent)]
     Request(#[from] http::Error),
-    /// An answer that is none.
+    /// The status of a response is not 200.
     #[error("request {request} was answered {status}: {text}")]
     Status {
-        /// Which one, counted from 1.
+        /// Number of the request, counted from 1.
         request: usize,
         /// The status.
         status: StatusCode,
-        /// The answer's body.
+        /// The response body.
         text: String,
     },
-    /// A client's task ended in a panic.
+    /// The task of a client panicked.
     #[error(transparent)]
     Task(#[from] JoinError),
-    /// An answer that the gateway has not marked.
+    /// A response without the header of its queue time.
     #[error("request {0}: the answer has no x-pacegate-queued-ms")]
     Unmarked(usize),
 }
 
-/// A connection on which nothing was said yet.
-struct Client {
+/// A client that is connected and has sent nothing.
+struct BurstClient {
     sender: SendRequest<Full<Bytes>>,
     connection: Connection<TokioIo<TcpStream>, Full<Bytes>>,
 }
 
-/// The requests' bodies, all different, so that the upstream's record can be told apart by them.
+/// The request bodies, all different, so that the upstream's record tells the requests apart.
 pub(super) fn bodies(model: &str) -> Vec<Bytes> {
     let body = |number| {
         let text = format!("Say something, please ({number} of {CLIENTS})");
@@ -93,38 +93,38 @@ pub(super) fn bodies(model: &str) -> Vec<Bytes> {
     (1..=CLIENTS).map(body).collect()
 }
 
-/// Sends all `bodies` at once, reads the answers, and tells what happens.
+/// Sends all `bodies` at once, reads the responses, and reports each event.
 ///
 /// # Errors
 ///
-/// The first client that failed; the others leave.
+/// The first request that failed; the other clients disconnect.
 pub(super) async fn burst(
     authority: &str,
     bodies: Vec<Bytes>,
-    tell: UnboundedSender<Event>,
+    events: UnboundedSender<ClientEvent>,
 ) -> Result<(), BurstError> {
-    // All connections first: the requests are to arrive together, and in order.
+    // All connections first, so that the requests arrive together and in order.
     let mut chats = Vec::new();
     for body in bodies {
         let request = Request::post("/v1/chat/completions")
             .header(header::HOST, authority)
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))?;
-        chats.push((Client::connect(authority).await?, request));
+        chats.push((BurstClient::connect(authority).await?, request));
     }
     sleep(ACCEPTED).await;
     let mut clients = JoinSet::new();
     for (number, (client, request)) in chats.into_iter().enumerate() {
-        let tell = tell.clone();
-        let notice = move |what| {
-            // Whoever listened is gone, and so is the reason to tell.
-            let _left = tell.send(Event {
+        let events = events.clone();
+        let notify = move |kind| {
+            // Without a receiver nobody needs the event.
+            let _left = events.send(ClientEvent {
                 request: number,
                 at: Instant::now(),
-                what,
+                kind,
             });
         };
-        clients.spawn(client.chat(number + 1, request, notice));
+        clients.spawn(client.chat(number + 1, request, notify));
     }
     while let Some(ended) = clients.join_next().await {
         ended??;
@@ -132,9 +132,9 @@ pub(super) async fn burst(
     Ok(())
 }
 
-// === impl Client ===
+// === impl BurstClient ===
 
-impl Client {
+impl BurstClient {
     async fn connect(authority: &str) -> Result<Self, BurstError> {
         let stream = TcpStream::connect(authority).await?;
         stream.set_nodelay(true)?;
@@ -146,17 +146,17 @@ impl Client {
         self,
         number: usize,
         request: Request<Full<Bytes>>,
-        notice: impl Fn(Noticed),
+        notify: impl Fn(ClientEventKind),
     ) -> Result<(), BurstError> {
         let driven = async {
-            // What ends it too early also ends the exchange, which knows better what was lost.
+            // An error ends the exchange, too, which reports it.
             let _ended = self.connection.await;
             future::pending().await
         };
         tokio::select! {
-            // The request is on the wire after the first poll, so clients ask in their order.
+            // The first poll sends the request, so requests are sent in order.
             biased;
-            outcome = exchange(self.sender, number, request, notice) => outcome,
+            result = exchange(self.sender, number, request, notify) => result,
             never = driven => never,
         }
     }
@@ -166,9 +166,9 @@ async fn exchange(
     mut sender: SendRequest<Full<Bytes>>,
     number: usize,
     request: Request<Full<Bytes>>,
-    notice: impl Fn(Noticed),
+    notify: impl Fn(ClientEventKind),
 ) -> Result<(), BurstError> {
-    notice(Noticed::Sent);
+    notify(ClientEventKind::Sent);
     let mut response = sender.send_request(request).await?;
     let status = response.status();
     if status != StatusCode::OK {
@@ -185,12 +185,12 @@ async fn exchange(
         .and_then(|value| value.to_str().ok()?.parse().ok())
         .map(Duration::from_millis)
         .ok_or(BurstError::Unmarked(number))?;
-    notice(Noticed::Head { queued });
+    notify(ClientEventKind::Headers { queued });
     let body = response.body_mut();
     if body.frame().await.transpose()?.is_some() {
-        notice(Noticed::FirstByte);
+        notify(ClientEventKind::FirstByte);
     }
     while body.frame().await.transpose()?.is_some() {}
-    notice(Noticed::Done);
+    notify(ClientEventKind::Done);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! A home that lasts as long as the demo.
+//! A temporary home directory for the demo.
 
 use std::{
     env,
@@ -10,24 +10,24 @@ use std::{
 
 use uuid::Uuid;
 
-/// A directory that nobody else may enter; removed with all that is in it when dropped.
+/// A directory of mode 0700; removed with its contents when dropped.
 #[derive(Debug)]
 pub struct Home(PathBuf);
 
 impl Home {
-    /// Makes one among the machine's temporary files.
+    /// Makes the directory in the system's temporary directory.
     ///
     /// # Errors
     ///
-    /// If nothing can be written there.
+    /// If the directory cannot be made.
     pub fn new() -> io::Result<Self> {
         let path = env::temp_dir().join(format!("pacegate-demo-{}", Uuid::new_v4()));
-        // Fails if something stands there already, a link included.
+        // Fails if the path exists, even as a link.
         DirBuilder::new().mode(0o700).create(&path)?;
         Ok(Self(path))
     }
 
-    /// Where it is.
+    /// Path of the directory.
     pub fn path(&self) -> &Path {
         &self.0
     }
@@ -35,7 +35,7 @@ impl Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
-        // What is left is a token that nobody accepts any more.
+        // If this fails, a token stays that no server accepts any more.
         let _best_effort = fs::remove_dir_all(&self.0);
     }
 }

@@ -1,8 +1,7 @@
-//! A burst of chats through the shipped default, beside a fake upstream, shown as it happens.
+//! A burst of chats through the default config to a simulator, shown while it runs.
 //!
-//! [`Stage`] is the default config turned towards a simulator. [`show`] sends five requests at once
-//! and keeps a table of what the clients saw of them and what the upstream saw; [`Screen`]
-//! draws it.
+//! [`DemoSetup`] points the default config to a simulator. [`show`] sends five requests at once and
+//! keeps a table of what the clients and the upstream saw of them; [`DemoScreen`] draws it.
 
 use std::{io, time::Duration};
 
@@ -11,50 +10,50 @@ use tokio::{sync::mpsc, time::interval};
 mod burst;
 mod home;
 mod screen;
-mod stage;
+mod setup;
 mod table;
 
-use self::table::Table;
+use self::table::BurstTable;
 pub use self::{
     burst::BurstError,
     home::Home,
-    screen::Screen,
-    stage::{Stage, StageError, config},
+    screen::DemoScreen,
+    setup::{DemoSetup, SetupError, config},
     table::Totals,
 };
 
-/// How often the table is drawn while nothing happens: the seconds of those who wait run on.
+/// How often the table is drawn between events, to update the queue times.
 const TICK: Duration = Duration::from_millis(100);
 
-/// What kept a burst from being shown to its end.
+/// A burst was not shown to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum ShowError {
     /// See [`BurstError`].
     #[error(transparent)]
     Burst(#[from] BurstError),
-    /// The screen is gone.
+    /// Stdout cannot be written to.
     #[error("cannot write to stdout: {0}")]
     Screen(#[from] io::Error),
 }
 
-/// Sends a burst to the gateway at `authority` and draws its table until the last answer is there.
+/// Sends a burst to the gateway at `authority` and draws its table until the last response has ended.
 ///
 /// # Errors
 ///
-/// The first request that failed, or a screen that cannot be drawn on.
+/// The first request that failed, or an error of stdout.
 ///
 /// # Cancel safety
 ///
-/// Dropping the future makes all clients leave.
+/// Dropping the future disconnects all clients.
 pub async fn show(
-    stage: &Stage,
+    setup: &DemoSetup,
     authority: &str,
-    screen: &mut Screen,
+    screen: &mut DemoScreen,
 ) -> Result<Totals, ShowError> {
-    let bodies = burst::bodies(stage.model());
-    let mut table = Table::new(&bodies);
-    let (tell, mut events) = mpsc::unbounded_channel();
-    let burst = async { Ok::<_, ShowError>(burst::burst(authority, bodies, tell).await?) };
+    let bodies = burst::bodies(setup.model());
+    let mut table = BurstTable::new(&bodies);
+    let (sender, mut events) = mpsc::unbounded_channel();
+    let burst = async { Ok::<_, ShowError>(burst::burst(authority, bodies, sender).await?) };
     let drawing = async {
         let mut tick = interval(TICK);
         loop {
@@ -62,12 +61,12 @@ pub async fn show(
                 event = events.recv() => Some(event),
                 _ = tick.tick() => None,
             };
-            table.see(&stage.arrivals());
+            table.record_arrivals(&setup.arrivals());
             match event {
                 // All clients are done.
                 Some(None) => return Ok(screen.finish(&table)?),
                 Some(Some(event)) => {
-                    table.note(&event);
+                    table.record(&event);
                     screen.event(&table, &event)?;
                 }
                 None => screen.draw(&table),
@@ -75,5 +74,5 @@ pub async fn show(
         }
     };
     tokio::try_join!(burst, drawing)?;
-    Ok(table.totals(&stage.arrivals()))
+    Ok(table.totals(&setup.arrivals()))
 }

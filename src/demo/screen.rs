@@ -1,4 +1,4 @@
-//! Where the table appears: drawn over and over on a terminal, else told line by line.
+//! Shows the table: redrawn on a terminal, else one line for each event.
 
 use std::{
     env,
@@ -8,20 +8,20 @@ use std::{
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{
-    burst::{Event, Noticed},
-    table::{HEAD, Phase, Table},
+    burst::{ClientEvent, ClientEventKind},
+    table::{BurstTable, HEADING, RowState},
 };
 
 /// Stdout.
 #[derive(Debug)]
-pub enum Screen {
-    /// Takes lines, and nothing but text.
+pub enum DemoScreen {
+    /// No terminal: plain lines.
     Plain,
-    /// Can be drawn on.
+    /// A terminal that understands escape codes.
     Terminal(Terminal),
 }
 
-/// The rows are one drawing, so that all are of the same moment; the lines above are ordinary
+/// All rows are drawn at once, so that they show the same moment; the lines above are ordinary
 /// output.
 #[derive(Debug)]
 pub struct Terminal {
@@ -30,7 +30,7 @@ pub struct Terminal {
     colours: bool,
 }
 
-/// Draws in a second, at most.
+/// The most draws in a second.
 const RATE: u8 = 20;
 
 // ECMA-48, select graphic rendition.
@@ -38,11 +38,11 @@ const DIM: &str = "\x1b[2m";
 const CYAN: &str = "\x1b[36m";
 const RESET: &str = "\x1b[0m";
 
-// === impl Screen ===
+// === impl DemoScreen ===
 
-impl Screen {
-    /// Whatever stdout is. Colours only where `NO_COLOR` (<https://no-color.org>) does not forbid
-    /// them, escape codes only where something understands them.
+impl DemoScreen {
+    /// The kind of screen that stdout is. Colours unless `NO_COLOR` (<https://no-color.org>) is set,
+    /// escape codes only on a terminal that understands them.
     pub fn new() -> Self {
         let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
         let dumb = variable("TERM").is_none_or(|kind| kind == "dumb");
@@ -52,15 +52,15 @@ impl Screen {
         Self::Terminal(Terminal::new(variable("NO_COLOR").is_none()))
     }
 
-    /// Shows what has just happened.
-    pub(super) fn event(&mut self, table: &Table, event: &Event) -> io::Result<()> {
+    /// Shows an event.
+    pub(super) fn event(&mut self, table: &BurstTable, event: &ClientEvent) -> io::Result<()> {
         match self {
             Self::Plain => {
-                // Comes with the head.
-                if let Noticed::FirstByte = event.what {
+                // Follows the response headers at once.
+                if let ClientEventKind::FirstByte = event.kind {
                     return Ok(());
                 }
-                writeln!(io::stdout().lock(), "{}", table.tell(event))
+                writeln!(io::stdout().lock(), "{}", table.describe(event))
             }
             Self::Terminal(terminal) => {
                 if !terminal.begun {
@@ -72,17 +72,17 @@ impl Screen {
         }
     }
 
-    /// Lets the seconds run on.
-    pub(super) fn draw(&mut self, table: &Table) {
+    /// Updates the times.
+    pub(super) fn draw(&mut self, table: &BurstTable) {
         if let Self::Terminal(terminal) = self {
             terminal.draw(table);
         }
     }
 
-    /// Leaves the finished table behind, as ordinary output.
-    pub(super) fn finish(&mut self, table: &Table) -> io::Result<()> {
+    /// Prints the finished table as ordinary output.
+    pub(super) fn finish(&mut self, table: &BurstTable) -> io::Result<()> {
         match self {
-            Self::Plain => writeln!(io::stdout().lock(), "\n{HEAD}")?,
+            Self::Plain => writeln!(io::stdout().lock(), "\n{HEADING}")?,
             Self::Terminal(terminal) => terminal.rows.finish_and_clear(),
         }
         let mut out = io::stdout().lock();
@@ -93,7 +93,7 @@ impl Screen {
     }
 }
 
-impl Default for Screen {
+impl Default for DemoScreen {
     fn default() -> Self {
         Self::new()
     }
@@ -117,19 +117,19 @@ impl Terminal {
 
     fn begin(&mut self) -> io::Result<()> {
         self.begun = true;
-        writeln!(io::stdout().lock(), "{HEAD}")
+        writeln!(io::stdout().lock(), "{HEADING}")
     }
 
-    fn draw(&self, table: &Table) {
+    fn draw(&self, table: &BurstTable) {
         if !self.begun {
             return;
         }
         let mut rows = Vec::new();
         for index in 0..table.len() {
             let line = table.line(index);
-            rows.push(match table.phase(index) {
-                Phase::Waiting if self.colours => format!("{DIM}{line}{RESET}"),
-                Phase::Underway if self.colours => format!("{CYAN}{line}{RESET}"),
+            rows.push(match table.state(index) {
+                RowState::Waiting if self.colours => format!("{DIM}{line}{RESET}"),
+                RowState::Underway if self.colours => format!("{CYAN}{line}{RESET}"),
                 _ => line,
             });
         }

@@ -1,9 +1,9 @@
-//! What became of each request of a burst, by two witnesses.
+//! The table of a burst: what its clients and the upstream saw of each request.
 //!
-//! A client cannot see its request leave the gateway. It knows when it sent it, and the answer says
-//! how long the gateway kept it (`x-pacegate-queued-ms`, counted from the request's head on this
-//! machine): the sum of both is when it left. Beside it stands what the upstream wrote down by
-//! itself, so that nobody has to take the gateway's word for it.
+//! A client cannot see when its request leaves the gateway. It knows when it sent the request, and
+//! the response says how long that was queued (`x-pacegate-queued-ms`, counted from the request
+//! headers): the sum of both is when it left. The right-hand columns are the upstream's own record,
+//! which does not depend on what the gateway says.
 
 use std::{fmt, time::Duration};
 
@@ -11,61 +11,61 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-use super::burst::{Event, Noticed};
+use super::burst::{ClientEvent, ClientEventKind};
 use crate::simulator::Arrival;
 
 /// One row for each request.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(super) struct BurstTable {
     rows: Vec<Row>,
-    /// The first request's departure from its client: all instants are counted from here.
+    /// When the first request was sent: all times are counted from here.
     start: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Row {
-    /// The body's SHA-256, by which the upstream knows the request.
+    /// SHA-256 of the body, which identifies the request in the upstream's record.
     digest: String,
     sent: Option<Instant>,
     queued: Option<Duration>,
     first_byte: Option<Instant>,
     done: Option<Instant>,
-    /// When the upstream saw it.
+    /// When the upstream received it.
     seen: Option<Instant>,
 }
 
 /// Where a request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum RowState {
     Waiting,
     Underway,
     Done,
 }
 
-/// The burst as a whole. What concerns the upstream is from its own record.
+/// The burst as a whole. `arrivals`, `refused` and `gaps` are from the upstream's record.
 #[derive(Debug)]
 pub struct Totals {
     requests: usize,
-    /// Every attempt counts.
+    /// All attempts, retries included.
     arrivals: usize,
     refused: usize,
-    /// The least and the greatest.
+    /// The smallest and the largest.
     gaps: Option<(Duration, Duration)>,
     time: Duration,
 }
 
 /// Above the rows.
-pub(super) const HEAD: &str = concat!(
+pub(super) const HEADING: &str = concat!(
     "                                                        | upstream's record\n",
     " # arrived  queued    left     gap  first byte     done | arrived     gap",
 );
 
-/// There is none before the first.
+/// Shown for the first request, which has no gap before it.
 const NO_GAP: &str = "-";
 
-// === impl Table ===
+// === impl BurstTable ===
 
-impl Table {
+impl BurstTable {
     /// A table of requests that have not been sent.
     pub(super) fn new(bodies: &[Bytes]) -> Self {
         let row = |body: &Bytes| Row {
@@ -82,26 +82,26 @@ impl Table {
         }
     }
 
-    /// Notes what a client noticed.
-    pub(super) fn note(&mut self, event: &Event) {
+    /// Records an event of a client.
+    pub(super) fn record(&mut self, event: &ClientEvent) {
         let Some(row) = self.rows.get_mut(event.request) else {
             return;
         };
-        match event.what {
-            Noticed::Sent => {
+        match event.kind {
+            ClientEventKind::Sent => {
                 row.sent = Some(event.at);
                 self.start.get_or_insert(event.at);
             }
-            Noticed::Head { queued } => row.queued = Some(queued),
-            Noticed::FirstByte => row.first_byte = Some(event.at),
-            Noticed::Done => row.done = Some(event.at),
+            ClientEventKind::Headers { queued } => row.queued = Some(queued),
+            ClientEventKind::FirstByte => row.first_byte = Some(event.at),
+            ClientEventKind::Done => row.done = Some(event.at),
         }
     }
 
-    /// Notes what the upstream saw.
-    pub(super) fn see(&mut self, arrivals: &[(Instant, Arrival)]) {
+    /// Records what the upstream received.
+    pub(super) fn record_arrivals(&mut self, arrivals: &[(Instant, Arrival)]) {
         for row in &mut self.rows {
-            let mut mine = arrivals.iter().filter(|(_, arrival)| row.is(arrival));
+            let mut mine = arrivals.iter().filter(|(_, arrival)| row.matches(arrival));
             row.seen = mine.next_back().map(|(at, _)| *at);
         }
     }
@@ -110,20 +110,20 @@ impl Table {
         self.rows.len()
     }
 
-    pub(super) fn phase(&self, index: usize) -> Phase {
+    pub(super) fn state(&self, index: usize) -> RowState {
         match &self.rows[index] {
-            row if row.done.is_some() => Phase::Done,
-            row if row.seen.is_some() => Phase::Underway,
-            _ => Phase::Waiting,
+            row if row.done.is_some() => RowState::Done,
+            row if row.seen.is_some() => RowState::Underway,
+            _ => RowState::Waiting,
         }
     }
 
-    /// A row, with all that is known of it.
+    /// A row as text, with blanks for what is not known yet.
     pub(super) fn line(&self, index: usize) -> String {
         let row = &self.rows[index];
         let queued = match (row.queued, row.sent) {
             (Some(queued), _) => seconds(queued),
-            // Runs until the upstream has it; how long it was is said by the answer.
+            // Runs until the upstream has the request; the response says the exact time.
             (None, Some(sent)) => {
                 let waited = row.seen.unwrap_or_else(Instant::now) - sent;
                 format!("{:.1}..", waited.as_secs_f64())
@@ -144,27 +144,27 @@ impl Table {
     }
 
     /// An event in words.
-    pub(super) fn tell(&self, event: &Event) -> String {
+    pub(super) fn describe(&self, event: &ClientEvent) -> String {
         let row = &self.rows[event.request];
-        let what = match event.what {
-            Noticed::Sent => "sent".into(),
-            Noticed::Head { queued } => {
+        let what = match event.kind {
+            ClientEventKind::Sent => "sent".into(),
+            ClientEventKind::Headers { queued } => {
                 let (left, queued) = (self.offset(row.left()), seconds(queued));
                 format!("answer begins; it left at {left}, queued {queued}")
             }
-            Noticed::FirstByte => "first byte".into(),
-            Noticed::Done => "done".into(),
+            ClientEventKind::FirstByte => "first byte".into(),
+            ClientEventKind::Done => "done".into(),
         };
         let at = self.offset(Some(event.at));
         format!("{at:>7}  request {}: {what}", event.request + 1)
     }
 
-    /// What there is to say at the end.
+    /// The totals, with the upstream's record.
     pub(super) fn totals(&self, arrivals: &[(Instant, Arrival)]) -> Totals {
         let mut mine = Vec::new();
         let mut refused = 0;
         for (at, arrival) in arrivals {
-            if self.rows.iter().any(|row| row.is(arrival)) {
+            if self.rows.iter().any(|row| row.matches(arrival)) {
                 mine.push(*at);
                 refused += usize::from(arrival.status == Some(429));
             }
@@ -204,7 +204,7 @@ impl Row {
         Some(self.sent? + self.queued?)
     }
 
-    fn is(&self, arrival: &Arrival) -> bool {
+    fn matches(&self, arrival: &Arrival) -> bool {
         arrival.body_sha256.as_deref() == Some(&*self.digest)
     }
 }

@@ -1,4 +1,4 @@
-//! `POST /v1/chat/completions`: the same text every time, whole or in chunks.
+//! `POST /v1/chat/completions`: the same text every time, plain or streamed.
 
 use std::iter;
 
@@ -7,13 +7,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    Answer, Options,
+    Options, ResponseKind,
     faults::Fault,
-    script::{Step, Steps},
+    script::{BodyStep, BodySteps},
     wording::Wording,
 };
 
-/// What is read of a chat request.
+/// The fields of a chat request that shape its response.
 #[derive(Debug, Deserialize)]
 pub(super) struct Chat {
     model: String,
@@ -26,23 +26,23 @@ struct StreamOptions {
     include_usage: Option<bool>,
 }
 
-/// The head's fields and the body of an answer.
+/// The content headers and the body of a response.
 #[derive(Debug)]
 pub(super) struct Content {
     pub(super) encoding: Option<&'static str>,
     pub(super) kind: &'static str,
-    pub(super) steps: Steps,
+    pub(super) steps: BodySteps,
 }
 
-/// `created` of every answer: a constant, so that equal requests get equal bytes.
+/// `created` of every response: a constant, so that equal requests get equal bytes.
 pub(super) const CREATED: u64 = 1_700_000_000;
 
-/// A chat completion that some library once compressed.
+/// A chat completion, compressed with gzip.
 const GZIPPED: &[u8] = include_bytes!("completion.json.gz");
 
 const JSON: &str = "application/json";
 
-/// Words that the text goes round in.
+/// The text repeats these words.
 const WORDS: [&str; 8] = [
     "One ",
     "word ",
@@ -57,32 +57,32 @@ const WORDS: [&str; 8] = [
 // === impl Content ===
 
 impl Content {
-    /// The answer to the chat with this number, whose request had this body.
+    /// The response to chat `number` with the request body `body`.
     pub(super) fn new(options: &Options, chat: &Chat, number: u64, body: &Bytes) -> Self {
-        match options.answer {
-            Answer::Blob(length) => Self::whole(blob(length)),
-            Answer::Chat if chat.stream == Some(true) => Self {
+        match options.response {
+            ResponseKind::Blob(length) => Self::whole(blob(length)),
+            ResponseKind::Chat if chat.stream == Some(true) => Self {
                 encoding: None,
                 kind: "text/event-stream; charset=utf-8",
-                steps: Steps::streamed(stream(options, chat, number, body.len())),
+                steps: BodySteps::streamed(stream(options, chat, number, body.len())),
             },
-            Answer::Chat => Self::whole(completion(options, chat, number, body.len())),
-            Answer::Echo => Self::whole(body.clone()),
-            Answer::Gzip => Self {
+            ResponseKind::Chat => Self::whole(completion(options, chat, number, body.len())),
+            ResponseKind::Echo => Self::whole(body.clone()),
+            ResponseKind::Gzip => Self {
                 encoding: Some("gzip"),
                 ..Self::whole(GZIPPED)
             },
         }
     }
 
-    /// The same answer with a fault in its body. Faults that come before the head change nothing.
-    pub(super) fn spoil(self, fault: &Fault, wording: Wording) -> Self {
+    /// Adds `fault` to the body. Faults before the response headers change nothing.
+    pub(super) fn with_fault(self, fault: &Fault, wording: Wording) -> Self {
         let (chunks, last) = match fault {
             Fault::EarlyEnd(chunks) => (*chunks, None),
-            Fault::ErrorEvent(chunks) => (*chunks, Some(Step::Data(wording.event().into()))),
-            Fault::Reset(Some(chunks)) => (*chunks, Some(Step::Reset)),
-            Fault::Stall(Some(chunks)) => (*chunks, Some(Step::Stall)),
-            Fault::Truncate(chunks) => (*chunks, Some(Step::Abort)),
+            Fault::ErrorEvent(chunks) => (*chunks, Some(BodyStep::Data(wording.event().into()))),
+            Fault::Reset(Some(chunks)) => (*chunks, Some(BodyStep::Reset)),
+            Fault::Stall(Some(chunks)) => (*chunks, Some(BodyStep::Stall)),
+            Fault::Truncate(chunks) => (*chunks, Some(BodyStep::Abort)),
             Fault::Redirect(_) | Fault::Refuse(_) | Fault::Reset(None) | Fault::Stall(None) => {
                 return self;
             }
@@ -97,7 +97,7 @@ impl Content {
         Self {
             encoding: None,
             kind: JSON,
-            steps: Steps::fixed(bytes),
+            steps: BodySteps::fixed(bytes),
         }
     }
 }
@@ -119,13 +119,13 @@ fn completion(options: &Options, chat: &Chat, number: u64, asked: usize) -> Byte
     document.to_string().into()
 }
 
-/// Role, content, finish, usage if asked for, `[DONE]`. Made as it goes: a long stream is not kept.
+/// Role, content, finish, usage if requested, `[DONE]`. Lazy: a long stream is never in memory.
 fn stream(
     options: &Options,
     chat: &Chat,
     number: u64,
     asked: usize,
-) -> impl Iterator<Item = Step> + Send + use<> {
+) -> impl Iterator<Item = BodyStep> + Send + use<> {
     let event = chunk(number, &chat.model);
     let first = event(
         json!([choice(json!({ "role": "assistant", "content": "" }), None)]),
@@ -146,16 +146,16 @@ fn stream(
     let gap = Some(options.chunk_gap).filter(|gap| !gap.is_zero());
     let content = words().take(options.chunks).flat_map(move |word| {
         let chunk = event(json!([choice(json!({ "content": word }), None)]), None);
-        gap.map(Step::Wait)
+        gap.map(BodyStep::Wait)
             .into_iter()
-            .chain([Step::Data(format!("{comment}{chunk}").into())])
+            .chain([BodyStep::Data(format!("{comment}{chunk}").into())])
     });
     let tail = iter::once(finish)
         .chain(usage)
         .chain(["data: [DONE]\n\n".to_owned()]);
-    iter::once(Step::Data(first.into()))
+    iter::once(BodyStep::Data(first.into()))
         .chain(content)
-        .chain(tail.map(|event| Step::Data(event.into())))
+        .chain(tail.map(|event| BodyStep::Data(event.into())))
 }
 
 /// Writes events of one stream.
@@ -182,7 +182,7 @@ fn choice(delta: Value, finish_reason: Option<&str>) -> Value {
 }
 
 fn usage(asked: usize, answered: usize) -> Value {
-    // About four bytes a token, as everybody's rule of thumb has it.
+    // About four bytes a token, by the usual rule of thumb.
     let prompt = asked.div_ceil(4);
     json!({
         "prompt_tokens": prompt,
@@ -195,7 +195,7 @@ fn words() -> impl Iterator<Item = &'static str> {
     WORDS.into_iter().cycle()
 }
 
-/// A JSON document of some length.
+/// A JSON document of `length` bytes.
 fn blob(length: usize) -> Bytes {
     let (open, close) = (r#"{"blob":""#, r#""}"#);
     let filling = length.saturating_sub(open.len() + close.len());

@@ -1,17 +1,17 @@
-//! What goes wrong with chats, and with which.
+//! Faults in the responses to chats.
 //!
 //! A fault is written `[WHEN/]KIND[@CHUNKS][:KEY=VALUE,…]`, on the command line as over HTTP:
 //!
 //! - WHEN: `every`, or the number of the chat counted from 1; without it, the next chat that no
-//!   earlier fault has taken.
+//!   earlier fault applies to.
 //! - KIND: a status from 400 to 599; `302:location=URL`; `reset`, `stall`, `truncate`; `end` (a
 //!   clean end without `[DONE]`); `error` (an error event inside a 200 stream, then a clean end).
-//! - CHUNKS: how many chunks go out first. `reset` and `stall` without it come before the head.
-//!   A plain answer has one chunk for each 16 KiB.
-//! - KEYS, with a status: how the answer says when to come back: `retry-after=3` (also `1.5`, or
+//! - CHUNKS: how many chunks are sent first. `reset` and `stall` without it come before the response
+//!   headers. A plain response has one chunk for each 16 KiB.
+//! - KEYS, with a status: how the response says when to retry: `retry-after=3` (also `1.5`, or
 //!   any nonsense), `date=3`, `date-rfc850=3`, `date-asctime=3` (so many seconds from now),
 //!   `retry-after-ms=1500`, `reset-requests=6m0s`, `reset-tokens=1s`, `message=41.7` (in the text);
-//!   and `reason=day`: which limit the text speaks of.
+//!   and `reason=day`: which limit the text names.
 
 use std::{collections::VecDeque, str::FromStr};
 
@@ -20,58 +20,58 @@ use serde::Deserialize;
 
 use super::{hint::Hint, wording::Reason};
 
-/// One fault and the chats it strikes.
+/// A fault, and the chats it applies to.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(try_from = "String")]
-pub struct Rule {
+pub struct FaultRule {
     /// Which chats.
     pub when: When,
-    /// What happens to them.
+    /// The fault.
     pub fault: Fault,
 }
 
-/// Which chats a fault strikes. Those refused by a limit are none.
+/// The chats a fault applies to. Chats refused by a limit are not counted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum When {
-    /// All.
+    /// All chats.
     Every,
-    /// The next one that no earlier rule has taken; then the rule is used up.
+    /// The next chat that no earlier rule applies to; the rule applies once.
     Next,
-    /// The one with this number, counted from 1.
+    /// The chat with this number, counted from 1.
     Nth(u64),
 }
 
-/// What goes wrong.
+/// A fault in a response.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {
-    /// The answer ends cleanly after so many chunks, without `[DONE]`.
+    /// The response ends cleanly after so many chunks, without `[DONE]`.
     EarlyEnd(usize),
     /// An error event after so many chunks, then a clean end.
     ErrorEvent(usize),
     /// A 302 to this location.
     Redirect(String),
-    /// An error instead of an answer.
-    Refuse(Refusal),
-    /// An RST, before the head or after so many chunks.
+    /// An error response instead of the chat.
+    Refuse(FaultResponse),
+    /// An RST, before the response headers or after so many chunks.
     Reset(Option<usize>),
-    /// Silence on an open connection, before the head or after so many chunks.
+    /// Nothing more on an open connection, before the response headers or after so many chunks.
     Stall(Option<usize>),
-    /// The connection is closed after so many chunks, without a final one.
+    /// The connection is closed after so many chunks, without the last chunk.
     Truncate(usize),
 }
 
-/// An error answer.
+/// An error response.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Refusal {
+pub struct FaultResponse {
     /// The status.
     pub status: u16,
-    /// The limit to speak of; without one, the text that fits the status.
+    /// The limit that the text names; without one, the text follows from the status.
     pub reason: Option<Reason>,
-    /// How it says when to come back, in as many ways as there are.
+    /// How the response says when to retry.
     pub hints: Vec<Hint>,
 }
 
-/// A text that is no fault.
+/// The text is not a fault.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("fault `{text}`: {problem}")]
 pub struct BadFault {
@@ -79,12 +79,12 @@ pub struct BadFault {
     problem: &'static str,
 }
 
-/// The faults to come.
+/// The faults that have not been applied, and those that apply repeatedly.
 #[derive(Debug, Default)]
-pub(super) struct Plan {
+pub(super) struct FaultPlan {
     queue: VecDeque<Fault>,
     seen: u64,
-    standing: Vec<Rule>,
+    standing: Vec<FaultRule>,
 }
 
 /// Everything but WHEN and KIND.
@@ -96,9 +96,9 @@ struct Details {
     reason: Option<Reason>,
 }
 
-// === impl Rule ===
+// === impl FaultRule ===
 
-impl Rule {
+impl FaultRule {
     /// A fault for the next chat.
     pub fn next(fault: Fault) -> Self {
         Self {
@@ -108,7 +108,7 @@ impl Rule {
     }
 }
 
-impl FromStr for Rule {
+impl FromStr for FaultRule {
     type Err = BadFault;
 
     fn from_str(text: &str) -> Result<Self, BadFault> {
@@ -119,7 +119,7 @@ impl FromStr for Rule {
     }
 }
 
-impl TryFrom<String> for Rule {
+impl TryFrom<String> for FaultRule {
     type Error = BadFault;
 
     fn try_from(text: String) -> Result<Self, BadFault> {
@@ -127,25 +127,25 @@ impl TryFrom<String> for Rule {
     }
 }
 
-// === impl Plan ===
+// === impl FaultPlan ===
 
-impl Plan {
-    pub(super) fn new(rules: Vec<Rule>) -> Self {
+impl FaultPlan {
+    pub(super) fn new(rules: Vec<FaultRule>) -> Self {
         let mut plan = Self::default();
         rules.into_iter().for_each(|rule| plan.push(rule));
         plan
     }
 
-    pub(super) fn push(&mut self, rule: Rule) {
+    pub(super) fn push(&mut self, rule: FaultRule) {
         match rule.when {
             When::Next => self.queue.push_back(rule.fault),
             When::Every | When::Nth(_) => self.standing.push(rule),
         }
     }
 
-    /// Counts a chat and says what goes wrong with it: its number first, then the queue, then what
-    /// strikes all.
-    pub(super) fn strike(&mut self) -> Option<Fault> {
+    /// Counts a chat and returns its fault: a rule for its number first, then the queue, then a rule
+    /// for all chats.
+    pub(super) fn next_fault(&mut self) -> Option<Fault> {
         self.seen += 1;
         let standing = |when| {
             let rule = self.standing.iter().find(|rule| rule.when == when)?;
@@ -157,7 +157,7 @@ impl Plan {
     }
 }
 
-fn parse(text: &str) -> Result<Rule, &'static str> {
+fn parse(text: &str) -> Result<FaultRule, &'static str> {
     let (head, keys) = text.split_once(':').unwrap_or((text, ""));
     let (when, head) = match head.split_once('/') {
         None => (When::Next, head),
@@ -175,7 +175,7 @@ fn parse(text: &str) -> Result<Rule, &'static str> {
         .transpose()
         .map_err(|_| "after the @, expected a number of chunks")?;
     let fault = details.fault(kind.unwrap_or(head))?;
-    Ok(Rule { when, fault })
+    Ok(FaultRule { when, fault })
 }
 
 // === impl Details ===
@@ -183,7 +183,7 @@ fn parse(text: &str) -> Result<Rule, &'static str> {
 impl Details {
     fn parse(keys: &str) -> Result<Self, &'static str> {
         let mut details = Self::default();
-        // A location may hold commas, and is the only key that goes with a redirect.
+        // A location may contain commas, and is the only key of a redirect.
         if let Some(location) = keys.strip_prefix("location=") {
             details.location = Some(location.to_owned());
             return Ok(details);
@@ -212,7 +212,7 @@ impl Details {
             if self.chunks.is_some() || self.location.is_some() {
                 return Err("a status takes neither chunks nor a location");
             }
-            return Ok(Fault::Refuse(Refusal {
+            return Ok(Fault::Refuse(FaultResponse {
                 status,
                 reason: self.reason,
                 hints: self.hints,
@@ -245,9 +245,9 @@ mod tests {
 
     #[test]
     fn reads_every_kind() {
-        let refusal = |status, reason, hints: &[Hint]| {
+        let refuse = |status, reason, hints: &[Hint]| {
             let hints = hints.to_vec();
-            Fault::Refuse(Refusal {
+            Fault::Refuse(FaultResponse {
                 status,
                 reason,
                 hints,
@@ -258,21 +258,21 @@ mod tests {
             Hint::RetryAfterMs("9".into()),
         );
         for (text, when, fault) in [
-            ("429", When::Next, refusal(429, None, &[])),
+            ("429", When::Next, refuse(429, None, &[])),
             (
                 "every/429:retry-after=1.5,retry-after-ms=9",
                 When::Every,
-                refusal(429, None, &[after, millis]),
+                refuse(429, None, &[after, millis]),
             ),
             (
                 "3/503:date=9",
                 When::Nth(3),
-                refusal(503, None, &[Hint::HttpDate(9)]),
+                refuse(503, None, &[Hint::HttpDate(9)]),
             ),
             (
                 "403:reason=day",
                 When::Next,
-                refusal(403, Some(Reason::Day), &[]),
+                refuse(403, Some(Reason::Day), &[]),
             ),
             (
                 "302:location=http://a/b,c",
@@ -284,8 +284,8 @@ mod tests {
             ("end@1", When::Next, Fault::EarlyEnd(1)),
         ] {
             assert_eq!(
-                text.parse::<Rule>().unwrap(),
-                Rule { when, fault },
+                text.parse::<FaultRule>().unwrap(),
+                FaultRule { when, fault },
                 "{text}"
             );
         }
@@ -305,16 +305,16 @@ mod tests {
             "429@2",
             "reset:retry-after=3",
         ] {
-            text.parse::<Rule>().unwrap_err();
+            text.parse::<FaultRule>().unwrap_err();
         }
     }
 
     #[test]
     fn prefers_a_chats_own_fault_and_then_the_queue() {
         let rules = ["every/500", "429", "2/401"].map(|text| text.parse().unwrap());
-        let mut plan = Plan::new(rules.into());
-        let statuses = std::iter::from_fn(|| match plan.strike() {
-            Some(Fault::Refuse(refusal)) => Some(refusal.status),
+        let mut plan = FaultPlan::new(rules.into());
+        let statuses = std::iter::from_fn(|| match plan.next_fault() {
+            Some(Fault::Refuse(response)) => Some(response.status),
             _ => None,
         });
         assert_eq!(statuses.take(3).collect::<Vec<_>>(), [429, 401, 500]);

@@ -1,8 +1,9 @@
-//! The many ways of saying when to come back.
+//! The ways to say when to retry.
 
 use jiff::{SignedDuration, Timestamp};
 
-/// How a refusal says when to come back. Texts go out as they are, sense or nonsense.
+/// How an error response says when to retry. Texts are sent unchecked, so that tests can send
+/// invalid ones.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Hint {
     /// `Retry-After` as an asctime date, so many seconds from now.
@@ -26,7 +27,7 @@ pub enum Hint {
 // === impl Hint ===
 
 impl Hint {
-    /// Reads a hint from its key and value in a fault's text.
+    /// Parses a key and its value in the text of a fault.
     pub(super) fn parse(key: &str, value: &str) -> Result<Self, &'static str> {
         let seconds = || {
             value
@@ -47,7 +48,7 @@ impl Hint {
         })
     }
 
-    /// The headers that carry it.
+    /// The headers of this hint.
     pub(super) fn headers(&self) -> Vec<(&'static str, String)> {
         let date = |format, seconds| vec![("retry-after", date_after(format, seconds))];
         match self {

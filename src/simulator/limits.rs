@@ -1,4 +1,4 @@
-//! What the fake upstream admits: so many in any window, so many at once.
+//! Limits on chats: so many in any window, so many at once.
 
 use std::{collections::VecDeque, str::FromStr, sync::Arc, time::Duration};
 
@@ -7,56 +7,56 @@ use tokio::time::Instant;
 
 use super::wording::Reason;
 
-/// What is admitted; nothing here means everything.
+/// The limits on chats; by default there are none.
 #[derive(Clone, Debug, Default)]
-pub struct Limits {
-    /// All of them hold at once.
-    pub windows: Vec<Window>,
-    /// Chats whose answer has not ended.
+pub struct ChatLimits {
+    /// All of these apply.
+    pub windows: Vec<WindowLimit>,
+    /// The most chats whose response has not ended.
     pub concurrency: Option<usize>,
 }
 
-/// At most this many admitted chats in *any* stretch of time this long: exact and sliding, unlike
-/// most providers' counters, so that a client which passes here passes there. A day is 24 hours.
+/// At most this many admitted chats in *any* stretch of time this long: exact and sliding.
+/// Most providers count less strictly, so a client that passes here passes there. A day is 24 hours.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Window {
+pub struct WindowLimit {
     /// How many.
     pub requests: usize,
     /// In how long.
     pub per: Duration,
 }
 
-/// A text that is no window.
+/// The text is not a window.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("expected REQUESTS/TIME such as 60/1m, 1/1s or 1000/1day")]
 pub struct BadWindow;
 
-/// The chats that count.
+/// Counts chats and admits them within the limits.
 #[derive(Debug)]
-pub(super) struct Gate {
-    limits: Limits,
-    /// When the latest were admitted, oldest first; as many as the largest window asks about.
+pub(super) struct ChatLimiter {
+    limits: ChatLimits,
+    /// When the latest chats were admitted, oldest first; as many as the largest window needs.
     admitted: VecDeque<Instant>,
     in_flight: usize,
 }
 
-/// A place among the concurrent chats, given back when dropped.
+/// Counts a concurrent chat until it is dropped.
 #[derive(Debug)]
-pub(super) struct Slot(Arc<Mutex<Gate>>);
+pub(super) struct ConcurrencyPermit(Arc<Mutex<ChatLimiter>>);
 
 /// Why a chat was not admitted.
 #[derive(Debug, PartialEq)]
-pub(super) struct Refused {
+pub(super) struct LimitReached {
     pub(super) limit: usize,
     pub(super) reason: Reason,
-    /// When it would be, if time is all it takes.
+    /// How long until the limit lifts; `None` if it depends on other chats.
     pub(super) wait: Option<Duration>,
 }
 
-// === impl Window ===
+// === impl WindowLimit ===
 
-impl Window {
-    /// What a provider would call this limit.
+impl WindowLimit {
+    /// The limit that a provider would name.
     fn reason(self) -> Reason {
         const MINUTE: Duration = Duration::from_secs(60);
         if self.per <= Duration::from_secs(1) {
@@ -75,7 +75,7 @@ impl Window {
     }
 }
 
-impl FromStr for Window {
+impl FromStr for WindowLimit {
     type Err = BadWindow;
 
     fn from_str(text: &str) -> Result<Self, BadWindow> {
@@ -90,10 +90,10 @@ impl FromStr for Window {
     }
 }
 
-// === impl Gate ===
+// === impl ChatLimiter ===
 
-impl Gate {
-    pub(super) fn new(limits: Limits) -> Self {
+impl ChatLimiter {
+    pub(super) fn new(limits: ChatLimits) -> Self {
         Self {
             limits,
             admitted: VecDeque::new(),
@@ -101,14 +101,17 @@ impl Gate {
         }
     }
 
-    /// Forgets what the windows counted; chats under way still count as concurrent.
+    /// Clears the windows; chats in flight still count as concurrent.
     pub(super) fn clear(&mut self) {
         self.admitted.clear();
     }
 
-    /// Counts a chat, unless a limit forbids it. What is refused is not counted.
-    pub(super) fn admit(gate: &Arc<Mutex<Self>>, now: Instant) -> Result<Slot, Refused> {
-        let mut state = gate.lock();
+    /// Admits and counts a chat, unless a limit is reached. Refused chats are not counted.
+    pub(super) fn admit(
+        limiter: &Arc<Mutex<Self>>,
+        now: Instant,
+    ) -> Result<ConcurrencyPermit, LimitReached> {
+        let mut state = limiter.lock();
         state.check(now)?;
         state.admitted.push_back(now);
         let kept = state
@@ -121,22 +124,22 @@ impl Gate {
             state.admitted.pop_front();
         }
         state.in_flight += 1;
-        Ok(Slot(Arc::clone(gate)))
+        Ok(ConcurrencyPermit(Arc::clone(limiter)))
     }
 
-    fn check(&self, now: Instant) -> Result<(), Refused> {
+    fn check(&self, now: Instant) -> Result<(), LimitReached> {
         let full = self
             .limits
             .concurrency
             .filter(|limit| self.in_flight >= *limit);
         if let Some(limit) = full {
-            return Err(Refused {
+            return Err(LimitReached {
                 limit,
                 reason: Reason::Concurrency,
                 wait: None,
             });
         }
-        // The longest wait of all windows: an earlier one would be a lie.
+        // The longest wait of all windows: after a shorter one the chat would be refused again.
         let refusals = self.limits.windows.iter().filter_map(|window| {
             let index = self.admitted.len().checked_sub(window.requests)?;
             let wait = window
@@ -147,7 +150,7 @@ impl Gate {
         refusals
             .max_by_key(|(wait, _)| *wait)
             .map_or(Ok(()), |(wait, window)| {
-                Err(Refused {
+                Err(LimitReached {
                     limit: window.requests,
                     reason: window.reason(),
                     wait: Some(wait),
@@ -156,9 +159,9 @@ impl Gate {
     }
 }
 
-// === impl Slot ===
+// === impl ConcurrencyPermit ===
 
-impl Drop for Slot {
+impl Drop for ConcurrencyPermit {
     fn drop(&mut self) {
         self.0.lock().in_flight -= 1;
     }
@@ -168,9 +171,9 @@ impl Drop for Slot {
 mod tests {
     use super::*;
 
-    fn gate(windows: &[&str], concurrency: Option<usize>) -> Arc<Mutex<Gate>> {
+    fn limiter(windows: &[&str], concurrency: Option<usize>) -> Arc<Mutex<ChatLimiter>> {
         let windows = windows.iter().map(|text| text.parse().unwrap()).collect();
-        Arc::new(Mutex::new(Gate::new(Limits {
+        Arc::new(Mutex::new(ChatLimiter::new(ChatLimits {
             windows,
             concurrency,
         })))
@@ -178,33 +181,36 @@ mod tests {
 
     #[test]
     fn admits_n_in_any_window_and_not_one_more() {
-        let (gate, start) = (gate(&["3/1m"], None), Instant::now());
-        let at = |seconds| Gate::admit(&gate, start + Duration::from_secs(seconds));
+        let (limiter, start) = (limiter(&["3/1m"], None), Instant::now());
+        let at = |seconds| ChatLimiter::admit(&limiter, start + Duration::from_secs(seconds));
         for seconds in [0, 30, 59] {
             at(seconds).unwrap();
         }
-        let refused = at(59).unwrap_err();
-        assert_eq!(refused.wait, Some(Duration::from_secs(1)));
+        let reached = at(59).unwrap_err();
+        assert_eq!(reached.wait, Some(Duration::from_secs(1)));
         at(60).unwrap();
         assert_eq!(at(61).unwrap_err().wait, Some(Duration::from_secs(29)));
     }
 
     #[test]
     fn names_the_window_that_lasts_longest() {
-        let (gate, now) = (gate(&["1/1s", "1/1day"], None), Instant::now());
-        Gate::admit(&gate, now).unwrap();
-        assert_eq!(Gate::admit(&gate, now).unwrap_err().reason, Reason::Day);
+        let (limiter, now) = (limiter(&["1/1s", "1/1day"], None), Instant::now());
+        ChatLimiter::admit(&limiter, now).unwrap();
+        assert_eq!(
+            ChatLimiter::admit(&limiter, now).unwrap_err().reason,
+            Reason::Day
+        );
     }
 
     #[test]
-    fn gives_a_concurrent_place_back_when_the_slot_goes() {
-        let (gate, now) = (gate(&[], Some(1)), Instant::now());
-        let slot = Gate::admit(&gate, now).unwrap();
+    fn gives_a_concurrent_place_back_when_the_permit_goes() {
+        let (limiter, now) = (limiter(&[], Some(1)), Instant::now());
+        let permit = ChatLimiter::admit(&limiter, now).unwrap();
         assert_eq!(
-            Gate::admit(&gate, now).unwrap_err().reason,
+            ChatLimiter::admit(&limiter, now).unwrap_err().reason,
             Reason::Concurrency
         );
-        drop(slot);
-        Gate::admit(&gate, now).unwrap();
+        drop(permit);
+        ChatLimiter::admit(&limiter, now).unwrap();
     }
 }

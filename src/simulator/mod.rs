@@ -1,11 +1,11 @@
 //! The fake upstream: an OpenAI-compatible server that limits, fails and records on command.
 //!
 //! Tests start it in their own process ([`Simulator::start`]), `pacegate simulate` runs it alone. It
-//! knows nothing of the gateway, so that what it saw is evidence and not an opinion.
+//! knows nothing of the gateway, so that its record is independent evidence.
 //!
 //! It answers `POST /v1/chat/completions` (plain and SSE), `GET /v1/models`, every other `/v1/…`
 //! with an echo, and the two endpoints of an OAuth device grant. From a shell, `GET
-//! /simulator/arrivals` reads the record, `POST /simulator/faults` takes a JSON list of fault
+//! /simulator/arrivals` returns the recorded requests, `POST /simulator/faults` takes a JSON list of fault
 //! specifications, and `POST /simulator/reset` forgets both.
 
 use std::{
@@ -26,6 +26,7 @@ use tokio_util::{
 };
 
 mod chat;
+mod connection;
 mod faults;
 mod hint;
 mod limits;
@@ -35,15 +36,14 @@ mod route;
 mod script;
 mod serve;
 mod tls;
-mod wire;
 mod wording;
 
-pub use faults::{BadFault, Fault, Refusal, Rule, When};
+pub use faults::{BadFault, Fault, FaultResponse, FaultRule, When};
 pub use hint::Hint;
-pub use limits::{BadWindow, Limits, Window};
-pub use oauth::{Behaviour, DeviceAnswer, Grant, RefreshFault};
-pub use record::{Arrival, Outcome};
-pub use tls::{Leaf, Tls};
+pub use limits::{BadWindow, ChatLimits, WindowLimit};
+pub use oauth::{Behaviour, DeviceAnswer, RefreshFault, TokenPair};
+pub use record::{Arrival, ResponseEnd};
+pub use tls::{Leaf, TlsOptions};
 pub use wording::{Reason, Wording};
 
 /// How the fake upstream behaves.
@@ -52,48 +52,48 @@ pub struct Options {
     /// Where to listen; port 0 takes any free one.
     pub listen: SocketAddr,
     /// Serve TLS under a CA made for this run.
-    pub tls: Option<Tls>,
+    pub tls: Option<TlsOptions>,
     /// What `/v1/models` lists. A chat may name any model.
     pub models: Vec<String>,
     /// Who may use `/v1/…`.
     pub access: Access,
-    /// Silence before the head of an admitted chat answer.
+    /// Delay before the response headers of an admitted chat.
     pub latency: Duration,
-    /// What a chat answers with.
-    pub answer: Answer,
+    /// The response to a chat.
+    pub response: ResponseKind,
     /// Content chunks of a streamed chat; words of a plain one.
     pub chunks: usize,
-    /// Silence before each content chunk; zero sends as fast as the client reads.
+    /// Delay before each content chunk; zero sends as fast as the client reads.
     pub chunk_gap: Duration,
     /// An SSE comment (without its colon) to send before each content chunk.
     pub comment: Option<String>,
-    /// What it admits; the rest is refused in the words of `wording`.
-    pub limits: Limits,
-    /// Whose words it uses.
+    /// Limits on chats; a chat over a limit is refused in the format of `wording`.
+    pub limits: ChatLimits,
+    /// The provider whose errors it imitates.
     pub wording: Wording,
-    /// What goes wrong, and when.
-    pub faults: Vec<Rule>,
+    /// Faults to inject.
+    pub faults: Vec<FaultRule>,
     /// How the OAuth endpoints behave.
     pub oauth: Behaviour,
 }
 
-/// Who may use `/v1/…`. Everybody else is answered 401.
+/// Which clients may use `/v1/…`. All others get a 401.
 #[derive(Clone, Debug, Default)]
 pub enum Access {
-    /// Whoever sends some bearer token.
+    /// Clients that send any bearer token.
     AnyToken,
-    /// Whoever sends an unexpired token from the token endpoint.
+    /// Clients that send an unexpired token from the token endpoint.
     Issued,
-    /// Everybody.
+    /// All clients.
     #[default]
     Open,
-    /// Whoever sends one of these.
+    /// Clients that send one of these bearer tokens.
     Tokens(Vec<String>),
 }
 
-/// What a chat request is answered with.
+/// The response to a chat request.
 #[derive(Clone, Debug, Default)]
-pub enum Answer {
+pub enum ResponseKind {
     /// A JSON document of exactly this many bytes (at least 11).
     Blob(usize),
     /// A chat completion, streamed if the request asks for it.
@@ -110,18 +110,18 @@ pub enum Answer {
 pub struct Simulator {
     address: SocketAddr,
     ca_pem: Option<String>,
-    shared: Arc<Shared>,
+    state: Arc<SimulatorState>,
     stop: DropGuard,
     tracker: TaskTracker,
 }
 
-/// What all connections share.
+/// State shared by all connections.
 #[derive(Debug)]
-struct Shared {
+struct SimulatorState {
     options: Options,
-    record: Arc<record::Record>,
-    faults: Mutex<faults::Plan>,
-    gate: Arc<Mutex<limits::Gate>>,
+    log: Arc<record::ArrivalLog>,
+    faults: Mutex<faults::FaultPlan>,
+    limiter: Arc<Mutex<limits::ChatLimiter>>,
     issuer: Mutex<oauth::Issuer>,
     connections: AtomicUsize,
 }
@@ -136,11 +136,11 @@ impl Default for Options {
             models: vec!["sim-large".into(), "sim-small".into()],
             access: Access::default(),
             latency: Duration::ZERO,
-            answer: Answer::default(),
+            response: ResponseKind::default(),
             chunks: 8,
             chunk_gap: Duration::ZERO,
             comment: None,
-            limits: Limits::default(),
+            limits: ChatLimits::default(),
             wording: Wording::default(),
             faults: Vec::new(),
             oauth: Behaviour::default(),
@@ -162,74 +162,74 @@ impl Simulator {
         let address = listener.local_addr()?;
         let (acceptor, ca_pem) = authority.unzip();
 
-        let shared = Arc::new(Shared {
-            record: Arc::new(record::Record::new(Instant::now())),
-            faults: Mutex::new(faults::Plan::new(options.faults.clone())),
-            gate: Arc::new(Mutex::new(limits::Gate::new(options.limits.clone()))),
+        let state = Arc::new(SimulatorState {
+            log: Arc::new(record::ArrivalLog::new(Instant::now())),
+            faults: Mutex::new(faults::FaultPlan::new(options.faults.clone())),
+            limiter: Arc::new(Mutex::new(limits::ChatLimiter::new(options.limits.clone()))),
             issuer: Mutex::new(oauth::Issuer::new(options.oauth.clone())),
             connections: AtomicUsize::new(0),
             options,
         });
         let stop = CancellationToken::new();
         let tracker = TaskTracker::new();
-        let house = serve::House {
-            shared: Arc::clone(&shared),
+        let server = serve::Server {
+            state: Arc::clone(&state),
             stop: stop.clone(),
             tracker: tracker.clone(),
         };
-        tracker.spawn(house.accept(listener, acceptor));
+        tracker.spawn(server.accept(listener, acceptor));
         Ok(Self {
             address,
             ca_pem,
-            shared,
+            state,
             stop: stop.drop_guard(),
             tracker,
         })
     }
 
-    /// Replaces what goes wrong, and counts requests from 1 again for [`When::Nth`].
-    pub fn set_faults(&self, faults: Vec<Rule>) {
-        *self.shared.faults.lock() = faults::Plan::new(faults);
+    /// Replaces the faults, and restarts the count of chats for [`When::Nth`].
+    pub fn set_faults(&self, faults: Vec<FaultRule>) {
+        *self.state.faults.lock() = faults::FaultPlan::new(faults);
     }
 
-    /// Adds one more thing to go wrong.
-    pub fn push_fault(&self, fault: Rule) {
-        self.shared.faults.lock().push(fault);
+    /// Adds a fault.
+    pub fn push_fault(&self, fault: FaultRule) {
+        self.state.faults.lock().push(fault);
     }
 
-    /// Adds one more thing to go wrong with a refresh.
+    /// Adds a fault for a token refresh.
     pub fn push_refresh_fault(&self, fault: RefreshFault) {
-        self.shared.issuer.lock().push_refresh_fault(fault);
+        self.state.issuer.lock().push_refresh_fault(fault);
     }
 
-    /// Issues a token pair out of band, as if someone had logged in.
-    pub fn issue(&self) -> Grant {
-        self.shared.issuer.lock().issue(Instant::now())
+    /// Issues a token pair out of band, as if a user had logged in.
+    pub fn issue(&self) -> TokenPair {
+        self.state.issuer.lock().issue(Instant::now())
     }
 
-    /// Lets the access tokens that are issued from now on live for `lifetime`.
+    /// Sets the lifetime of access tokens that are issued from now on.
     pub fn set_token_lifetime(&self, lifetime: Duration) {
-        self.shared.issuer.lock().set_token_lifetime(lifetime);
+        self.state.issuer.lock().set_token_lifetime(lifetime);
     }
 
-    /// Makes every access token issued so far stop working; refresh tokens keep working.
+    /// Revokes all access tokens; refresh tokens stay valid.
     pub fn revoke_access_tokens(&self) {
-        self.shared.issuer.lock().revoke_access_tokens();
+        self.state.issuer.lock().revoke_access_tokens();
     }
 
-    /// Forgets arrivals, faults and what the limits counted.
+    /// Clears arrivals, faults and the counts of the windows.
     pub fn reset(&self) {
-        self.shared.reset();
+        self.state.reset();
     }
 
-    /// Stops accepting, cuts every connection and waits until the last task has ended.
+    /// Stops accepting, closes every connection and waits for all tasks.
     pub async fn shutdown(self) {
         drop(self.stop);
         self.tracker.close();
         self.tracker.wait().await;
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -244,38 +244,38 @@ impl Simulator {
         format!("{scheme}://{}", self.address)
     }
 
-    /// What a client takes for its base URL: the origin and `/v1`.
+    /// The base URL for clients: the origin and `/v1`.
     pub fn base_url(&self) -> String {
         format!("{}/v1", self.origin())
     }
 
-    /// The certificate to trust, when it serves TLS.
+    /// The CA certificate to trust, if it serves TLS.
     pub fn ca_pem(&self) -> Option<&str> {
         self.ca_pem.as_deref()
     }
 
-    /// Every request so far in order of arrival, except those to `/simulator/…`.
+    /// All requests in order of arrival, except those to `/simulator/…`.
     pub fn arrivals(&self) -> Vec<Arrival> {
-        self.shared.record.arrivals()
+        self.state.log.arrivals()
     }
 
-    /// Connections that are open.
+    /// The number of open connections.
     pub fn connections(&self) -> usize {
-        self.shared.connections.load(Ordering::Relaxed)
+        self.state.connections.load(Ordering::Relaxed)
     }
 
-    /// Recorded requests whose answer has not ended.
+    /// The number of recorded requests whose response has not ended.
     pub fn in_flight(&self) -> usize {
-        self.shared.record.in_flight()
+        self.state.log.in_flight()
     }
 }
 
-// === impl Shared ===
+// === impl SimulatorState ===
 
-impl Shared {
+impl SimulatorState {
     fn reset(&self) {
-        self.record.clear();
-        self.gate.lock().clear();
-        *self.faults.lock() = faults::Plan::default();
+        self.log.clear();
+        self.limiter.lock().clear();
+        *self.faults.lock() = faults::FaultPlan::default();
     }
 }

@@ -16,27 +16,27 @@ use uuid::Uuid;
 /// How the OAuth endpoints behave.
 #[derive(Clone, Debug)]
 pub struct Behaviour {
-    /// How long an access token works, and what `expires_in` says (in whole seconds).
+    /// Lifetime of an access token, also sent as `expires_in` (in whole seconds).
     pub token_lifetime: Duration,
-    /// How long a device code may be asked about.
+    /// Lifetime of a device code.
     pub device_lifetime: Duration,
-    /// What the device answer gives as `interval`; a client that asks sooner is not punished.
+    /// `interval` of a device response; a client that polls more often is not refused.
     pub interval: Duration,
-    /// What a device code is told before it is granted, one for each ask.
+    /// Responses to the polls for a device code before it is granted, in order.
     pub device_answers: Vec<DeviceAnswer>,
-    /// The status of `slow_down`: 400 in the RFC, 429 in the wild.
+    /// The status of `slow_down`: 400 by the RFC, 429 with some providers.
     pub slow_down_status: u16,
-    /// A spent refresh token is refused from then on. (A new one is issued in either case.)
+    /// A refresh token works once. (A new one is issued in either case.)
     pub refresh_once: bool,
-    /// What goes wrong with refreshes, one for each.
+    /// Faults of token refreshes, in order, one for each.
     pub refresh_faults: Vec<RefreshFault>,
-    /// A refresh token that works from the start.
+    /// A refresh token that is valid from the start.
     pub refresh_token: Option<String>,
-    /// `resource_url` of a token answer.
+    /// `resource_url` of a token response.
     pub resource_url: Option<String>,
 }
 
-/// An answer to a device that asks for its token.
+/// The response to a device that polls for its token.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum DeviceAnswer {
     /// A 200 whose body is half a document.
@@ -53,12 +53,12 @@ pub enum DeviceAnswer {
     SlowDown,
 }
 
-/// What goes wrong with a refresh.
+/// A fault of a token refresh.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RefreshFault {
-    /// A 200 whose body is half a document.
+    /// A 200 with truncated JSON.
     BadJson,
-    /// The right answer, this much later. The token is spent at once.
+    /// The regular response, this much later. The token is used at once.
     Delay(Duration),
     /// A 500.
     Failure,
@@ -68,25 +68,25 @@ pub enum RefreshFault {
 
 /// A pair of tokens.
 #[derive(Clone, Debug)]
-pub struct Grant {
-    /// Works for `Authorization: Bearer`.
+pub struct TokenPair {
+    /// For `Authorization: Bearer`.
     pub access_token: String,
-    /// Works for the refresh grant.
+    /// For the refresh grant.
     pub refresh_token: String,
 }
 
-/// An answer of the token endpoint.
+/// A response of the device or token endpoint.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct OAuthResponse {
     pub(super) status: u16,
     pub(super) body: String,
     pub(super) delay: Duration,
 }
 
-/// Who has been issued what.
+/// Issues tokens and remembers those that are valid.
 #[derive(Debug)]
 pub(super) struct Issuer {
-    /// When each was issued, and how long it lives.
+    /// Access tokens: when each was issued, and its lifetime.
     access: HashMap<String, (Instant, Duration)>,
     behaviour: Behaviour,
     devices: HashMap<String, Device>,
@@ -167,26 +167,26 @@ impl Issuer {
     }
 
     /// Issues a pair.
-    pub(super) fn issue(&mut self, now: Instant) -> Grant {
-        let grant = Grant {
+    pub(super) fn issue(&mut self, now: Instant) -> TokenPair {
+        let pair = TokenPair {
             access_token: format!("sim-access-{}", Uuid::new_v4()),
             refresh_token: format!("sim-refresh-{}", Uuid::new_v4()),
         };
         let life = (now, self.behaviour.token_lifetime);
-        self.access.insert(grant.access_token.clone(), life);
-        self.refresh.insert(grant.refresh_token.clone());
-        grant
+        self.access.insert(pair.access_token.clone(), life);
+        self.refresh.insert(pair.refresh_token.clone());
+        pair
     }
 
-    /// Answers `POST …/device/code`.
-    pub(super) fn device(&mut self, form: &[u8], origin: &str, now: Instant) -> Answer {
+    /// Handles `POST …/device/code`.
+    pub(super) fn device(&mut self, form: &[u8], origin: &str, now: Instant) -> OAuthResponse {
         let form = parse_form(form);
         let field = |name: &str| form.get(name).filter(|value| !value.is_empty());
         let (Some(_client), Some(challenge)) = (field("client_id"), field("code_challenge")) else {
-            return Answer::error(400, "invalid_request");
+            return OAuthResponse::error(400, "invalid_request");
         };
         if field("code_challenge_method").is_none_or(|method| method != "S256") {
-            return Answer::error(400, "invalid_request");
+            return OAuthResponse::error(400, "invalid_request");
         }
         let code = Uuid::new_v4().to_string();
         let device = Device {
@@ -196,7 +196,7 @@ impl Issuer {
         };
         self.devices.insert(code.clone(), device);
         let user_code = code.get(..8).unwrap_or_default().to_uppercase();
-        Answer::ok(&json!({
+        OAuthResponse::ok(&json!({
             "verification_uri": format!("{origin}/authorize"),
             "verification_uri_complete": format!("{origin}/authorize?user_code={user_code}"),
             "user_code": user_code,
@@ -206,88 +206,90 @@ impl Issuer {
         }))
     }
 
-    /// Answers `POST …/token`.
-    pub(super) fn token(&mut self, form: &[u8], now: Instant) -> Answer {
+    /// Handles `POST …/token`.
+    pub(super) fn token(&mut self, form: &[u8], now: Instant) -> OAuthResponse {
         let form = parse_form(form);
         let field = |name| form.get(name).map_or("", String::as_str);
         match field("grant_type") {
             DEVICE_GRANT => self.poll(field("device_code"), field("code_verifier"), now),
             "refresh_token" => self.refresh(field("refresh_token"), now),
-            _ => Answer::error(400, "unsupported_grant_type"),
+            _ => OAuthResponse::error(400, "unsupported_grant_type"),
         }
     }
 
-    /// Whether an access token works.
+    /// Whether an access token is valid.
     pub(super) fn accepts(&self, access_token: &str, now: Instant) -> bool {
         self.access
             .get(access_token)
             .is_some_and(|(issued, lifetime)| now.duration_since(*issued) < *lifetime)
     }
 
-    fn poll(&mut self, code: &str, verifier: &str, now: Instant) -> Answer {
+    fn poll(&mut self, code: &str, verifier: &str, now: Instant) -> OAuthResponse {
         let Some(device) = self.devices.get_mut(code) else {
-            return Answer::error(400, "invalid_grant");
+            return OAuthResponse::error(400, "invalid_grant");
         };
         if now.duration_since(device.issued) >= self.behaviour.device_lifetime {
-            return Answer::error(400, "expired_token");
+            return OAuthResponse::error(400, "expired_token");
         }
         match device.answers.pop_front() {
-            Some(DeviceAnswer::BadJson) => return Answer::half(),
-            Some(DeviceAnswer::Failure) => return Answer::error(500, "server_error"),
-            Some(DeviceAnswer::Denied) => return Answer::error(400, "access_denied"),
-            Some(DeviceAnswer::Expired) => return Answer::error(400, "expired_token"),
-            Some(DeviceAnswer::Pending) => return Answer::error(400, "authorization_pending"),
+            Some(DeviceAnswer::BadJson) => return OAuthResponse::truncated(),
+            Some(DeviceAnswer::Failure) => return OAuthResponse::error(500, "server_error"),
+            Some(DeviceAnswer::Denied) => return OAuthResponse::error(400, "access_denied"),
+            Some(DeviceAnswer::Expired) => return OAuthResponse::error(400, "expired_token"),
+            Some(DeviceAnswer::Pending) => {
+                return OAuthResponse::error(400, "authorization_pending");
+            }
             Some(DeviceAnswer::SlowDown) => {
-                return Answer::error(self.behaviour.slow_down_status, "slow_down");
+                return OAuthResponse::error(self.behaviour.slow_down_status, "slow_down");
             }
             None => {}
         }
         if BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(verifier)) != device.challenge {
-            return Answer::error(400, "invalid_grant");
+            return OAuthResponse::error(400, "invalid_grant");
         }
         self.devices.remove(code);
-        self.grant(now)
+        self.grant_tokens(now)
     }
 
-    fn refresh(&mut self, token: &str, now: Instant) -> Answer {
+    fn refresh(&mut self, token: &str, now: Instant) -> OAuthResponse {
         let fault = self.refresh_faults.pop_front();
         match fault {
-            Some(RefreshFault::BadJson) => return Answer::half(),
-            Some(RefreshFault::Failure) => return Answer::error(500, "server_error"),
-            Some(RefreshFault::InvalidGrant) => return Answer::error(400, "invalid_grant"),
+            Some(RefreshFault::BadJson) => return OAuthResponse::truncated(),
+            Some(RefreshFault::Failure) => return OAuthResponse::error(500, "server_error"),
+            Some(RefreshFault::InvalidGrant) => return OAuthResponse::error(400, "invalid_grant"),
             Some(RefreshFault::Delay(_)) | None => {}
         }
         if !self.refresh.contains(token) {
-            return Answer::error(400, "invalid_grant");
+            return OAuthResponse::error(400, "invalid_grant");
         }
         if self.behaviour.refresh_once {
             self.refresh.remove(token);
         }
-        let mut answer = self.grant(now);
+        let mut response = self.grant_tokens(now);
         if let Some(RefreshFault::Delay(delay)) = fault {
-            answer.delay = delay;
+            response.delay = delay;
         }
-        answer
+        response
     }
 
-    fn grant(&mut self, now: Instant) -> Answer {
-        let grant = self.issue(now);
+    fn grant_tokens(&mut self, now: Instant) -> OAuthResponse {
+        let pair = self.issue(now);
         let mut body = json!({
-            "access_token": grant.access_token,
-            "refresh_token": grant.refresh_token,
+            "access_token": pair.access_token,
+            "refresh_token": pair.refresh_token,
             "token_type": "Bearer",
             "expires_in": self.behaviour.token_lifetime.as_secs(),
         });
         if let Some(url) = &self.behaviour.resource_url {
             body["resource_url"] = url.as_str().into();
         }
-        Answer::ok(&body)
+        OAuthResponse::ok(&body)
     }
 }
 
-// === impl Answer ===
+// === impl OAuthResponse ===
 
-impl Answer {
+impl OAuthResponse {
     fn ok(body: &Value) -> Self {
         Self {
             status: 200,
@@ -296,8 +298,8 @@ impl Answer {
         }
     }
 
-    /// A token that broke off.
-    fn half() -> Self {
+    /// A token response that breaks off.
+    fn truncated() -> Self {
         Self {
             status: 200,
             body: r#"{"access_token":"sim-acc"#.to_owned(),
@@ -316,7 +318,7 @@ impl Answer {
     }
 }
 
-/// Decodes `application/x-www-form-urlencoded`; what is malformed stays as it is.
+/// Decodes `application/x-www-form-urlencoded`; malformed escapes stay as they are.
 fn parse_form(form: &[u8]) -> HashMap<String, String> {
     let form = String::from_utf8_lossy(form);
     let pairs = form.split('&').map(|pair| {

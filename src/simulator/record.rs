@@ -1,4 +1,4 @@
-//! What arrived, when, and how its answer ended.
+//! Records each request: when it arrived, and how its response ended.
 
 use std::{
     collections::VecDeque,
@@ -16,19 +16,19 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-use super::{limits::Slot, wire::Line};
+use super::{connection::ConnectionHandle, limits::ConcurrencyPermit};
 
-/// One request as it came in. Times are microseconds since the simulator started, on a clock that
-/// never steps.
+/// One request as it arrived. Times are microseconds since the simulator started, on a monotonic
+/// clock.
 #[derive(Clone, Debug, Serialize)]
 pub struct Arrival {
-    /// Counts up from 0 and goes on after a reset.
+    /// Counted from 0; a reset does not restart it.
     pub sequence: u64,
-    /// When the head was complete.
+    /// When the request headers were complete.
     pub at_us: u64,
-    /// Which connection it came on, counted from 1.
+    /// Number of the connection, counted from 1.
     pub connection: u64,
-    /// Where that came from; absent if it had broken before anybody asked.
+    /// The client's address; absent if the connection broke at once.
     pub peer: Option<IpAddr>,
     /// The method.
     pub method: String,
@@ -36,7 +36,7 @@ pub struct Arrival {
     pub target: String,
     /// `HTTP/1.1` or `HTTP/2.0`.
     pub version: String,
-    /// Fields in the order of the wire, names in lower case, repeated names beside the first.
+    /// Headers in the order of the wire, names in lower case, repeated ones beside the first.
     /// HTTP/2's authority comes first, as `:authority`.
     pub headers: Vec<(String, String)>,
     /// Length of the body.
@@ -47,65 +47,65 @@ pub struct Arrival {
     pub model: Option<String>,
     /// The body's `stream`, if it is JSON that has one.
     pub stream: Option<bool>,
-    /// The status answered; absent until there is one.
+    /// Status of the response; absent until there is one.
     pub status: Option<u16>,
-    /// Length of the answer's body; 0 until the answer has ended.
+    /// Length of the response body; 0 until the response has ended.
     pub sent_bytes: u64,
-    /// SHA-256 of what was sent, in hex; absent until the answer has ended.
+    /// SHA-256 of the response body, in hex; absent until the response has ended.
     pub sent_sha256: Option<String>,
-    /// When the answer ended.
+    /// When the response ended.
     pub done_us: Option<u64>,
-    /// How the answer ended.
-    pub outcome: Option<Outcome>,
+    /// How the response ended.
+    pub outcome: Option<ResponseEnd>,
 }
 
-/// How an answer ended.
+/// How a response ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// The simulator broke it off, because of a fault.
+pub enum ResponseEnd {
+    /// A fault broke it off.
     Aborted,
-    /// The client went first (or the simulator was stopped).
+    /// The client left (or the simulator was stopped).
     ClientLeft,
-    /// The last byte was handed to the connection.
+    /// The last byte was handed to hyper.
     Completed,
 }
 
-/// The book of arrivals.
+/// The arrivals, shared by all connections.
 #[derive(Debug)]
-pub(super) struct Record {
+pub(super) struct ArrivalLog {
     start: Instant,
-    book: Mutex<Book>,
+    arrivals: Mutex<Arrivals>,
     in_flight: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
-struct Book {
-    /// The sequence of the oldest arrival that is kept.
+struct Arrivals {
+    /// Sequence of the oldest arrival that is kept.
     first: u64,
-    arrivals: VecDeque<Arrival>,
+    kept: VecDeque<Arrival>,
 }
 
-/// An arrival whose answer has not ended. Dropped before that, it says that the client left.
+/// An arrival whose response has not ended. Dropping it records that the client left.
 #[derive(Debug)]
-pub(super) struct Open {
+pub(super) struct PendingArrival {
     ended: bool,
-    record: Arc<Record>,
+    log: Arc<ArrivalLog>,
     sent: Sha256,
     sent_bytes: u64,
     sequence: u64,
-    slot: Option<Slot>,
+    permit: Option<ConcurrencyPermit>,
 }
 
-/// The two fields of a chat request that the record shows.
+/// The fields of a chat request that an [`Arrival`] shows.
 #[derive(Default, Deserialize)]
-struct Asked {
+struct ChatFields {
     model: Option<String>,
     stream: Option<bool>,
 }
 
-/// How many arrivals are kept: a simulator that serves for weeks must not grow.
-const KEPT: usize = 100_000;
+/// The most arrivals that are kept, so that a simulator that runs for weeks does not grow.
+const MAX_KEPT: usize = 100_000;
 
 // === impl Arrival ===
 
@@ -117,28 +117,32 @@ impl Arrival {
     }
 }
 
-// === impl Record ===
+// === impl ArrivalLog ===
 
-impl Record {
+impl ArrivalLog {
     pub(super) fn new(start: Instant) -> Self {
         Self {
             start,
-            book: Mutex::default(),
+            arrivals: Mutex::default(),
             in_flight: AtomicUsize::new(0),
         }
     }
 
-    /// Writes an arrival down.
-    pub(super) fn open<B>(self: &Arc<Self>, request: &Request<B>, line: &Line) -> Open {
+    /// Records an arrival.
+    pub(super) fn open<B>(
+        self: &Arc<Self>,
+        request: &Request<B>,
+        connection: &ConnectionHandle,
+    ) -> PendingArrival {
         let headers = headers(request);
-        // Number and time are taken together, so that the record is in order of time.
-        let mut book = self.book.lock();
-        let sequence = book.first + book.arrivals.len() as u64;
-        book.arrivals.push_back(Arrival {
+        // Sequence and time are taken under one lock, so that arrivals are in order of time.
+        let mut arrivals = self.arrivals.lock();
+        let sequence = arrivals.first + arrivals.kept.len() as u64;
+        arrivals.kept.push_back(Arrival {
             sequence,
             at_us: self.now_us(),
-            connection: line.id,
-            peer: line.peer,
+            connection: connection.id,
+            peer: connection.peer,
             method: request.method().to_string(),
             target: request
                 .uri()
@@ -157,30 +161,30 @@ impl Record {
             done_us: None,
             outcome: None,
         });
-        if book.arrivals.len() > KEPT {
-            book.arrivals.pop_front();
-            book.first += 1;
+        if arrivals.kept.len() > MAX_KEPT {
+            arrivals.kept.pop_front();
+            arrivals.first += 1;
         }
-        drop(book);
+        drop(arrivals);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        Open {
+        PendingArrival {
             ended: false,
-            record: Arc::clone(self),
+            log: Arc::clone(self),
             sent: Sha256::new(),
             sent_bytes: 0,
             sequence,
-            slot: None,
+            permit: None,
         }
     }
 
     pub(super) fn clear(&self) {
-        let mut book = self.book.lock();
-        book.first += book.arrivals.len() as u64;
-        book.arrivals.clear();
+        let mut arrivals = self.arrivals.lock();
+        arrivals.first += arrivals.kept.len() as u64;
+        arrivals.kept.clear();
     }
 
     pub(super) fn arrivals(&self) -> Vec<Arrival> {
-        self.book.lock().arrivals.iter().cloned().collect()
+        self.arrivals.lock().kept.iter().cloned().collect()
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -191,65 +195,65 @@ impl Record {
         u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// Changes an arrival, unless it has been forgotten.
+    /// Changes an arrival, unless it was removed.
     fn amend(&self, sequence: u64, change: impl FnOnce(&mut Arrival)) {
-        let mut book = self.book.lock();
+        let mut arrivals = self.arrivals.lock();
         let index = sequence
-            .checked_sub(book.first)
+            .checked_sub(arrivals.first)
             .and_then(|index| usize::try_from(index).ok());
-        if let Some(arrival) = index.and_then(|index| book.arrivals.get_mut(index)) {
+        if let Some(arrival) = index.and_then(|index| arrivals.kept.get_mut(index)) {
             change(arrival);
         }
     }
 }
 
-// === impl Open ===
+// === impl PendingArrival ===
 
-impl Open {
-    /// Notes the request's body.
-    pub(super) fn received(&self, body: &[u8]) {
-        let asked: Asked = serde_json::from_slice(body).unwrap_or_default();
+impl PendingArrival {
+    /// Records the request body.
+    pub(super) fn body_received(&self, body: &[u8]) {
+        let fields: ChatFields = serde_json::from_slice(body).unwrap_or_default();
         let digest = sha256_hex(body);
-        self.record.amend(self.sequence, |arrival| {
+        self.log.amend(self.sequence, |arrival| {
             arrival.body_bytes = body.len();
             arrival.body_sha256 = Some(digest);
-            arrival.model = asked.model;
-            arrival.stream = asked.stream;
+            arrival.model = fields.model;
+            arrival.stream = fields.stream;
         });
     }
 
-    /// Keeps a place among the concurrent requests until the answer ends.
-    pub(super) fn hold(&mut self, slot: Slot) {
-        self.slot = Some(slot);
+    /// Keeps the permit until the response ends.
+    pub(super) fn hold_permit(&mut self, permit: ConcurrencyPermit) {
+        self.permit = Some(permit);
     }
 
-    /// Notes the status.
-    pub(super) fn answered(&self, status: u16) {
-        self.record
+    /// Records the status.
+    pub(super) fn status_sent(&self, status: u16) {
+        self.log
             .amend(self.sequence, |arrival| arrival.status = Some(status));
     }
 
-    /// Notes a piece of the answer's body.
-    pub(super) fn sent(&mut self, bytes: &[u8]) {
+    /// Records a chunk of the response body.
+    pub(super) fn body_sent(&mut self, bytes: &[u8]) {
         self.sent.update(bytes);
         self.sent_bytes += bytes.len() as u64;
     }
 
-    /// Notes how the answer ended; only the first word counts.
-    pub(super) fn finish(&mut self, outcome: Outcome) {
+    /// Records how the response ended; only the first call counts.
+    pub(super) fn finish(&mut self, end: ResponseEnd) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        self.slot = None;
-        let done_us = self.record.now_us();
+        self.permit = None;
+        let done_us = self.log.now_us();
         let digest = hex(&std::mem::take(&mut self.sent).finalize());
-        self.record.amend(self.sequence, |arrival| {
+        self.log.amend(self.sequence, |arrival| {
             arrival.sent_bytes = self.sent_bytes;
             arrival.sent_sha256 = Some(digest);
             arrival.done_us = Some(done_us);
-            arrival.outcome = Some(outcome);
+            arrival.outcome = Some(end);
         });
-        self.record.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.log.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
     pub(super) fn sequence(&self) -> u64 {
@@ -257,30 +261,30 @@ impl Open {
     }
 }
 
-impl Drop for Open {
+impl Drop for PendingArrival {
     fn drop(&mut self) {
-        self.finish(Outcome::ClientLeft);
+        self.finish(ResponseEnd::ClientLeft);
     }
 }
 
-/// The SHA-256 of some bytes, in hex.
+/// SHA-256 in hex.
 pub(super) fn sha256_hex(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-/// The fields as received. A `HeaderMap` that only ever grew iterates in order of insertion, and
-/// hyper removes nothing from a request.
+/// The headers in the order of the wire. A `HeaderMap` from which nothing was removed iterates in
+/// insertion order, and hyper removes nothing from a request.
 pub(super) fn headers<B>(request: &Request<B>) -> Vec<(String, String)> {
     let authority = request
         .uri()
         .authority()
         .filter(|_| request.version() == Version::HTTP_2)
         .map(|authority| (":authority".to_owned(), authority.to_string()));
-    let fields = request.headers().iter().map(|(name, value)| {
+    let headers = request.headers().iter().map(|(name, value)| {
         let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
         (name.to_string(), value)
     });
-    authority.into_iter().chain(fields).collect()
+    authority.into_iter().chain(headers).collect()
 }
 
 fn hex(bytes: &[u8]) -> String {

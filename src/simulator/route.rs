@@ -1,4 +1,4 @@
-//! From a request to its answer.
+//! Routes a request to its response.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,132 +14,143 @@ use serde_json::{Value, json};
 use tokio::time::{self, Instant};
 
 use super::{
-    Access, Shared,
+    Access, SimulatorState,
     chat::{CREATED, Chat, Content},
-    faults::{Fault, Plan, Refusal, Rule},
+    connection::ConnectionHandle,
+    faults::{Fault, FaultPlan, FaultResponse, FaultRule},
     hint::Hint,
-    limits::Gate,
+    limits::ChatLimiter,
     oauth,
-    record::{self, Open, Outcome},
-    script::{Script, Steps},
-    wire::Line,
-    wording::Notice,
+    record::{self, PendingArrival, ResponseEnd},
+    script::{BodySteps, ScriptedBody},
+    wording::WordedError,
 };
 
-type Reply = Response<Steps>;
+type SimulatedResponse = Response<BodySteps>;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// Answers one request, and sees to it that the record tells the whole of it.
-pub(super) async fn answer(
-    shared: Arc<Shared>,
-    line: Arc<Line>,
+/// Responds to one request and records it.
+pub(super) async fn respond(
+    state: Arc<SimulatorState>,
+    connection: Arc<ConnectionHandle>,
     request: Request<Incoming>,
-) -> Response<Script> {
+) -> Response<ScriptedBody> {
     let control = request.uri().path().starts_with("/simulator/");
-    // Control requests get an entry in a book that nobody reads.
-    let mut entry = if control {
-        Arc::new(record::Record::new(Instant::now())).open(&request, &line)
+    // Control requests are not recorded: their arrival goes to a log of its own.
+    let mut arrival = if control {
+        Arc::new(record::ArrivalLog::new(Instant::now())).open(&request, &connection)
     } else {
-        shared.record.open(&request, &line)
+        state.log.open(&request, &connection)
     };
-    let (head, body) = request.into_parts();
-    let reply = match body.collect().await {
+    let (parts, body) = request.into_parts();
+    let response = match body.collect().await {
         Ok(body) => {
             let body = body.to_bytes();
-            entry.received(&body);
+            arrival.body_received(&body);
             if control {
-                shared.control(&head, &body)
+                state.control(&parts, &body)
             } else {
-                shared.route(&head, body, &line, &mut entry).await
+                state.route(&parts, body, &connection, &mut arrival).await
             }
         }
-        // The connection broke: nobody will read this.
-        Err(_broken) => status(StatusCode::BAD_REQUEST, &Value::Null),
+        // The connection broke, so this response is never sent.
+        Err(_broken) => json_response(StatusCode::BAD_REQUEST, &Value::Null),
     };
-    entry.answered(reply.status().as_u16());
-    reply.map(|steps| {
-        let steps = if head.method == Method::HEAD {
-            Steps::fixed("")
+    arrival.status_sent(response.status().as_u16());
+    response.map(|steps| {
+        let steps = if parts.method == Method::HEAD {
+            BodySteps::fixed("")
         } else {
             steps
         };
-        Script::new(steps, entry, line)
+        ScriptedBody::new(steps, arrival, connection)
     })
 }
 
-// === impl Shared ===
+// === impl SimulatorState ===
 
-impl Shared {
-    async fn route(&self, head: &Parts, body: Bytes, line: &Line, entry: &mut Open) -> Reply {
-        match (&head.method, head.uri.path()) {
+impl SimulatorState {
+    async fn route(
+        &self,
+        parts: &Parts,
+        body: Bytes,
+        connection: &ConnectionHandle,
+        arrival: &mut PendingArrival,
+    ) -> SimulatedResponse {
+        match (&parts.method, parts.uri.path()) {
             (&Method::POST, "/api/v1/oauth2/device/code") => {
-                let origin = self.origin(head);
+                let origin = self.origin(parts);
                 let answer = self.issuer.lock().device(&body, &origin, Instant::now());
-                oauth_reply(answer).await
+                oauth_response(answer).await
             }
             (&Method::POST, "/api/v1/oauth2/token") => {
                 let answer = self.issuer.lock().token(&body, Instant::now());
-                oauth_reply(answer).await
+                oauth_response(answer).await
             }
             (_, path) if !path.starts_with("/v1/") => self.error(404),
-            _ if !self.admits(head) => self.error(401),
-            (&Method::POST, "/v1/chat/completions") => self.chat(body, line, entry).await,
+            _ if !self.admits(parts) => self.error(401),
+            (&Method::POST, "/v1/chat/completions") => self.chat(body, connection, arrival).await,
             (&Method::GET, "/v1/models") => self.models(),
-            _ => echo(head, &body),
+            _ => echo(parts, &body),
         }
     }
 
-    async fn chat(&self, body: Bytes, line: &Line, entry: &mut Open) -> Reply {
+    async fn chat(
+        &self,
+        body: Bytes,
+        connection: &ConnectionHandle,
+        arrival: &mut PendingArrival,
+    ) -> SimulatedResponse {
         let Ok(chat) = serde_json::from_slice::<Chat>(&body) else {
             return self.error(400);
         };
-        match Gate::admit(&self.gate, Instant::now()) {
-            Ok(slot) => entry.hold(slot),
-            Err(refused) => {
+        match ChatLimiter::admit(&self.limiter, Instant::now()) {
+            Ok(permit) => arrival.hold_permit(permit),
+            Err(reached) => {
                 let wording = self.options.wording;
-                return notice(&wording.limited(refused.reason, refused.limit, refused.wait));
+                return worded_error(&wording.limited(reached.reason, reached.limit, reached.wait));
             }
         }
-        let fault = self.faults.lock().strike();
+        let fault = self.faults.lock().next_fault();
         pause(self.options.latency).await;
         match &fault {
             Some(Fault::Redirect(location)) => return redirect(location),
-            Some(Fault::Refuse(refusal)) => return self.refuse(refusal),
+            Some(Fault::Refuse(fault)) => return self.refuse(fault),
             Some(Fault::Reset(None)) => {
-                entry.finish(Outcome::Aborted);
-                line.reset();
+                arrival.finish(ResponseEnd::Aborted);
+                connection.reset();
                 return std::future::pending().await;
             }
             Some(Fault::Stall(None)) => return std::future::pending().await,
             _ => {}
         }
-        let mut content = Content::new(&self.options, &chat, entry.sequence(), &body);
+        let mut content = Content::new(&self.options, &chat, arrival.sequence(), &body);
         if let Some(fault) = fault {
-            content = content.spoil(&fault, self.options.wording);
+            content = content.with_fault(&fault, self.options.wording);
         }
-        let mut reply = Response::new(content.steps);
-        reply
+        let mut response = Response::new(content.steps);
+        response
             .headers_mut()
             .insert(CONTENT_TYPE, HeaderValue::from_static(content.kind));
         if let Some(encoding) = content.encoding {
-            reply
+            response
                 .headers_mut()
                 .insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
         }
-        reply
+        response
     }
 
-    fn models(&self) -> Reply {
+    fn models(&self) -> SimulatedResponse {
         let models = self.options.models.iter().map(|id| {
             json!({ "id": id, "object": "model", "created": CREATED, "owned_by": "simulator" })
         });
         let models: Vec<_> = models.collect();
-        status(StatusCode::OK, &json!({ "object": "list", "data": models }))
+        json_response(StatusCode::OK, &json!({ "object": "list", "data": models }))
     }
 
-    fn admits(&self, head: &Parts) -> bool {
-        let token = head
+    fn admits(&self, parts: &Parts) -> bool {
+        let token = parts
             .headers
             .get(AUTHORIZATION)
             .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
@@ -152,124 +163,127 @@ impl Shared {
         }
     }
 
-    fn refuse(&self, refusal: &Refusal) -> Reply {
+    fn refuse(&self, fault: &FaultResponse) -> SimulatedResponse {
         let wording = self.options.wording;
-        let mut words = match refusal.reason {
+        let mut words = match fault.reason {
             Some(reason) => wording.reached(reason),
-            None => wording.error(refusal.status),
+            None => wording.error(fault.status),
         };
-        words.status = refusal.status;
-        for hint in &refusal.hints {
+        words.status = fault.status;
+        for hint in &fault.hints {
             if let Hint::Message(seconds) = hint {
                 words.hint_in_message(seconds);
             }
         }
-        let mut reply = notice(&words);
-        for (name, value) in refusal.hints.iter().flat_map(Hint::headers) {
-            set(&mut reply, name, &value);
+        let mut response = worded_error(&words);
+        for (name, value) in fault.hints.iter().flat_map(Hint::headers) {
+            set(&mut response, name, &value);
         }
-        reply
+        response
     }
 
-    fn error(&self, code: u16) -> Reply {
-        notice(&self.options.wording.error(code))
+    fn error(&self, code: u16) -> SimulatedResponse {
+        worded_error(&self.options.wording.error(code))
     }
 
-    fn control(&self, head: &Parts, body: &Bytes) -> Reply {
-        match (&head.method, head.uri.path()) {
+    fn control(&self, parts: &Parts, body: &Bytes) -> SimulatedResponse {
+        match (&parts.method, parts.uri.path()) {
             (&Method::GET, "/simulator/arrivals") => {
-                status(StatusCode::OK, &json!(self.record.arrivals()))
+                json_response(StatusCode::OK, &json!(self.log.arrivals()))
             }
             (&Method::POST, "/simulator/faults") => {
-                match serde_json::from_slice::<Vec<Rule>>(body) {
+                match serde_json::from_slice::<Vec<FaultRule>>(body) {
                     Ok(rules) => {
-                        *self.faults.lock() = Plan::new(rules);
-                        status(StatusCode::OK, &json!({}))
+                        *self.faults.lock() = FaultPlan::new(rules);
+                        json_response(StatusCode::OK, &json!({}))
                     }
                     Err(error) => {
                         let error = json!({ "error": { "message": error.to_string() } });
-                        status(StatusCode::BAD_REQUEST, &error)
+                        json_response(StatusCode::BAD_REQUEST, &error)
                     }
                 }
             }
             (&Method::POST, "/simulator/reset") => {
                 self.reset();
-                status(StatusCode::OK, &json!({}))
+                json_response(StatusCode::OK, &json!({}))
             }
             _ => self.error(404),
         }
     }
 
-    fn origin(&self, head: &Parts) -> String {
+    fn origin(&self, parts: &Parts) -> String {
         let scheme = if self.options.tls.is_some() {
             "https"
         } else {
             "http"
         };
-        let host = head.headers.get("host").and_then(|host| host.to_str().ok());
-        let authority = head.uri.authority().map(|authority| authority.as_str());
+        let host = parts
+            .headers
+            .get("host")
+            .and_then(|host| host.to_str().ok());
+        let authority = parts.uri.authority().map(|authority| authority.as_str());
         format!("{scheme}://{}", authority.or(host).unwrap_or("localhost"))
     }
 }
 
-/// What any request that has no meaning here was.
-fn echo(head: &Parts, body: &Bytes) -> Reply {
-    let headers: Vec<_> = head
+/// Describes the request in the response.
+fn echo(parts: &Parts, body: &Bytes) -> SimulatedResponse {
+    let headers: Vec<_> = parts
         .headers
         .iter()
         .map(|(name, value)| (name.as_str(), String::from_utf8_lossy(value.as_bytes())))
         .collect();
     let document = json!({
-        "method": head.method.as_str(),
-        "target": head.uri.path_and_query().map_or("*", |target| target.as_str()),
+        "method": parts.method.as_str(),
+        "target": parts.uri.path_and_query().map_or("*", |target| target.as_str()),
         "headers": headers,
         "body_bytes": body.len(),
         "body_sha256": record::sha256_hex(body),
     });
-    status(StatusCode::OK, &document)
+    json_response(StatusCode::OK, &document)
 }
 
-async fn oauth_reply(answer: oauth::Answer) -> Reply {
+async fn oauth_response(answer: oauth::OAuthResponse) -> SimulatedResponse {
     pause(answer.delay).await;
-    let mut reply = Response::new(Steps::fixed(answer.body));
-    *reply.status_mut() = code(answer.status);
-    reply.headers_mut().insert(CONTENT_TYPE, JSON);
-    reply
+    let mut response = Response::new(BodySteps::fixed(answer.body));
+    *response.status_mut() = code(answer.status);
+    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    response
 }
 
-/// Sleeps, if at all: a timer rounds up to its next millisecond, even from zero.
+/// Sleeps unless `delay` is zero, because a timer rounds zero up to a millisecond.
 async fn pause(delay: Duration) {
     if !delay.is_zero() {
         time::sleep(delay).await;
     }
 }
 
-fn redirect(location: &str) -> Reply {
-    let mut reply = Response::new(Steps::fixed(""));
-    *reply.status_mut() = StatusCode::FOUND;
-    set(&mut reply, LOCATION.as_str(), location);
-    reply
+fn redirect(location: &str) -> SimulatedResponse {
+    let mut response = Response::new(BodySteps::fixed(""));
+    *response.status_mut() = StatusCode::FOUND;
+    set(&mut response, LOCATION.as_str(), location);
+    response
 }
 
-fn notice(notice: &Notice) -> Reply {
-    let mut reply = status(code(notice.status), &notice.body());
-    for (name, value) in &notice.headers {
-        set(&mut reply, name, value);
+fn worded_error(error: &WordedError) -> SimulatedResponse {
+    let mut response = json_response(code(error.status), &error.body());
+    for (name, value) in &error.headers {
+        set(&mut response, name, value);
     }
-    reply
+    response
 }
 
-fn status(code: StatusCode, body: &Value) -> Reply {
-    let mut reply = Response::new(Steps::fixed(body.to_string()));
-    *reply.status_mut() = code;
-    reply.headers_mut().insert(CONTENT_TYPE, JSON);
-    reply
+fn json_response(code: StatusCode, body: &Value) -> SimulatedResponse {
+    let mut response = Response::new(BodySteps::fixed(body.to_string()));
+    *response.status_mut() = code;
+    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    response
 }
 
-/// Sets a header, unless the text cannot be one.
-fn set(reply: &mut Reply, name: &'static str, value: &str) {
+/// Sets a header, unless `value` is not a valid one.
+fn set(response: &mut SimulatedResponse, name: &'static str, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
-        reply
+        response
             .headers_mut()
             .insert(HeaderName::from_static(name), value);
     }

@@ -1,4 +1,4 @@
-//! The body of an answer: what is sent, when, and how it ends.
+//! The body of a response: what is sent, when, and how it ends.
 
 use std::{
     fmt, io,
@@ -13,58 +13,58 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::{self, Sleep};
 
 use super::{
-    record::{Open, Outcome},
-    wire::Line,
+    connection::ConnectionHandle,
+    record::{PendingArrival, ResponseEnd},
 };
 
-/// One thing that a body does.
+/// One step of a body.
 #[derive(Debug)]
-pub(super) enum Step {
-    /// Ends it without ending it: no final chunk, the connection is closed.
+pub(super) enum BodyStep {
+    /// Closes the connection without the last chunk.
     Abort,
-    /// Sends bytes, as a chunk of their own.
+    /// Sends these bytes as one chunk.
     Data(Bytes),
     /// Resets the connection.
     Reset,
-    /// Says nothing more and keeps the connection.
+    /// Sends nothing more and keeps the connection open.
     Stall,
-    /// Says nothing for a while.
+    /// Waits before the next step.
     Wait(Duration),
 }
 
-/// Everything that a body does, before it is tied to a request.
-pub(super) struct Steps {
-    /// The length, when it is to be announced.
+/// All steps of a body, before it belongs to a request.
+pub(super) struct BodySteps {
+    /// The `content-length`, if there is one.
     length: Option<u64>,
-    steps: Box<dyn Iterator<Item = Step> + Send>,
+    steps: Box<dyn Iterator<Item = BodyStep> + Send>,
 }
 
-/// A body that performs its steps and tells the record how it went.
-pub(super) struct Script {
-    entry: Open,
-    line: Arc<Line>,
+/// A body that runs its steps and records how it ended.
+pub(super) struct ScriptedBody {
+    arrival: PendingArrival,
+    connection: Arc<ConnectionHandle>,
     remaining: Option<u64>,
-    steps: Box<dyn Iterator<Item = Step> + Send>,
+    steps: Box<dyn Iterator<Item = BodyStep> + Send>,
     wait: Option<Pin<Box<Sleep>>>,
 }
 
-/// Chunks of a body that was not made of chunks: as large as a TLS record, so that a client that
-/// leaves is noticed between two.
+/// Chunk size of a plain body: as large as a TLS record, so that a client that leaves is noticed
+/// between two chunks.
 const SLICE: usize = 16 * 1024;
 
-/// Pause before the connection goes down, so that what came before is on the wire.
+/// Pause before the connection is closed, so that earlier chunks are on the wire.
 const FLUSH: Duration = Duration::from_millis(10);
 
-// === impl Steps ===
+// === impl BodySteps ===
 
-impl Steps {
+impl BodySteps {
     /// A body of known length.
     pub(super) fn fixed(bytes: impl Into<Bytes>) -> Self {
         let mut rest = bytes.into();
         let length = Some(rest.len() as u64);
         let steps = std::iter::from_fn(move || {
             let slice = rest.split_to(rest.len().min(SLICE));
-            (!slice.is_empty()).then_some(Step::Data(slice))
+            (!slice.is_empty()).then_some(BodyStep::Data(slice))
         });
         Self {
             length,
@@ -72,8 +72,8 @@ impl Steps {
         }
     }
 
-    /// A body whose length nobody is told.
-    pub(super) fn streamed(steps: impl Iterator<Item = Step> + Send + 'static) -> Self {
+    /// A body without a `content-length`.
+    pub(super) fn streamed(steps: impl Iterator<Item = BodyStep> + Send + 'static) -> Self {
         Self {
             length: None,
             steps: Box::new(steps),
@@ -81,55 +81,59 @@ impl Steps {
     }
 
     /// The first `chunks` chunks, then `last` and nothing else.
-    pub(super) fn cut(self, chunks: usize, last: Option<Step>) -> Self {
+    pub(super) fn cut(self, chunks: usize, last: Option<BodyStep>) -> Self {
         let mut left = chunks;
         let kept = self.steps.map_while(move |step| {
-            if matches!(step, Step::Data(_)) {
+            if matches!(step, BodyStep::Data(_)) {
                 left = left.checked_sub(1)?;
             }
             Some(step)
         });
-        Self::streamed(kept.chain([Step::Wait(FLUSH)]).chain(last))
+        Self::streamed(kept.chain([BodyStep::Wait(FLUSH)]).chain(last))
     }
 }
 
-impl fmt::Debug for Steps {
+impl fmt::Debug for BodySteps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Steps")
+        f.debug_struct("BodySteps")
             .field("length", &self.length)
             .finish_non_exhaustive()
     }
 }
 
-// === impl Script ===
+// === impl ScriptedBody ===
 
-impl Script {
-    pub(super) fn new(steps: Steps, entry: Open, line: Arc<Line>) -> Self {
-        let mut script = Self {
-            entry,
-            line,
+impl ScriptedBody {
+    pub(super) fn new(
+        steps: BodySteps,
+        arrival: PendingArrival,
+        connection: Arc<ConnectionHandle>,
+    ) -> Self {
+        let mut body = Self {
+            arrival,
+            connection,
             remaining: steps.length,
             steps: steps.steps,
             wait: None,
         };
-        script.finish_if_sent();
-        script
+        body.finish_if_sent();
+        body
     }
 
-    /// Nothing more will come; the body goes when its connection does.
+    /// Sends nothing more; the body is dropped with its connection.
     fn fall_silent(&mut self) {
         self.wait = Some(Box::pin(time::sleep(Duration::MAX)));
     }
 
-    /// hyper asks a body of known length for nothing past its last byte, so that is its end.
+    /// hyper does not poll a body of known length past its last byte, so that byte is its end.
     fn finish_if_sent(&mut self) {
         if self.remaining == Some(0) {
-            self.entry.finish(Outcome::Completed);
+            self.arrival.finish(ResponseEnd::Completed);
         }
     }
 }
 
-impl Body for Script {
+impl Body for ScriptedBody {
     type Data = Bytes;
     type Error = io::Error;
 
@@ -143,28 +147,28 @@ impl Body for Script {
                 self.wait = None;
             }
             match self.steps.next() {
-                Some(Step::Data(bytes)) => {
-                    self.entry.sent(&bytes);
+                Some(BodyStep::Data(bytes)) => {
+                    self.arrival.body_sent(&bytes);
                     if let Some(remaining) = &mut self.remaining {
                         *remaining = remaining.saturating_sub(bytes.len() as u64);
                     }
                     self.finish_if_sent();
                     return Poll::Ready(Some(Ok(Frame::data(bytes))));
                 }
-                Some(Step::Wait(delay)) => self.wait = Some(Box::pin(time::sleep(delay))),
-                Some(Step::Stall) => self.fall_silent(),
-                Some(Step::Reset) => {
-                    self.entry.finish(Outcome::Aborted);
-                    self.line.reset();
-                    // hyper may ask once more before the connection's task sees the reset.
+                Some(BodyStep::Wait(delay)) => self.wait = Some(Box::pin(time::sleep(delay))),
+                Some(BodyStep::Stall) => self.fall_silent(),
+                Some(BodyStep::Reset) => {
+                    self.arrival.finish(ResponseEnd::Aborted);
+                    self.connection.reset();
+                    // hyper may poll once more before the connection's task sees the reset.
                     self.fall_silent();
                 }
-                Some(Step::Abort) => {
-                    self.entry.finish(Outcome::Aborted);
+                Some(BodyStep::Abort) => {
+                    self.arrival.finish(ResponseEnd::Aborted);
                     return Poll::Ready(Some(Err(io::ErrorKind::ConnectionAborted.into())));
                 }
                 None => {
-                    self.entry.finish(Outcome::Completed);
+                    self.arrival.finish(ResponseEnd::Completed);
                     return Poll::Ready(None);
                 }
             }

@@ -26,56 +26,57 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Shared, route,
-    wire::{Line, Wire},
+    SimulatorState,
+    connection::{ConnectionHandle, ResettableTcp},
+    route,
 };
 
-/// What every task of one simulator needs.
+/// Accepts and serves the connections of one simulator.
 #[derive(Clone)]
-pub(super) struct House {
-    pub(super) shared: Arc<Shared>,
+pub(super) struct Server {
+    pub(super) state: Arc<SimulatorState>,
     pub(super) stop: CancellationToken,
     pub(super) tracker: TaskTracker,
 }
 
-/// Runs hyper's HTTP/2 streams where a shutdown waits for them.
+/// Spawns hyper's HTTP/2 streams on the tracker, so that a shutdown waits for them.
 #[derive(Clone)]
-struct Tracked {
+struct TrackedExecutor {
     stop: CancellationToken,
     tracker: TaskTracker,
 }
 
-/// A connection with or without TLS: what serves it is large, and is built once.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+/// A connection with or without TLS, boxed so that hyper's server is compiled once.
+trait ConnectionIo: AsyncRead + AsyncWrite + Send + Unpin {}
 
-/// Counts an open connection for as long as it lives.
-struct Counted<'a>(&'a AtomicUsize);
+/// Counts an open connection until it is dropped.
+struct OpenConnection<'a>(&'a AtomicUsize);
 
-/// How an HTTP/2 connection with prior knowledge begins (RFC 9113, section 3.4).
+/// The first bytes of an HTTP/2 connection with prior knowledge (RFC 9113, section 3.4).
 const PREFACE_START: &[u8] = b"PRI ";
 
-/// Pause after a failed accept: out of descriptors, most likely, and asking again at once spins.
+/// Pause after a failed accept: the likely cause is a lack of descriptors, and a retry would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-// === impl House ===
+// === impl Server ===
 
-impl House {
-    /// Accepts connections until told to stop.
+impl Server {
+    /// Accepts connections until `stop` is cancelled.
     pub(super) async fn accept(self, listener: TcpListener, tls: Option<TlsAcceptor>) {
         for id in 1.. {
             let tcp = tokio::select! {
                 () = self.stop.cancelled() => return,
                 tcp = next(&listener) => tcp,
             };
-            let house = self.clone();
+            let server = self.clone();
             let tls = tls.clone();
             self.tracker.spawn(async move {
-                let _counted = Counted::new(&house.shared.connections);
-                let line = Arc::new(Line::new(id, &tcp, &house.stop));
+                let _open = OpenConnection::new(&server.state.connections);
+                let connection = Arc::new(ConnectionHandle::new(id, &tcp, &server.stop));
                 tokio::select! {
-                    () = line.cut() => {}
-                    // A connection's end, however it comes, is in the record of its requests.
-                    _ended = house.connection(tcp, tls, Arc::clone(&line)) => {}
+                    () = connection.cut() => {}
+                    // How the connection ended is recorded with its requests.
+                    _ended = server.connection(tcp, tls, Arc::clone(&connection)) => {}
                 }
             });
         }
@@ -85,30 +86,37 @@ impl House {
         &self,
         tcp: TcpStream,
         tls: Option<TlsAcceptor>,
-        line: Arc<Line>,
+        connection: Arc<ConnectionHandle>,
     ) -> io::Result<()> {
         tcp.set_nodelay(true)?;
         let Some(tls) = tls else {
             let mut start = [0; PREFACE_START.len()];
             let seen = tcp.peek(&mut start).await?;
             let h2 = start.get(..seen) == Some(PREFACE_START);
-            let wire = Wire::new(tcp, Arc::clone(&line));
-            return self.http(Box::new(wire), h2, line).await;
+            let tcp = ResettableTcp::new(tcp, Arc::clone(&connection));
+            return self.http(Box::new(tcp), h2, connection).await;
         };
-        let stream = tls.accept(Wire::new(tcp, Arc::clone(&line))).await?;
+        let stream = tls
+            .accept(ResettableTcp::new(tcp, Arc::clone(&connection)))
+            .await?;
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        self.http(Box::new(stream), h2, line).await
+        self.http(Box::new(stream), h2, connection).await
     }
 
-    async fn http(&self, stream: Box<dyn Stream>, h2: bool, line: Arc<Line>) -> io::Result<()> {
+    async fn http(
+        &self,
+        stream: Box<dyn ConnectionIo>,
+        h2: bool,
+        connection: Arc<ConnectionHandle>,
+    ) -> io::Result<()> {
         let service = service_fn(|request| {
-            let shared = Arc::clone(&self.shared);
-            let line = Arc::clone(&line);
-            async move { Ok::<_, Infallible>(route::answer(shared, line, request).await) }
+            let state = Arc::clone(&self.state);
+            let connection = Arc::clone(&connection);
+            async move { Ok::<_, Infallible>(route::respond(state, connection, request).await) }
         });
         let stream = TokioIo::new(stream);
         if h2 {
-            let executor = Tracked {
+            let executor = TrackedExecutor {
                 stop: self.stop.clone(),
                 tracker: self.tracker.clone(),
             };
@@ -124,13 +132,13 @@ impl House {
     }
 }
 
-// === impl Stream ===
+// === impl ConnectionIo ===
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> ConnectionIo for S {}
 
-// === impl Tracked ===
+// === impl TrackedExecutor ===
 
-impl<F> Executor<F> for Tracked
+impl<F> Executor<F> for TrackedExecutor
 where
     F: Future<Output: Send> + Send + 'static,
 {
@@ -145,16 +153,16 @@ where
     }
 }
 
-// === impl Counted ===
+// === impl OpenConnection ===
 
-impl<'a> Counted<'a> {
+impl<'a> OpenConnection<'a> {
     fn new(count: &'a AtomicUsize) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
         Self(count)
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for OpenConnection<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

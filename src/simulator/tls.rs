@@ -1,4 +1,4 @@
-//! A certificate authority for one run, and a leaf that is right or wrong on purpose.
+//! A certificate authority for one run, and a leaf certificate that is valid or not on purpose.
 
 use std::{io, sync::Arc};
 
@@ -13,16 +13,16 @@ use tokio_rustls::TlsAcceptor;
 
 /// How TLS is served.
 #[derive(Clone, Debug)]
-pub struct Tls {
-    /// What to show the client.
+pub struct TlsOptions {
+    /// The certificate to serve.
     pub leaf: Leaf,
-    /// Names of the leaf besides `localhost`, `127.0.0.1` and `::1`.
+    /// Names of the certificate besides `localhost`, `127.0.0.1` and `::1`.
     pub names: Vec<String>,
     /// Offer `h2` by ALPN, and not only `http/1.1`.
     pub h2: bool,
 }
 
-/// What is right or wrong with the leaf.
+/// Whether the certificate is valid, and if not, why.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
 pub enum Leaf {
     /// Ran out years ago.
@@ -36,9 +36,9 @@ pub enum Leaf {
     SelfSigned,
 }
 
-// === impl Tls ===
+// === impl TlsOptions ===
 
-impl Default for Tls {
+impl Default for TlsOptions {
     fn default() -> Self {
         Self {
             leaf: Leaf::default(),
@@ -48,14 +48,14 @@ impl Default for Tls {
     }
 }
 
-/// Makes the CA and the leaf: what accepts connections, and the CA's certificate as PEM.
+/// Makes the CA and the leaf; returns the acceptor and the CA certificate as PEM.
 ///
 /// # Errors
 ///
-/// When a name is not one that a certificate can carry.
-pub(super) fn build(tls: &Tls) -> io::Result<(TlsAcceptor, String)> {
+/// When a name is not valid in a certificate.
+pub(super) fn build(tls: &TlsOptions) -> io::Result<(TlsAcceptor, String)> {
     let (key, leaf, ca_pem) = certificates(tls).map_err(io::Error::other)?;
-    // The provider is named because a process that has two must not have to choose.
+    // Named explicitly, because rustls panics if a process has two providers and no default.
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .and_then(|config| {
@@ -70,7 +70,7 @@ pub(super) fn build(tls: &Tls) -> io::Result<(TlsAcceptor, String)> {
 }
 
 fn certificates(
-    tls: &Tls,
+    tls: &TlsOptions,
 ) -> Result<(PrivateKeyDer<'static>, CertificateDer<'static>, String), rcgen::Error> {
     let ca_key = KeyPair::generate()?;
     let ca_params = authority()?;
@@ -97,7 +97,7 @@ fn authority() -> Result<CertificateParams, rcgen::Error> {
     Ok(params)
 }
 
-fn leaf(tls: &Tls) -> Result<CertificateParams, rcgen::Error> {
+fn leaf(tls: &TlsOptions) -> Result<CertificateParams, rcgen::Error> {
     let own = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
     let names = match tls.leaf {
         Leaf::OtherName => vec!["other.invalid".to_owned()],

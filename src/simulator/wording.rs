@@ -1,14 +1,14 @@
-//! How each provider words an error.
+//! The error responses of each provider.
 //!
-//! Codes, key phrases and headers are those the providers' documents and public issue threads show;
-//! the gateway's dialect files are written from the same sources and never from here.
+//! Codes, key phrases and headers are from the providers' documents and public issue threads. The
+//! gateway's dialect files are written from the same sources, never from this file.
 
 use std::time::{Duration, SystemTime};
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
-/// Whose words are used.
+/// The provider whose errors are imitated.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
 pub enum Wording {
     /// DashScope's Coding Plan: quotas by the hour, week and month, no header.
@@ -28,7 +28,7 @@ pub enum Wording {
     QwenOauth,
 }
 
-/// Which limit an error speaks of.
+/// The limit that an error names.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum Reason {
     /// Too many within a second.
@@ -49,9 +49,9 @@ pub enum Reason {
     Week,
 }
 
-/// An error before it is put into a provider's shape.
+/// An error before it is put into a provider's format.
 #[derive(Debug)]
-pub(super) struct Notice {
+pub(super) struct WordedError {
     pub(super) status: u16,
     pub(super) headers: Vec<(&'static str, String)>,
     pub(super) message: String,
@@ -63,20 +63,25 @@ pub(super) struct Notice {
 // === impl Wording ===
 
 impl Wording {
-    /// What it says when a limit is reached that lifts after `wait`.
-    pub(super) fn limited(self, reason: Reason, limit: usize, wait: Option<Duration>) -> Notice {
-        let mut notice = self.reached(reason);
+    /// The error for a limit that lifts after `wait`.
+    pub(super) fn limited(
+        self,
+        reason: Reason,
+        limit: usize,
+        wait: Option<Duration>,
+    ) -> WordedError {
+        let mut error = self.reached(reason);
         if let Some(wait) = wait {
-            notice.headers = self.headers(limit, wait);
+            error.headers = self.headers(limit, wait);
             if self == Self::OpenAi {
-                notice.hint_in_message(&format!("{:.3}", wait.as_secs_f64()));
+                error.hint_in_message(&format!("{:.3}", wait.as_secs_f64()));
             }
         }
-        notice
+        error
     }
 
-    /// What it says when a limit is reached, without any hint of when it lifts.
-    pub(super) fn reached(self, reason: Reason) -> Notice {
+    /// The error for a limit, without a hint when it lifts.
+    pub(super) fn reached(self, reason: Reason) -> WordedError {
         use Reason::{Burst, Concurrency, Day, Hours, Month, Rate, Tokens, Week};
         let (status, message, kind, code) = match (self, reason) {
             (Self::CodingPlan, reason) => {
@@ -150,11 +155,11 @@ impl Wording {
             }
             (Self::OpenRouter, _) => (429, "Rate limit exceeded: free-models-per-min", "", ""),
         };
-        self.notice(status, message, kind, code)
+        self.worded(status, message, kind, code)
     }
 
-    /// What it says with a status that no limit explains.
-    pub(super) fn error(self, status: u16) -> Notice {
+    /// The error for a status without a limit.
+    pub(super) fn error(self, status: u16) -> WordedError {
         let (message, kind, code) = match (self, status) {
             (_, 429) => return self.reached(Reason::Rate),
             (Self::CodingPlan, 401) => (
@@ -190,10 +195,10 @@ impl Wording {
                 "refused",
             ),
         };
-        self.notice(status, message, kind, code)
+        self.worded(status, message, kind, code)
     }
 
-    /// The error event that it puts into a stream already begun.
+    /// The error event in a stream that has begun.
     pub(super) fn event(self) -> String {
         let body = self.reached(Reason::Rate).body();
         match self {
@@ -225,8 +230,14 @@ impl Wording {
         }
     }
 
-    fn notice(self, status: u16, message: &str, kind: &'static str, code: &'static str) -> Notice {
-        Notice {
+    fn worded(
+        self,
+        status: u16,
+        message: &str,
+        kind: &'static str,
+        code: &'static str,
+    ) -> WordedError {
+        WordedError {
             status,
             headers: Vec::new(),
             message: message.to_owned(),
@@ -237,15 +248,15 @@ impl Wording {
     }
 }
 
-// === impl Notice ===
+// === impl WordedError ===
 
-impl Notice {
-    /// Names a delay in the message, as OpenAI does.
+impl WordedError {
+    /// Adds a delay to the message, as OpenAI does.
     pub(super) fn hint_in_message(&mut self, seconds: &str) {
         self.message = format!("{}. Please try again in {seconds}s.", self.message);
     }
 
-    /// The JSON that goes out.
+    /// The response body.
     pub(super) fn body(&self) -> Value {
         let Self {
             status,
@@ -268,7 +279,7 @@ impl Notice {
     }
 }
 
-/// `6m0s`, `1.5s`, `20ms`: how Go prints a duration, which is what OpenAI sends.
+/// `6m0s`, `1.5s`, `20ms`: Go's format of durations, which OpenAI sends.
 fn go_duration(duration: Duration) -> String {
     let millis = u64::try_from(duration.as_millis())
         .unwrap_or(u64::MAX)
@@ -285,7 +296,7 @@ fn go_duration(duration: Duration) -> String {
     }
 }
 
-/// Wall time, because that is what this header is in.
+/// Unix time in milliseconds, the unit of OpenRouter's reset header.
 fn epoch_ms_after(wait: Duration) -> u128 {
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
@@ -313,9 +324,9 @@ mod tests {
     #[test]
     fn hints_only_where_the_provider_does() {
         for wording in Wording::value_variants() {
-            let notice = wording.limited(Reason::Rate, 60, Some(Duration::from_secs(3)));
+            let error = wording.limited(Reason::Rate, 60, Some(Duration::from_secs(3)));
             let hints = matches!(wording, Wording::OpenAi | Wording::OpenRouter);
-            assert_eq!(!notice.headers.is_empty(), hints, "{wording:?}");
+            assert_eq!(!error.headers.is_empty(), hints, "{wording:?}");
         }
     }
 }

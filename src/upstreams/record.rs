@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
-use pacegate_layers::{context::RequestContext, context::Session};
+use pacegate_layers::context::{RequestContext, Session};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;

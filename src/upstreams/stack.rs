@@ -189,7 +189,10 @@ mod tests {
     };
 
     use http::{HeaderMap, StatusCode};
-    use pacegate_layers::{context::RequestContext, context::Session, token::StaticToken};
+    use pacegate_layers::{
+        context::{RequestContext, Session},
+        token::StaticToken,
+    };
     use parking_lot::Mutex;
     use tower::service_fn;
 

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use pacegate::simulator::{Access, Arrival, Options, Rule, Simulator, Tls, Wording};
+use pacegate::simulator::{Access, Arrival, FaultRule, Options, Simulator, TlsOptions, Wording};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
@@ -39,9 +39,9 @@ impl Rig {
     pub(crate) async fn start_with(faults: &[&str], keys: &str, tables: &str) -> Self {
         let simulator = Simulator::start(Options {
             // What the vendor's own client offers: http/1.1 and nothing else.
-            tls: Some(Tls {
+            tls: Some(TlsOptions {
                 h2: false,
-                ..Tls::default()
+                ..TlsOptions::default()
             }),
             access: Access::Issued,
             wording: if keys.contains("openai") {
@@ -187,7 +187,7 @@ pub(crate) fn exchange(address: &str, request: &str) -> String {
     answer
 }
 
-fn rule(text: &str) -> Rule {
+fn rule(text: &str) -> FaultRule {
     text.parse().unwrap()
 }
 

@@ -11,7 +11,7 @@ use std::env::consts;
 
 use pacegate::{
     config::Platform,
-    simulator::{Arrival, Outcome},
+    simulator::{Arrival, ResponseEnd},
 };
 
 mod browser;
@@ -53,7 +53,7 @@ async fn aligns_and_spaces_what_opencode_sends_at_once() {
         assert_eq!(chat.version, "HTTP/1.1");
         assert_eq!(chat.model.as_deref(), Some("coder-model"));
         assert_eq!(chat.stream, Some(true));
-        assert_eq!(chat.outcome, Some(Outcome::Completed));
+        assert_eq!(chat.outcome, Some(ResponseEnd::Completed));
         // Equal to the last field, so there is no room for a session's id, an `opencode/…`, or an
         // Authorization of the client's.
         assert_eq!(chat.headers, expected_headers(&rig, chat));
@@ -87,7 +87,7 @@ async fn makes_opencode_ask_again_a_few_times_when_streams_are_cut() {
     assert!(run.answer.contains(ANSWER), "{}", run.output);
 
     let chats = rig.chats();
-    let cut = |chat: &&Arrival| chat.outcome == Some(Outcome::Aborted);
+    let cut = |chat: &&Arrival| chat.outcome == Some(ResponseEnd::Aborted);
     assert_eq!(chats.iter().filter(cut).count(), 2);
     assert!((3..=10).contains(&chats.len()), "{}", chats.len());
     assert_eq!(

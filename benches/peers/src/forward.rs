@@ -1,4 +1,4 @@
-//! What a proxy does with every message.
+//! Serves connections and forwards requests, the same for all proxies.
 
 use std::{error::Error, net::SocketAddr};
 
@@ -13,7 +13,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
-/// Fields that are for the next hop only (RFC 9110 §7.6.1).
+/// Hop-by-hop headers (RFC 9110 §7.6.1).
 static HOP_BY_HOP: [HeaderName; 6] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -42,7 +42,7 @@ where
         stream.set_nodelay(true)?;
         let service = service.clone();
         tokio::spawn(async move {
-            // A client that leaves is none of our business.
+            // A client that disconnects is not an error.
             let _ended = http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
@@ -50,8 +50,7 @@ where
     }
 }
 
-/// `request` with its whole body, and without what is not for the upstream. hyper says how long the
-/// body is.
+/// `request` with its whole body and without hop-by-hop headers. hyper sets the `content-length`.
 ///
 /// # Errors
 ///
@@ -65,7 +64,7 @@ pub async fn collected(request: Request<Incoming>) -> hyper::Result<Request<Full
     Ok(Request::from_parts(head, Full::new(body)))
 }
 
-/// Removes the fields that are for the next hop only, and those that `Connection` names.
+/// Removes the hop-by-hop headers, and those that `Connection` names.
 pub fn without_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)

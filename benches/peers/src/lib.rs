@@ -1,4 +1,4 @@
-//! What the proxies in `src/bin` have in common.
+//! Shared by the proxies in `src/bin`.
 
 use std::{env, fs, net::SocketAddr, sync::Arc};
 
@@ -14,23 +14,23 @@ pub use self::{
     upstream::{Io, Upstream},
 };
 
-/// What a proxy is told on its command line: `LISTEN UPSTREAM [CA-FILE]`.
+/// The command line of a proxy: `LISTEN UPSTREAM [CA-FILE]`.
 #[derive(Debug)]
-pub struct Orders {
-    /// Where it listens.
+pub struct ProxyArgs {
+    /// The address to listen on.
     pub listen: SocketAddr,
     /// Scheme and authority of the upstream, without a slash at the end.
     pub upstream: String,
-    /// Whom to trust.
+    /// The TLS config, with the CA to trust.
     pub tls: ClientConfig,
 }
 
-impl Orders {
+impl ProxyArgs {
     /// Reads the command line.
     ///
     /// # Errors
     ///
-    /// If something is missing or cannot be read.
+    /// If an argument is missing or invalid, or the CA file cannot be read.
     pub fn from_args() -> anyhow::Result<Self> {
         let mut args = env::args().skip(1);
         let listen = args.next().context("no address to listen on")?.parse()?;

@@ -1,4 +1,4 @@
-//! The one upstream of a proxy that makes its connections itself.
+//! The upstream of a proxy that opens its connections itself.
 
 use std::sync::Arc;
 
@@ -14,24 +14,24 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::either::Either;
 
-/// A connection, without or with TLS.
+/// A connection with or without TLS.
 pub type Io = TokioIo<Either<TcpStream, Box<TlsStream<TcpStream>>>>;
 
-/// Where requests go.
+/// The upstream.
 pub struct Upstream {
     uri: Uri,
     host: String,
     port: u16,
-    /// None for plain HTTP.
+    /// `None` for plain HTTP.
     tls: Option<(TlsConnector, ServerName<'static>)>,
 }
 
 impl Upstream {
-    /// The upstream at `url`, trusted as `tls` says.
+    /// The upstream at `url`, verified by `tls`.
     ///
     /// # Errors
     ///
-    /// If `url` is none of `http` or `https`.
+    /// If the scheme of `url` is neither `http` nor `https`.
     pub fn new(url: &str, tls: ClientConfig) -> anyhow::Result<Self> {
         let uri: Uri = url.parse()?;
         let host = uri.host().context("an upstream without a host")?.to_owned();
@@ -55,7 +55,7 @@ impl Upstream {
     ///
     /// # Errors
     ///
-    /// If the upstream cannot be reached or is not to be trusted.
+    /// If the upstream cannot be reached or its certificate is not valid.
     pub async fn connect(&self) -> anyhow::Result<Io> {
         let tcp = TcpStream::connect((self.host.as_str(), self.port)).await?;
         tcp.set_nodelay(true)?;
@@ -68,17 +68,17 @@ impl Upstream {
         }))
     }
 
-    /// What `Host` says.
+    /// The value of `Host`.
     ///
     /// # Errors
     ///
-    /// If the URL has an authority that no header can hold.
+    /// If the authority of the URL is not a valid header value.
     pub fn host(&self) -> anyhow::Result<HeaderValue> {
         let authority = self.uri.authority().context("no authority")?;
         Ok(HeaderValue::from_str(authority.as_str())?)
     }
 
-    /// The whole URI of what a client calls `uri`.
+    /// The absolute URI for the client's `uri`.
     ///
     /// # Errors
     ///

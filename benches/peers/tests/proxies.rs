@@ -1,4 +1,4 @@
-//! What the bare proxies do with a message, and with the connections to the upstream.
+//! How the bare proxies handle messages and the connections to the upstream.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -27,13 +27,13 @@ use rustls_pki_types::PrivatePkcs8KeyDer;
 use tokio::sync::Barrier;
 use tokio_rustls::TlsAcceptor;
 
-/// A proxy that runs until it is dropped.
+/// A running proxy; stopped when dropped.
 struct Proxy {
     child: Child,
     address: SocketAddr,
 }
 
-/// An upstream, and how many connections it has accepted.
+/// An upstream that counts its connections.
 struct Upstream {
     address: SocketAddr,
     accepted: Arc<AtomicUsize>,
@@ -72,7 +72,7 @@ impl Drop for Proxy {
     }
 }
 
-/// Says what it was told: the fields, then the body.
+/// Responds with the request's headers and body.
 async fn echo(request: Request<Incoming>) -> hyper::Result<Response<Full<Bytes>>> {
     let mut told = String::new();
     for (name, value) in request.headers() {
@@ -112,7 +112,7 @@ where
     Upstream { address, accepted }
 }
 
-/// The head and the body of an answer whose length is known.
+/// The headers and the body of a response with a `content-length`.
 fn answer(socket: &TcpStream) -> (String, String) {
     let mut reader = BufReader::new(socket);
     let mut head = String::new();
@@ -167,7 +167,7 @@ fn the_inline_proxy_sends_the_whole_body_with_its_length_and_keeps_the_connectio
 fn the_http2_proxy_opens_a_connection_more_where_the_others_are_full() {
     const TOGETHER: usize = 5;
     let (acceptor, ca) = tls();
-    // No request is answered before all are there.
+    // Responses wait until all requests have arrived.
     let barrier = Arc::new(Barrier::new(TOGETHER));
     let upstream = upstream(move |socket| {
         let (acceptor, barrier) = (acceptor.clone(), Arc::clone(&barrier));
@@ -201,19 +201,19 @@ fn the_http2_proxy_opens_a_connection_more_where_the_others_are_full() {
         let expected = format!("{url}/v1/chat?a=b\nx-end: 2\ncontent-length: 5\n\nhello");
         assert_eq!(body, expected);
     }
-    // More than three where the upstream was slow to say its limit.
+    // More than three if the upstream's settings arrived late.
     let accepted = upstream.accepted.load(Ordering::SeqCst);
     assert!((3..=TOGETHER).contains(&accepted), "{accepted}");
 }
 
-/// HTTP/2 allows no fields of one hop.
+/// HTTP/2 forbids hop-by-hop headers.
 async fn echo_of_http2(request: Request<Incoming>) -> hyper::Result<Response<Full<Bytes>>> {
     let mut response = echo(request).await?;
     response.headers_mut().remove(header::CONNECTION);
     Ok(response)
 }
 
-/// For `localhost`, in HTTP/2, and the file of its authority.
+/// A TLS config for `localhost` with HTTP/2, and the file of its CA.
 fn tls() -> (TlsAcceptor, tempfile::NamedTempFile) {
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new(["localhost".to_owned()])

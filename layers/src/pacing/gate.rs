@@ -21,7 +21,7 @@ use super::{
     refused::Refused,
     settings::Pacing,
 };
-use crate::{context::RequestContext, context::Session};
+use crate::context::{RequestContext, Session};
 
 /// Lets requests through one by one; clones are the same gate.
 ///

@@ -1,4 +1,4 @@
-//! What a login shows: on a terminal with a QR code and one line that counts down, else plain lines.
+//! The output of a login: on a terminal a QR code and a countdown line, else plain lines.
 
 use std::{
     convert::Infallible,
@@ -21,20 +21,20 @@ use crate::{
 
 /// Stdout.
 #[derive(Debug)]
-pub(super) struct Screen {
-    /// It can be drawn on.
+pub(super) struct LoginScreen {
+    /// Stdout is a terminal that understands escape codes.
     terminal: bool,
 }
 
-// ECMA-48: erase to the end of the line; black on white, whatever the terminal's own colours are,
-// because a scanner wants dark on light; and back.
+// ECMA-48: erase to the end of the line; black on white, because a scanner needs dark on light
+// whatever the terminal's colours are; reset.
 const ERASE: &str = "\x1b[K";
 const PAPER: &str = "\x1b[30;107m";
 const RESET: &str = "\x1b[0m";
 
-// === impl Screen ===
+// === impl LoginScreen ===
 
-impl Screen {
+impl LoginScreen {
     pub(super) fn new() -> Self {
         let dumb = env::var_os("TERM").is_none_or(|kind| kind.is_empty() || kind == "dumb");
         Self {
@@ -42,7 +42,7 @@ impl Screen {
         }
     }
 
-    /// Shows where to go, and goes there if there is a browser.
+    /// Shows the page, and opens it if there is a browser.
     pub(super) fn ask(
         &self,
         upstream: &Upstream,
@@ -78,7 +78,7 @@ impl Screen {
         out.flush()
     }
 
-    /// Draws how long there is left, every second, for ever; nothing where nothing can be drawn.
+    /// Draws the remaining time every second, for ever; without a terminal, draws nothing.
     pub(super) async fn count_down(&self, expires: Instant) -> Infallible {
         if !self.terminal {
             return std::future::pending().await;
@@ -92,7 +92,7 @@ impl Screen {
         }
     }
 
-    /// Says what was wrong with a poll.
+    /// Shows what was wrong with a poll.
     pub(super) fn trouble(&self, trouble: &Trouble) {
         let text = match trouble {
             Trouble::SlowDown(interval) => {
@@ -104,18 +104,18 @@ impl Screen {
             }
         };
         self.end_line();
-        // A screen that is gone is no reason to give up a login that somebody confirms elsewhere.
+        // A closed stdout must not end a login that the user may confirm elsewhere.
         let _closed = writeln!(io::stdout().lock(), "{text}");
     }
 
-    /// Leaves the line that counts down.
+    /// Ends the countdown line.
     pub(super) fn end_line(&self) {
         if self.terminal {
             self.draw("");
         }
     }
 
-    /// Says where the login is.
+    /// Shows where the login was saved.
     pub(super) fn done(&self, file: &CredentialsFile, credentials: &Credentials) -> io::Result<()> {
         let left = whole_seconds(credentials.valid_for(SystemTime::now()));
         let path = file.path().display();
@@ -131,12 +131,12 @@ impl Screen {
     }
 }
 
-/// In whole seconds, for people.
+/// A duration in whole seconds, as text.
 fn whole_seconds(life: Duration) -> String {
     show_duration(Duration::from_secs(life.as_secs()))
 }
 
-/// Half blocks, two modules to a character.
+/// A QR code in half blocks, two modules to a character.
 fn qr(text: &str) -> Option<String> {
     let code = QrCode::with_error_correction_level(text, EcLevel::L).ok()?;
     let blocks = code
@@ -148,7 +148,7 @@ fn qr(text: &str) -> Option<String> {
     Some(blocks.lines().map(line).collect())
 }
 
-/// Whether a browser was started. Nobody waits for it, and it says nothing here.
+/// Starts a browser; whether one was started. It is not waited for, and its output is dropped.
 fn browse(page: &Uri) -> bool {
     let program = if cfg!(target_os = "macos") {
         "open"
@@ -161,7 +161,7 @@ fn browse(page: &Uri) -> bool {
     } else {
         return false;
     };
-    // An http(s) URL: no option and no file, and no shell reads it.
+    // An http(s) URL, so neither an option nor a file, and no shell parses it.
     Command::new(program)
         .arg(page.to_string())
         .stdin(Stdio::null())

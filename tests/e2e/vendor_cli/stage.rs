@@ -9,7 +9,9 @@ use std::{
     time::Duration,
 };
 
-use pacegate::simulator::{Access, Arrival, Behaviour, Options, RefreshFault, Simulator, Tls};
+use pacegate::simulator::{
+    Access, Arrival, Behaviour, Options, RefreshFault, Simulator, TlsOptions,
+};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -315,10 +317,10 @@ fn is_gateways(arrival: &Arrival) -> bool {
 async fn simulator(lifetime: Duration) -> Simulator {
     Simulator::start(Options {
         listen: (Ipv4Addr::UNSPECIFIED, 443).into(),
-        tls: Some(Tls {
+        tls: Some(TlsOptions {
             h2: false,
             names: vec![SERVICE_HOST.to_owned(), DEVICE_HOST.to_owned()],
-            ..Tls::default()
+            ..TlsOptions::default()
         }),
         access: Access::Issued,
         oauth: Behaviour {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pacegate::simulator::{Arrival, Limits, Options, Outcome, Simulator, Wording};
+use pacegate::simulator::{Arrival, ChatLimits, Options, ResponseEnd, Simulator, Wording};
 use tokio::task::JoinSet;
 
 use crate::support::{
@@ -134,9 +134,9 @@ async fn a_quota_with_a_reset_closes_the_gate_until_then() {
 async fn too_many_at_once_are_retried_with_fewer() {
     let simulator = Simulator::start(Options {
         wording: Wording::CodingPlan,
-        limits: Limits {
+        limits: ChatLimits {
             concurrency: Some(2),
-            ..Limits::default()
+            ..ChatLimits::default()
         },
         // Long enough for four to be there together.
         latency: Duration::from_millis(800),
@@ -182,7 +182,7 @@ async fn an_error_before_any_content_is_retried_and_not_seen() {
         assert_eq!(answer.status, 200);
         assert!(answer.text().ends_with("data: [DONE]\n\n"), "{dialect}");
         assert!(!answer.text().contains("error"), "{dialect}");
-        assert_eq!(arrivals[1].outcome, Some(Outcome::Completed));
+        assert_eq!(arrivals[1].outcome, Some(ResponseEnd::Completed));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pacegate::simulator::{Leaf, Options, Tls};
+use pacegate::simulator::{Leaf, Options, TlsOptions};
 use tokio::{net::TcpListener, time::Instant};
 
 use super::{
@@ -53,9 +53,9 @@ async fn a_wrong_certificate_is_refused_with_a_hint_before_anything_is_sent() {
         (Leaf::SelfSigned, "ca-file"),
     ] {
         let simulator = simulator(Options {
-            tls: Some(Tls {
+            tls: Some(TlsOptions {
                 leaf,
-                ..Tls::default()
+                ..TlsOptions::default()
             }),
             ..Options::default()
         })

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::BodyExt;
-use pacegate::simulator::{Leaf, Options, Simulator, Tls};
+use pacegate::simulator::{Leaf, Options, Simulator, TlsOptions};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -397,9 +397,9 @@ async fn an_upstream_that_switches_protocols_is_a_broken_one() {
 #[tokio::test]
 async fn an_upstream_with_a_wrong_certificate_gets_no_request() {
     for leaf in [Leaf::Expired, Leaf::OtherName, Leaf::SelfSigned] {
-        let tls = Tls {
+        let tls = TlsOptions {
             leaf,
-            ..Tls::default()
+            ..TlsOptions::default()
         };
         let simulator = simulator(Options {
             tls: Some(tls),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use pacegate::simulator::{Options, Outcome};
+use pacegate::simulator::{Options, ResponseEnd};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -77,7 +77,10 @@ async fn a_thousand_clients_that_leave_take_everything_with_them_within_a_second
             .filter(|it| it.outcome == Some(outcome))
             .count()
     };
-    let (left, completed) = (ended(Outcome::ClientLeft), ended(Outcome::Completed));
+    let (left, completed) = (
+        ended(ResponseEnd::ClientLeft),
+        ended(ResponseEnd::Completed),
+    );
     assert!(
         left > 10 && completed > 10 && arrivals.len() < 900,
         "{left}, {completed}"

@@ -5,7 +5,7 @@ use std::{os::unix::fs::PermissionsExt, time::Duration};
 use bytes::Bytes;
 use http::Request;
 use http_body_util::BodyExt;
-use pacegate::simulator::{Answer, Options, Simulator};
+use pacegate::simulator::{Options, ResponseKind, Simulator};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UnixStream},
@@ -78,7 +78,7 @@ async fn sigterm_lets_a_stream_finish_and_no_new_client_in() {
     assert_eq!(gateway.ended().await, Some(0));
     assert_eq!(
         simulator.arrivals()[0].outcome,
-        Some(pacegate::simulator::Outcome::Completed)
+        Some(pacegate::simulator::ResponseEnd::Completed)
     );
 }
 
@@ -172,7 +172,7 @@ async fn assert_whole(clients: Vec<(TcpStream, usize)>) {
 #[tokio::test]
 async fn a_client_that_reads_slowly_gets_all_of_its_answer_from_a_process_that_winds_down() {
     let simulator = simulator(Options {
-        answer: Answer::Echo,
+        response: ResponseKind::Echo,
         ..Options::default()
     })
     .await;
@@ -189,7 +189,7 @@ async fn a_client_that_reads_slowly_gets_all_of_its_answer_from_a_process_that_w
 #[tokio::test]
 async fn a_client_that_reads_slowly_keeps_its_place_until_its_answer_is_whole() {
     let simulator = simulator(Options {
-        answer: Answer::Echo,
+        response: ResponseKind::Echo,
         ..Options::default()
     })
     .await;

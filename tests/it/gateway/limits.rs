@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pacegate::simulator::{Answer, Options};
+use pacegate::simulator::{Options, ResponseKind};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -249,7 +249,7 @@ async fn a_body_that_stops_or_trickles_is_answered_and_closed() {
 #[tokio::test]
 async fn an_answer_that_nobody_reads_is_given_up() {
     let simulator = simulator(Options {
-        answer: Answer::Blob(64 << 20),
+        response: ResponseKind::Blob(64 << 20),
         ..Options::default()
     })
     .await;

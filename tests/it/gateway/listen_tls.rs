@@ -8,7 +8,7 @@ use std::{
 };
 
 use http::Request;
-use pacegate::simulator::{Answer, Options};
+use pacegate::simulator::{Options, ResponseKind};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
@@ -291,7 +291,7 @@ fn a_certificate_that_cannot_be_used_is_named_and_not_quoted() {
 async fn a_client_that_reads_slowly_over_tls_gets_all_of_its_answer_from_a_process_that_winds_down()
 {
     let simulator = simulator(Options {
-        answer: Answer::Echo,
+        response: ResponseKind::Echo,
         ..Options::default()
     })
     .await;

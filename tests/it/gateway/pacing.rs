@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use pacegate::simulator::{Limits, Options, Simulator};
+use pacegate::simulator::{ChatLimits, Options, Simulator};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -90,7 +90,7 @@ async fn five_at_once_leave_one_and_a_half_to_two_and_a_half_seconds_apart_by_de
 async fn twenty_at_once_meet_no_limit_of_one_a_second_and_keep_their_order() {
     let lateness = Lateness::watch();
     let simulator = simulator(Options {
-        limits: Limits {
+        limits: ChatLimits {
             windows: vec!["1/1s".parse().unwrap()],
             concurrency: None,
         },

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use pacegate::simulator::{Answer, Options};
+use pacegate::simulator::{Options, ResponseKind};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -52,7 +52,7 @@ async fn asked(listener: &TcpListener) -> TcpStream {
 #[tokio::test]
 async fn ten_megabytes_pass_byte_for_byte_both_ways() {
     let simulator = simulator(Options {
-        answer: Answer::Echo,
+        response: ResponseKind::Echo,
         ..Options::default()
     })
     .await;
@@ -175,7 +175,7 @@ async fn a_lone_event_leaves_at_once_and_events_that_are_there_together_leave_to
 #[tokio::test]
 async fn compressed_bytes_pass_as_they_are() {
     let simulator = simulator(Options {
-        answer: Answer::Gzip,
+        response: ResponseKind::Gzip,
         ..Options::default()
     })
     .await;
@@ -273,7 +273,7 @@ async fn an_answer_that_breaks_off_before_its_first_event_has_no_clean_end() {
 #[tokio::test]
 async fn a_body_of_known_length_that_breaks_off_breaks_the_clients_connection_too() {
     let simulator = simulator(Options {
-        answer: Answer::Blob(1_000_000),
+        response: ResponseKind::Blob(1_000_000),
         faults: vec!["truncate@3".parse().unwrap()],
         ..Options::default()
     })
@@ -299,7 +299,7 @@ async fn an_early_but_clean_end_passes_as_it_is() {
 #[tokio::test]
 async fn a_client_that_reads_slowly_loses_nothing() {
     let simulator = simulator(Options {
-        answer: Answer::Blob(8_000_000),
+        response: ResponseKind::Blob(8_000_000),
         ..Options::default()
     })
     .await;

@@ -1,7 +1,7 @@
 //! Upstreams over TLS, and both versions of HTTP.
 
 use futures_util::future::join_all;
-use pacegate::simulator::{Options, Simulator, Tls};
+use pacegate::simulator::{Options, Simulator, TlsOptions};
 
 use super::{assert_ok, chats, eventually, plain, sha256_hex, simulator, streamed};
 use crate::support::gateway::{Gateway, upstream};
@@ -9,9 +9,9 @@ use crate::support::gateway::{Gateway, upstream};
 /// A simulator that serves TLS, and a gateway that trusts its CA.
 async fn over_tls(h2: bool, more: &str) -> (Simulator, Gateway) {
     let simulator = simulator(Options {
-        tls: Some(Tls {
+        tls: Some(TlsOptions {
             h2,
-            ..Tls::default()
+            ..TlsOptions::default()
         }),
         ..Options::default()
     })

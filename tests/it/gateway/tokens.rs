@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use pacegate::simulator::{Access, Behaviour, Grant, Options, RefreshFault, Simulator};
+use pacegate::simulator::{Access, Behaviour, Options, RefreshFault, Simulator, TokenPair};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
@@ -37,7 +37,7 @@ async fn issuer(lifetime: Duration) -> Simulator {
 }
 
 /// The file `creds.json` in `folder`, for tokens that were issued just now.
-fn write_credentials(folder: &std::path::Path, grant: &Grant, lifetime: Duration) {
+fn write_credentials(folder: &std::path::Path, grant: &TokenPair, lifetime: Duration) {
     let expiry = SystemTime::now() + lifetime;
     let expiry = expiry.duration_since(SystemTime::UNIX_EPOCH).unwrap();
     let credentials = json!({

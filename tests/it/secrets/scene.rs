@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use pacegate::simulator::{Access, Behaviour, Leaf, Options, RefreshFault, Simulator, Tls};
+use pacegate::simulator::{Access, Behaviour, Leaf, Options, RefreshFault, Simulator, TlsOptions};
 use tokio::net::TcpListener;
 
 use super::CLIENT_KEY;
@@ -43,9 +43,9 @@ impl Scene {
         };
         let over_tls = |leaf| Options {
             access: Access::AnyToken,
-            tls: Some(Tls {
+            tls: Some(TlsOptions {
                 leaf,
-                ..Tls::default()
+                ..TlsOptions::default()
             }),
             ..Options::default()
         };

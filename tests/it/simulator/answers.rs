@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::Request;
-use pacegate::simulator::{Answer, Options};
+use pacegate::simulator::{Options, ResponseKind};
 use serde_json::{Value, json};
 
 use super::{PLAIN, STREAMED, chat, idle, sha256_hex, start};
@@ -66,7 +66,7 @@ async fn sends_large_bodies_and_many_events_whose_hash_is_in_the_record() {
     assert_eq!(stream.text().matches("data: ").count(), 10_004);
 
     let large = start(Options {
-        answer: Answer::Blob(10_000_000),
+        response: ResponseKind::Blob(10_000_000),
         ..Options::default()
     })
     .await;
@@ -85,7 +85,7 @@ async fn sends_large_bodies_and_many_events_whose_hash_is_in_the_record() {
 #[tokio::test]
 async fn echoes_a_chats_body_and_any_other_request() {
     let simulator = start(Options {
-        answer: Answer::Echo,
+        response: ResponseKind::Echo,
         ..Options::default()
     })
     .await;
@@ -107,7 +107,7 @@ async fn echoes_a_chats_body_and_any_other_request() {
 #[tokio::test]
 async fn labels_compressed_bytes() {
     let simulator = start(Options {
-        answer: Answer::Gzip,
+        response: ResponseKind::Gzip,
         ..Options::default()
     })
     .await;

@@ -7,7 +7,7 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use pacegate::simulator::{Leaf, Options, Outcome, Simulator, Tls};
+use pacegate::simulator::{Leaf, Options, ResponseEnd, Simulator, TlsOptions};
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 use tokio::{net::TcpStream, time::timeout};
@@ -41,7 +41,7 @@ async fn connect(simulator: &Simulator, alpn: &str) -> std::io::Result<TlsStream
 #[tokio::test]
 async fn serves_both_versions_of_http_under_its_ca() {
     let simulator = start(Options {
-        tls: Some(Tls::default()),
+        tls: Some(TlsOptions::default()),
         ..Options::default()
     })
     .await;
@@ -76,9 +76,9 @@ async fn serves_both_versions_of_http_under_its_ca() {
 #[tokio::test]
 async fn shows_a_wrong_certificate_on_demand() {
     for leaf in [Leaf::Expired, Leaf::OtherName, Leaf::SelfSigned] {
-        let tls = Tls {
+        let tls = TlsOptions {
             leaf,
-            ..Tls::default()
+            ..TlsOptions::default()
         };
         let simulator = start(Options {
             tls: Some(tls),
@@ -108,7 +108,7 @@ async fn resets_and_stalls_http2_streams_without_leaking_them() {
     })
     .await;
     let url = format!("{}/chat/completions", simulator.base_url());
-    for outcome in [Outcome::ClientLeft, Outcome::Aborted] {
+    for outcome in [ResponseEnd::ClientLeft, ResponseEnd::Aborted] {
         // Prior knowledge: no TLS, no upgrade.
         let tcp = TcpStream::connect(simulator.address()).await.unwrap();
         let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(tcp))
@@ -120,7 +120,7 @@ async fn resets_and_stalls_http2_streams_without_leaking_them() {
             .unwrap();
         let mut response = sender.send_request(request).await.unwrap();
         response.frame().await.unwrap().unwrap();
-        if outcome == Outcome::Aborted {
+        if outcome == ResponseEnd::Aborted {
             response.frame().await.unwrap().unwrap_err();
         }
         drop((response, sender));

@@ -2,7 +2,7 @@
 
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
-use pacegate::simulator::{Outcome, Rule};
+use pacegate::simulator::{FaultRule, ResponseEnd};
 use serde_json::Value;
 
 use super::{PLAIN, STREAMED, chat, chat_with, idle};
@@ -63,7 +63,7 @@ async fn resets_the_connection_before_the_head_and_in_the_stream() {
         let error = format!("{:?}", answer.unwrap_err());
         assert!(error.contains("ConnectionReset"), "{fault}: {error}");
         idle(&simulator).await;
-        assert_eq!(simulator.arrivals()[0].outcome, Some(Outcome::Aborted));
+        assert_eq!(simulator.arrivals()[0].outcome, Some(ResponseEnd::Aborted));
     }
 }
 
@@ -107,7 +107,7 @@ async fn puts_an_error_into_a_stream_that_began_well() {
         "rate_limit_exceeded"
     );
 
-    simulator.push_fault("every/429".parse::<Rule>().unwrap());
+    simulator.push_fault("every/429".parse::<FaultRule>().unwrap());
     assert_eq!(
         chat(&simulator, PLAIN).await.unwrap().status,
         StatusCode::TOO_MANY_REQUESTS

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use pacegate::simulator::{Limits, Options, Wording};
+use pacegate::simulator::{ChatLimits, Options, Wording};
 use serde_json::json;
 use tokio::time;
 
@@ -12,7 +12,7 @@ use super::{PLAIN, chat, start};
 #[tokio::test]
 async fn admits_n_of_n_plus_one_and_names_the_wait() {
     let simulator = start(Options {
-        limits: Limits {
+        limits: ChatLimits {
             windows: vec!["3/3s".parse().unwrap()],
             concurrency: None,
         },
@@ -76,7 +76,7 @@ async fn refuses_in_the_providers_own_words() {
         ),
     ] {
         let simulator = start(Options {
-            limits: Limits {
+            limits: ChatLimits {
                 windows: vec![window.parse().unwrap()],
                 concurrency: None,
             },

@@ -3,7 +3,7 @@
 use std::{net::Ipv4Addr, time::Duration};
 
 use http::StatusCode;
-use pacegate::simulator::{Limits, Options, Outcome};
+use pacegate::simulator::{ChatLimits, Options, ResponseEnd};
 use serde_json::json;
 use tokio::time;
 
@@ -60,7 +60,7 @@ async fn records_order_times_and_what_was_answered() {
     assert!(
         [chat, models]
             .iter()
-            .all(|one| one.outcome == Some(Outcome::Completed))
+            .all(|one| one.outcome == Some(ResponseEnd::Completed))
     );
 }
 
@@ -70,7 +70,7 @@ async fn notices_when_a_client_leaves_before_the_head_and_in_the_stream() {
         faults: ["stall", "stall@2"]
             .map(|fault| fault.parse().unwrap())
             .into(),
-        limits: Limits {
+        limits: ChatLimits {
             windows: Vec::new(),
             concurrency: Some(1),
         },
@@ -101,9 +101,9 @@ async fn notices_when_a_client_leaves_before_the_head_and_in_the_stream() {
     );
 
     let arrivals = simulator.arrivals();
-    assert_eq!(arrivals[0].outcome, Some(Outcome::ClientLeft));
+    assert_eq!(arrivals[0].outcome, Some(ResponseEnd::ClientLeft));
     assert_eq!(arrivals[0].status, None);
-    assert_eq!(arrivals[1].outcome, Some(Outcome::ClientLeft));
+    assert_eq!(arrivals[1].outcome, Some(ResponseEnd::ClientLeft));
     assert_eq!(arrivals[1].status, Some(200));
 }
 

@@ -15,8 +15,7 @@ use http::{Response, StatusCode};
 use http_body::Body;
 use pacegate_layers::{
     JitterThrottleLayer,
-    context::RequestContext,
-    context::Session,
+    context::{RequestContext, Session},
     error::{BoxError, NotSent},
     jitter_throttle::PermitBody,
     pacing::{Feedback, Gate, Recovery, Refused},

@@ -1,4 +1,4 @@
-//! What most would write: an axum handler that hands everything to reqwest.
+//! The usual way to write a proxy: an axum handler that forwards to reqwest.
 
 use axum::{
     Router,
@@ -7,7 +7,7 @@ use axum::{
     response::Response,
 };
 use http::{StatusCode, header};
-use peers::Orders;
+use peers::ProxyArgs;
 use tokio::net::TcpListener;
 
 #[derive(Clone)]
@@ -18,18 +18,18 @@ struct Forward {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let orders = Orders::from_args()?;
+    let args = ProxyArgs::from_args()?;
     let forward = Forward {
         client: reqwest::Client::builder()
-            .tls_backend_preconfigured(orders.tls)
+            .tls_backend_preconfigured(args.tls)
             .no_proxy()
             .build()?,
-        upstream: orders.upstream,
+        upstream: args.upstream,
     };
     let app = Router::new().fallback(forward_to).with_state(forward);
-    let listener = TcpListener::bind(orders.listen).await?;
+    let listener = TcpListener::bind(args.listen).await?;
     let listener = axum::serve::ListenerExt::tap_io(listener, |stream| {
-        // A socket that refuses it is slower, and that is all.
+        // Without it the socket is only slower.
         let _best_effort = stream.set_nodelay(true);
     });
     axum::serve(listener, app).await?;

@@ -1,6 +1,6 @@
-//! The least that can be written with hyper where the upstream speaks HTTP/2: connections that all
-//! requests share, each with its task. A further one is opened where the others have as many streams
-//! as the upstream allows, so that no request waits unseen in hyper's queue.
+//! A minimal hyper proxy with HTTP/2 towards the upstream: all requests share connections, each with
+//! its task. When all have as many streams as the upstream allows, another one is opened, so that no
+//! request waits in hyper's queue.
 
 use std::{
     future::{Future, poll_fn},
@@ -21,54 +21,54 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioExecutor;
-use peers::{Io, Orders, Upstream};
+use peers::{Io, ProxyArgs, Upstream};
 use tokio::sync::Mutex;
 
 /// The upstream and the connections to it.
 struct Pool {
     upstream: Upstream,
-    /// Held while one more is opened: a crowd shares it.
+    /// Locked while a connection is opened, so that concurrent requests share it.
     connections: Mutex<Vec<Connection>>,
 }
 
 struct Connection {
     sender: http2::SendRequest<Full<Bytes>>,
-    /// Knows how many streams the upstream allows.
+    /// Reports how many streams the upstream allows.
     driver: Arc<std::sync::Mutex<Driver>>,
     streams: Arc<AtomicUsize>,
 }
 
 type Driver = http2::Connection<Io, Full<Bytes>, TokioExecutor>;
 
-/// What the upstream may send of a stream before it is read. h2 ends a connection on which many small
-/// frames wait, and within the 2 MiB that hyper would allow there is room for too many events.
+/// The receive window of a stream. h2 closes a connection with many small unread frames, and hyper's
+/// default of 2 MiB has room for too many events.
 const STREAM_WINDOW: u32 = 512 * 1024;
 
-/// Counts a stream as open while it lives.
-struct Open(Arc<AtomicUsize>);
+/// Counts a stream as open until it is dropped.
+struct OpenStream(Arc<AtomicUsize>);
 
-/// The body of an answer.
-struct Streamed {
+/// The body of a response.
+struct ResponseBody {
     incoming: Incoming,
-    _open: Open,
+    _open: OpenStream,
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let mut orders = Orders::from_args()?;
-    orders.tls.alpn_protocols = vec![b"h2".to_vec()];
+    let mut args = ProxyArgs::from_args()?;
+    args.tls.alpn_protocols = vec![b"h2".to_vec()];
     let pool = Arc::new(Pool {
-        upstream: Upstream::new(&orders.upstream, orders.tls)?,
+        upstream: Upstream::new(&args.upstream, args.tls)?,
         connections: Mutex::default(),
     });
     let service = service_fn(move |request| forward(Arc::clone(&pool), request));
-    peers::serve(orders.listen, service).await
+    peers::serve(args.listen, service).await
 }
 
 async fn forward(
     pool: Arc<Pool>,
     request: Request<Incoming>,
-) -> anyhow::Result<Response<Streamed>> {
+) -> anyhow::Result<Response<ResponseBody>> {
     let mut request = peers::collected(request).await?;
     *request.uri_mut() = pool.upstream.whole(request.uri())?;
     *request.version_mut() = Version::HTTP_2;
@@ -76,7 +76,7 @@ async fn forward(
     let (mut head, incoming) = sender.send_request(request).await?.into_parts();
     head.version = Version::HTTP_11;
     peers::without_hop_by_hop(&mut head.headers);
-    let body = Streamed {
+    let body = ResponseBody {
         incoming,
         _open: open,
     };
@@ -86,7 +86,7 @@ async fn forward(
 // === impl Pool ===
 
 impl Pool {
-    async fn sender(&self) -> anyhow::Result<(http2::SendRequest<Full<Bytes>>, Open)> {
+    async fn sender(&self) -> anyhow::Result<(http2::SendRequest<Full<Bytes>>, OpenStream)> {
         let mut connections = self.connections.lock().await;
         connections.retain(|connection| !connection.sender.is_closed());
         if let Some(connection) = connections.iter().find(|connection| connection.has_room()) {
@@ -105,7 +105,7 @@ impl Connection {
     async fn new(upstream: &Upstream) -> anyhow::Result<Self> {
         let io = upstream.connect().await?;
         let (sender, driver) = http2::Builder::new(TokioExecutor::new())
-            // Until the upstream says otherwise.
+            // Until the upstream's settings arrive.
             .initial_max_send_streams(1)
             .initial_stream_window_size(STREAM_WINDOW)
             .handshake(io)
@@ -122,14 +122,14 @@ impl Connection {
         })
     }
 
-    /// The limit is asked for, because the driver is not polled when it changes.
+    /// The limit is read each time, because the driver is not polled when it changes.
     fn has_room(&self) -> bool {
         self.streams.load(Ordering::Relaxed) < lock(&self.driver).current_max_send_streams()
     }
 
-    fn open(&self) -> (http2::SendRequest<Full<Bytes>>, Open) {
+    fn open(&self) -> (http2::SendRequest<Full<Bytes>>, OpenStream) {
         self.streams.fetch_add(1, Ordering::Relaxed);
-        (self.sender.clone(), Open(Arc::clone(&self.streams)))
+        (self.sender.clone(), OpenStream(Arc::clone(&self.streams)))
     }
 }
 
@@ -137,17 +137,17 @@ fn lock(driver: &std::sync::Mutex<Driver>) -> MutexGuard<'_, Driver> {
     driver.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-// === impl Open ===
+// === impl OpenStream ===
 
-impl Drop for Open {
+impl Drop for OpenStream {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-// === impl Streamed ===
+// === impl ResponseBody ===
 
-impl Body for Streamed {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = hyper::Error;
 

@@ -1,5 +1,5 @@
-//! The least that can be written with hyper alone: the connection to the upstream has no task of its
-//! own but is polled by whatever waits for the answer, and later by the body that is read.
+//! A minimal hyper proxy with HTTP/1.1 towards the upstream: its connections have no tasks, but are
+//! polled by the future that waits for the response, and later by the response body.
 
 use std::{
     future::{Future, poll_fn},
@@ -16,9 +16,9 @@ use hyper::{
     client::conn::http1,
     service::service_fn,
 };
-use peers::{Io, Orders, Upstream};
+use peers::{Io, ProxyArgs, Upstream};
 
-/// The upstream and the connections to it that are idle, the freshest last.
+/// The upstream and its idle connections, the most recent one last.
 struct Pool {
     upstream: Upstream,
     #[expect(
@@ -28,16 +28,16 @@ struct Pool {
     idle: Mutex<Vec<Box<Connection>>>,
 }
 
-/// Where requests go in, and what moves the bytes.
+/// The request sender, and the connection that does the I/O.
 struct Connection {
     sender: http1::SendRequest<Full<Bytes>>,
     driver: http1::Connection<Io, Full<Bytes>>,
 }
 
-/// The body of an answer, which moves the bytes when it is read.
-struct Streamed {
+/// The body of a response, which polls its connection.
+struct ResponseBody {
     incoming: Incoming,
-    /// Gone when the body has ended.
+    /// `None` once the body has ended.
     connection: Option<Box<Connection>>,
     pool: Arc<Pool>,
     wanted: bool,
@@ -45,19 +45,19 @@ struct Streamed {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let orders = Orders::from_args()?;
+    let args = ProxyArgs::from_args()?;
     let pool = Arc::new(Pool {
-        upstream: Upstream::new(&orders.upstream, orders.tls)?,
+        upstream: Upstream::new(&args.upstream, args.tls)?,
         idle: Mutex::default(),
     });
     let service = service_fn(move |request| forward(Arc::clone(&pool), request));
-    peers::serve(orders.listen, service).await
+    peers::serve(args.listen, service).await
 }
 
 async fn forward(
     pool: Arc<Pool>,
     request: Request<Incoming>,
-) -> anyhow::Result<Response<Streamed>> {
+) -> anyhow::Result<Response<ResponseBody>> {
     let mut request = peers::collected(request).await?;
     let path = request.uri().path_and_query().cloned();
     *request.uri_mut() = path.map_or_else(Uri::default, Uri::from);
@@ -68,13 +68,13 @@ async fn forward(
     let mut answer = pin!(tokio::task::unconstrained(answer));
     let response = poll_fn(|cx| {
         let over = connection.poll_over(cx).is_ready();
-        // The answer comes from the connection that was just polled: a waker would only poll twice.
+        // The response comes from the connection that was just polled: a waker would only poll twice.
         let waker = if over { cx.waker() } else { Waker::noop() };
         answer.as_mut().poll(&mut Context::from_waker(waker))
     });
     let (mut head, incoming) = response.await?.into_parts();
     peers::without_hop_by_hop(&mut head.headers);
-    let mut body = Streamed {
+    let mut body = ResponseBody {
         incoming,
         connection: Some(connection),
         pool,
@@ -118,21 +118,21 @@ impl Pool {
 // === impl Connection ===
 
 impl Connection {
-    /// Moves bytes. Ready once the connection is over; why is said where the answer is waited for.
+    /// Drives the I/O. Ready once the connection has ended; the response future reports why.
     fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         Pin::new(&mut self.driver).poll(cx).map(drop)
     }
 
-    /// Whether it takes another request, which only a poll can tell.
+    /// Whether it accepts another request, which is known after a poll.
     fn is_reusable(&mut self) -> bool {
         let unwoken = &mut Context::from_waker(Waker::noop());
         self.poll_over(unwoken).is_pending() && self.sender.is_ready()
     }
 }
 
-// === impl Streamed ===
+// === impl ResponseBody ===
 
-impl Streamed {
+impl ResponseBody {
     fn release(&mut self) {
         if let Some(mut connection) = self.connection.take()
             && connection.is_reusable()
@@ -145,7 +145,7 @@ impl Streamed {
         let mut incoming = Pin::new(&mut self.incoming);
         let unwoken = &mut Context::from_waker(Waker::noop());
         if !std::mem::replace(&mut self.wanted, true) {
-            // hyper reads no body that nobody has asked for.
+            // hyper reads a body only after it was polled.
             let next = incoming.as_mut().poll_frame(unwoken);
             if next.is_ready() {
                 return next;
@@ -163,7 +163,7 @@ impl Streamed {
     }
 }
 
-impl Body for Streamed {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -175,7 +175,7 @@ impl Body for Streamed {
         match &frame {
             Poll::Ready(Some(Err(_))) => self.connection = None,
             Poll::Ready(None) => self.release(),
-            // The server asks no further where the length is known.
+            // The server does not poll past a known length.
             Poll::Ready(Some(Ok(_))) if self.incoming.is_end_stream() => self.release(),
             Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
         }

@@ -1,4 +1,4 @@
-//! The least that can be written with hyper and hyper-util's client: what those two cost alone.
+//! A minimal proxy with hyper and hyper-util's client: the cost of these two alone.
 
 use std::sync::Arc;
 
@@ -10,23 +10,23 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioIo},
 };
-use peers::Orders;
+use peers::ProxyArgs;
 use tokio::net::TcpListener;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let orders = Orders::from_args()?;
+    let args = ProxyArgs::from_args()?;
     let mut tcp = HttpConnector::new();
     tcp.set_nodelay(true);
     tcp.enforce_http(false);
     let connector = HttpsConnectorBuilder::new()
-        .with_tls_config(orders.tls)
+        .with_tls_config(args.tls)
         .https_or_http()
         .enable_http1()
         .wrap_connector(tcp);
     let client: Client<_, Incoming> = Client::builder(TokioExecutor::new()).build(connector);
-    let upstream: Arc<Uri> = Arc::new(orders.upstream.parse()?);
-    let listener = TcpListener::bind(orders.listen).await?;
+    let upstream: Arc<Uri> = Arc::new(args.upstream.parse()?);
+    let listener = TcpListener::bind(args.listen).await?;
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
@@ -42,7 +42,7 @@ async fn main() -> anyhow::Result<()> {
             }
         });
         tokio::spawn(async move {
-            // A client that leaves is none of our business.
+            // A client that disconnects is not an error.
             let _ended = http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service)
                 .await;

@@ -1,4 +1,4 @@
-//! A client that adds as little as it can: one blocking socket.
+//! A client with little overhead of its own: one blocking socket.
 
 use std::{
     io::{self, Read, Write},
@@ -12,30 +12,30 @@ use anyhow::{Context, anyhow};
 pub(crate) struct Connection {
     socket: TcpStream,
     buffer: Box<[u8]>,
-    /// How much of the buffer has been read and not used.
+    /// Length of the unread part of the buffer.
     filled: usize,
 }
 
-/// How long the body is.
+/// How the length of the body is given.
 enum Framing {
     Chunked,
     Length(usize),
 }
 
-/// What a whole answer took.
-pub(crate) struct Taken {
+/// How long a response took, and its length.
+pub(crate) struct Timing {
     pub(crate) first_byte: Duration,
     pub(crate) whole: Duration,
     pub(crate) bytes: usize,
 }
 
-/// Several of the largest chunks.
+/// Room for several of the largest chunks.
 const BUFFER: usize = 256 * 1024;
 
-/// Nothing here takes longer.
+/// Time-out of every read.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The bytes of a request that wants `wanted`, its body at least `size` long.
+/// A request for the response `wanted`, with a body of at least `size` bytes.
 pub(crate) fn request(wanted: &str, model: &str, size: usize) -> Vec<u8> {
     let body = body(model, size);
     let length = body.len();
@@ -46,7 +46,7 @@ pub(crate) fn request(wanted: &str, model: &str, size: usize) -> Vec<u8> {
     [head.as_bytes(), body.as_bytes()].concat()
 }
 
-/// A chat request's document.
+/// The JSON of a chat request.
 pub(crate) fn body(model: &str, size: usize) -> String {
     // As in a long conversation: lines of text and code, with escapes.
     let line = r#"fn main() {\n    println!(\"hello\");\n}\n and a few words around it. "#;
@@ -68,17 +68,17 @@ impl Connection {
         })
     }
 
-    /// Sends `request` and reads the answer to its end.
-    pub(crate) fn ask(&mut self, request: &[u8]) -> anyhow::Result<Taken> {
+    /// Sends `request` and reads the whole response.
+    pub(crate) fn ask(&mut self, request: &[u8]) -> anyhow::Result<Timing> {
         self.ask_and_see(request, |_, _| {})
     }
 
-    /// Sends `request`, and shows the data of the answer as it comes.
+    /// Sends `request`, and passes on the data of the response as it arrives.
     pub(crate) fn ask_and_see(
         &mut self,
         request: &[u8],
         mut see: impl FnMut(&[u8], Instant),
-    ) -> anyhow::Result<Taken> {
+    ) -> anyhow::Result<Timing> {
         let start = Instant::now();
         self.send(request)?;
         let mut framing = self.head()?;
@@ -114,7 +114,7 @@ impl Connection {
             self.read()?;
         }
         let whole = start.elapsed();
-        Ok(Taken {
+        Ok(Timing {
             first_byte: first_byte.unwrap_or(whole),
             whole,
             bytes,
@@ -127,7 +127,7 @@ impl Connection {
         self.begin()
     }
 
-    /// Sends `request` and waits for nothing.
+    /// Sends `request` without waiting for the response.
     pub(crate) fn send(&mut self, request: &[u8]) -> anyhow::Result<()> {
         Ok(self.socket.write_all(request)?)
     }
@@ -146,7 +146,7 @@ impl Connection {
         }
     }
 
-    /// For one that is only to stay open.
+    /// Frees the buffer of a connection that only stays open.
     pub(crate) fn without_buffer(mut self) -> Self {
         self.buffer = Box::default();
         self.filled = 0;
@@ -204,7 +204,8 @@ impl Connection {
     }
 }
 
-/// Shows the data of all whole chunks in `buffer`; how much that was, and whether it was the end.
+/// Passes on the data of all whole chunks in `buffer`; returns how many bytes were used, and whether
+/// the body has ended.
 fn chunks(buffer: &[u8], mut see: impl FnMut(&[u8])) -> anyhow::Result<(usize, bool)> {
     let mut used = 0;
     loop {

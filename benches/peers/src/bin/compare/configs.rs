@@ -1,12 +1,12 @@
-//! What each gateway is told: to keep connections, to hold nothing back and to write no log.
+//! The config of each gateway: connections are kept alive, nothing is buffered, no log is written.
 
 use std::{fs, net::SocketAddr, path::Path};
 
-use super::gateway::{Place, Scheme};
+use super::gateway::{Scheme, TestBed};
 
-pub(crate) fn nginx(place: &Place, scheme: Scheme, listen: SocketAddr, bulk: SocketAddr) -> String {
-    let folder = place.folder.display();
-    let upstream = place.upstream(scheme);
+pub(crate) fn nginx(bed: &TestBed, scheme: Scheme, listen: SocketAddr, bulk: SocketAddr) -> String {
+    let folder = bed.folder.display();
+    let upstream = bed.upstream(scheme);
     let (scheme, tls) = match scheme {
         Scheme::Http => ("http", String::new()),
         Scheme::Https | Scheme::Http2 => (
@@ -14,7 +14,7 @@ pub(crate) fn nginx(place: &Place, scheme: Scheme, listen: SocketAddr, bulk: Soc
             format!(
                 "proxy_ssl_verify on; proxy_ssl_name localhost; proxy_ssl_server_name on; \
                  proxy_ssl_trusted_certificate {};",
-                place.ca().display()
+                bed.ca().display()
             ),
         ),
     };
@@ -38,13 +38,13 @@ pub(crate) fn nginx(place: &Place, scheme: Scheme, listen: SocketAddr, bulk: Soc
     )
 }
 
-pub(crate) fn haproxy(place: &Place, scheme: Scheme, listen: SocketAddr) -> String {
-    let upstream = place.upstream(scheme);
+pub(crate) fn haproxy(bed: &TestBed, scheme: Scheme, listen: SocketAddr) -> String {
+    let upstream = bed.upstream(scheme);
     let tls = match scheme {
         Scheme::Http => String::new(),
         Scheme::Https | Scheme::Http2 => format!(
             "ssl verify required sni str(localhost) verifyhost localhost ca-file {}",
-            place.ca().display()
+            bed.ca().display()
         ),
     };
     format!(
@@ -56,11 +56,11 @@ pub(crate) fn haproxy(place: &Place, scheme: Scheme, listen: SocketAddr) -> Stri
     )
 }
 
-/// For the gate: as many at once as want.
+/// Any number of requests in flight.
 pub(crate) const WIDE_OPEN: &str = "concurrency = 100000";
 
-/// The built-in config with its pacing wide open, the upstreams' HTTP `version`, and `settings` for
-/// its gate.
+/// The built-in config without pacing delays, with the upstreams' HTTP `version` and more `settings`
+/// of the gate.
 pub(crate) fn pacegate(
     urls: &[String],
     version: &str,
@@ -99,7 +99,7 @@ pub(crate) fn pacegate(
     config
 }
 
-/// A token that outlives the run.
+/// Credentials with a token that is valid for the whole run.
 pub(crate) fn write_credentials(folder: &Path) -> anyhow::Result<()> {
     let text = r#"{"access_token":"a-token-of-a-usual-length-0123456789","refresh_token":"r","token_type":"Bearer","expiry_date":99999999999999}"#;
     Ok(fs::write(folder.join("credentials.json"), text)?)

@@ -1,4 +1,4 @@
-//! The gateways: how each is told to do the same, started and stopped.
+//! The gateways: how each is configured, started and stopped.
 
 use std::{
     fs,
@@ -17,53 +17,53 @@ use super::{
     upstream::Upstream,
 };
 
-/// What stands between client and upstream.
+/// The gateway between client and upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     AxumReqwest,
-    /// Nothing.
+    /// No gateway.
     Direct,
     Haproxy,
-    /// hyper-util's client, with a task for each connection.
+    /// hyper-util's client: a task for each connection.
     Hyper,
-    /// hyper's HTTP/2.
+    /// hyper's HTTP/2 client.
     HyperHttp2,
-    /// hyper's HTTP/1.1, its connection polled by the task that waits.
+    /// hyper's HTTP/1.1 client; the waiting task polls the connection.
     HyperInline,
     Nginx,
     /// pacegate with these layers.
     Pacegate(Vec<&'static str>),
 }
 
-/// How the upstream is spoken to.
+/// The protocol towards the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Scheme {
     Http,
-    /// In HTTP/1.1.
+    /// HTTPS with HTTP/1.1.
     Https,
-    /// HTTPS in HTTP/2, by those that can.
+    /// HTTPS with HTTP/2, for the gateways that support it.
     Http2,
 }
 
-/// Where programs and files are.
-pub(crate) struct Place {
+/// The programs, files and upstream of a run.
+pub(crate) struct TestBed {
     pub(crate) pacegate: PathBuf,
-    /// The folder of the other proxies.
+    /// The directory of the other proxies.
     pub(crate) peers: PathBuf,
-    /// For configs, of one run.
+    /// The directory of this run's config files.
     pub(crate) folder: PathBuf,
     pub(crate) upstream: Upstream,
 }
 
-/// One that runs; it is stopped when dropped.
+/// A running gateway; it is stopped when dropped.
 pub(crate) struct Gateway {
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
-    /// With buffers of 64 KiB, which is what nginx needs for bulk; the same address elsewhere.
+    /// The address for bulk streams: for nginx with buffers of 64 KiB, for others the same address.
     pub(crate) bulk_address: SocketAddr,
     child: Option<Child>,
-    /// From its start to the end of its first answer.
+    /// From its start to the end of its first response.
     pub(crate) cold_start: Duration,
 }
 
@@ -86,7 +86,7 @@ impl Kind {
         Self::Pacegate(LAYERS.to_vec())
     }
 
-    /// Those that everything is measured of, as they stand beside each other.
+    /// The gateways of the table, in its order.
     pub(crate) fn main_ones(scheme: Scheme) -> Vec<Self> {
         match scheme {
             Scheme::Http | Scheme::Https => vec![
@@ -98,7 +98,7 @@ impl Kind {
                 Self::AxumReqwest,
                 Self::pacegate(),
             ],
-            // nginx speaks HTTP/1.1 to an upstream, whatever that offers.
+            // nginx uses HTTP/1.1 towards any upstream.
             Scheme::Http2 => vec![
                 Self::Direct,
                 Self::Nginx,
@@ -108,11 +108,11 @@ impl Kind {
         }
     }
 
-    /// pacegate without each of its layers in turn, and without any.
+    /// pacegate without one of its layers at a time, and without all.
     pub(crate) fn pipelines() -> Vec<Self> {
         let without = |dropped: &str| {
             let kept = LAYERS.into_iter().filter(|layer| {
-                // A refresh without a token to refresh is refused by the config.
+                // The config refuses token-refresh without bearer-auth.
                 *layer != dropped && !(dropped == "bearer-auth" && *layer == "token-refresh")
             });
             Self::Pacegate(kept.collect())
@@ -146,7 +146,7 @@ impl Kind {
         }
     }
 
-    /// Which of the programs of this workspace it is.
+    /// The program of this workspace.
     fn peer(&self) -> Option<&'static str> {
         match self {
             Self::AxumReqwest => Some("axum-proxy"),
@@ -163,7 +163,7 @@ impl Kind {
 impl Scheme {
     pub(crate) const ALL: [Self; 3] = [Self::Http, Self::Https, Self::Http2];
 
-    /// As pacegate's config calls the version. `auto` is the default, and offers both.
+    /// The version in pacegate's config. `auto` is the default, and offers both.
     fn version(self) -> &'static str {
         match self {
             Self::Http | Self::Https => "h1",
@@ -172,10 +172,10 @@ impl Scheme {
     }
 }
 
-// === impl Place ===
+// === impl TestBed ===
 
-impl Place {
-    /// Where `scheme`'s upstream listens.
+impl TestBed {
+    /// The address of the upstream for `scheme`.
     pub(crate) fn upstream(&self, scheme: Scheme) -> SocketAddr {
         match scheme {
             Scheme::Http => self.upstream.listens.http,
@@ -255,7 +255,7 @@ impl Place {
         Ok(program)
     }
 
-    /// In MB, of what is one file.
+    /// Size of the program in MB, if it is one file.
     pub(crate) fn size(&self, kind: &Kind) -> Option<f64> {
         let file = match kind {
             Kind::Pacegate(_) => self.pacegate.clone(),
@@ -264,7 +264,7 @@ impl Place {
         Some(fs::metadata(file).ok()?.len() as f64 / 1e6)
     }
 
-    /// Starts `kind` and waits for its first answer.
+    /// Starts `kind` and waits for its first response.
     pub(crate) fn start(&self, kind: &Kind, scheme: Scheme) -> anyhow::Result<Gateway> {
         if *kind == Kind::Direct {
             let address = self.upstream.listens.http;
@@ -285,7 +285,7 @@ impl Place {
         Ok(gateway)
     }
 
-    /// Starts pacegate in front of the same upstream under many names.
+    /// Starts pacegate with the same upstream under many names.
     pub(crate) fn start_pacegate(
         &self,
         upstreams: usize,
@@ -371,7 +371,7 @@ impl Drop for Gateway {
         let Some(child) = &mut self.child else {
             return;
         };
-        // nginx ends its workers when asked to; killed, it would leave them behind.
+        // nginx ends its workers on a signal; if it were killed, they would stay.
         if let Some(id) = i32::try_from(child.id())
             .ok()
             .and_then(rustix::process::Pid::from_raw)

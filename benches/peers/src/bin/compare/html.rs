@@ -1,4 +1,4 @@
-//! The page: one file that needs nothing else.
+//! The report as a self-contained page.
 
 use std::fmt::Write;
 
@@ -121,7 +121,7 @@ fn table(page: &mut String, results: &Results, scheme: Scheme, names: &[String])
     page.push_str("</table></div>\n");
 }
 
-/// One limit, and whether it is kept.
+/// A limit, and whether it is met.
 fn budget(page: &mut String, judgement: &Judgement) {
     let class = if judgement.over().is_some() {
         "over"
@@ -196,7 +196,7 @@ fn bars(
     Ok(svg)
 }
 
-/// The cost of each over a logarithmic axis: n log n in all is at most a straight line.
+/// Cost per item over a logarithmic axis: n log n in all is at most a straight line.
 fn line(curve: &Curve) -> anyhow::Result<String> {
     let points: Vec<(f64, f64)> = curve
         .points

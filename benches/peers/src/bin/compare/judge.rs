@@ -1,39 +1,39 @@
-//! What the budget says of a run.
+//! Checks the figures of a run against the budget.
 //!
-//! Nothing fails for it: a line that is over its budget is printed with its distance, and one that
-//! was not measured well enough says so, whichever way it came out.
+//! A figure over its budget does not fail the run: it is printed with its distance. A figure that was
+//! not measured well enough is marked, whether it is over or not.
 
 use serde_json::json;
 
 use super::{
     gateway::Scheme,
     metric::{Limit, METRICS, Metric, STREAMS},
-    middle::Middle,
+    quartiles::Quartiles,
     results::{OURS, Results},
     table::{known, number},
 };
 
-/// One limit, and what it was held against.
+/// A limit, and the figure that it is compared with.
 pub(crate) struct Judgement {
     pub(crate) metric: &'static Metric,
-    /// Whose figure pacegate's was divided by, if it was.
+    /// The gateway whose figure is the divisor, if there is one.
     yardstick: Option<String>,
     limit: f64,
-    value: Middle,
-    /// Why it says little, if it does.
+    value: Quartiles,
+    /// Why the figure is not reliable, if it is not.
     pub(crate) doubt: Option<String>,
 }
 
-/// A ratio that is known no better than this says little.
+/// A ratio with a larger relative error is not reliable.
 const CALM_DOUBT: f64 = 0.1;
 
-/// A gateway whose core was less busy than this did not decide how many requests came through.
+/// A gateway whose core was less busy did not limit the rate of requests.
 const BUSY: f64 = 0.9;
 
 // === impl Judgement ===
 
 impl Judgement {
-    /// Every limit that there is for `scheme`.
+    /// All limits for `scheme`.
     pub(crate) fn all(results: &Results, scheme: Scheme) -> Vec<Self> {
         let limits = METRICS
             .iter()
@@ -67,7 +67,7 @@ impl Judgement {
         })
     }
 
-    /// How far it is from its limit, as a factor, if it is over.
+    /// The factor by which the figure is over its limit, if it is.
     pub(crate) fn over(&self) -> Option<f64> {
         let factor = if self.metric.more {
             self.limit / self.value.median
@@ -77,18 +77,18 @@ impl Judgement {
         (factor > 1.0).then_some(factor)
     }
 
-    /// The limit without what it is a limit of: `≤ 1.6`.
+    /// The limit without its unit: `≤ 1.6`.
     pub(crate) fn bound(&self) -> String {
         let sign = if self.metric.more { "≥" } else { "≤" };
         format!("{sign} {}", self.limit)
     }
 
-    /// The limit as it is written: `≤ 1.6 × nginx`, `≤ 10 MB`.
+    /// The limit with its unit: `≤ 1.6 × nginx`, `≤ 10 MB`.
     pub(crate) fn limit(&self) -> String {
         self.bound() + &self.unit()
     }
 
-    /// What was measured, in the same terms, and how well a ratio is known.
+    /// The figure with its unit, and with its error if it is a ratio.
     pub(crate) fn value(&self) -> String {
         let value = match self.yardstick {
             Some(_) => known(self.value),
@@ -97,7 +97,7 @@ impl Judgement {
         value + &self.unit()
     }
 
-    /// Whether it is kept, and if not, the distance.
+    /// Whether the limit is met, and if not, the distance.
     pub(crate) fn verdict(&self) -> String {
         match self.over() {
             None => "ok".into(),
@@ -114,7 +114,7 @@ impl Judgement {
         }
     }
 
-    /// For the file that programs read.
+    /// The JSON for `compare.json`.
     pub(crate) fn document(&self, scheme: Scheme) -> serde_json::Value {
         json!({
             "scheme": scheme,
@@ -129,7 +129,7 @@ impl Judgement {
     }
 }
 
-/// Why the figures of `compared` are no measure of the same thing, if they are none.
+/// Why the figures of `compared` are not comparable, if they are not.
 fn unlike(results: &Results, scheme: Scheme, metric: &Metric, compared: &[&str]) -> Option<String> {
     let least = |key: &str, enough: f64| {
         compared.iter().find_map(|name| {
@@ -149,9 +149,9 @@ fn unlike(results: &Results, scheme: Scheme, metric: &Metric, compared: &[&str])
     }
 }
 
-/// Why a value says little by itself, if it does.
-fn badly_known(metric: &Metric, value: Middle) -> Option<String> {
-    // What a gateway adds may drown in what the way itself takes.
+/// Why a value is not reliable, if it is not.
+fn badly_known(metric: &Metric, value: Quartiles) -> Option<String> {
+    // The added time may be less than the noise of the exchange itself.
     if metric.added && value.median <= 0.0 {
         return Some("what is added was not more than nothing".into());
     }

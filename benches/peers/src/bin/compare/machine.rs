@@ -1,4 +1,4 @@
-//! Cores, processes, and whether somebody else was at work.
+//! Cores, processes, and the load of other programs.
 
 use std::{
     fs,
@@ -16,14 +16,14 @@ pub(crate) const GATEWAYS: usize = 0;
 /// The core of the upstream and of the load.
 pub(crate) const OURS: usize = 1;
 
-/// Puts the calling thread, and what it will start, on `core`.
+/// Pins the calling thread and its future children to `core`.
 pub(crate) fn move_to(core: usize) -> anyhow::Result<()> {
     let mut cores = CpuSet::new();
     cores.set(core);
     sched_setaffinity(None, &cores).context("two cores are needed")
 }
 
-/// Does `run` on `core` and comes back.
+/// Calls `run` on `core`.
 pub(crate) fn on<T>(core: usize, run: impl FnOnce() -> T) -> anyhow::Result<T> {
     move_to(core)?;
     let outcome = run();
@@ -31,15 +31,15 @@ pub(crate) fn on<T>(core: usize, run: impl FnOnce() -> T) -> anyhow::Result<T> {
     Ok(outcome)
 }
 
-/// While it lives, nothing but what is measured decides how long a wake-up takes.
+/// Makes the time of a wake-up stable until it is dropped.
 ///
-/// Neither core falls asleep: to wake one takes a virtual machine longer than any gateway takes for
-/// a request, and never twice the same. And where this process may, it and the gateways get a
-/// real-time priority, so that no other program is in the way. That would not do for a crowd: what
-/// takes a whole core at such a priority keeps the kernel's own threads from delivering packets.
-pub(crate) struct Undisturbed(Vec<Child>);
+/// It keeps both cores from idling: waking one takes a virtual machine longer than a gateway takes for
+/// a request, and the time varies. If permitted, it also gives this process and the gateways a
+/// real-time priority over other programs. It is not for measurements that use a whole core: at that
+/// priority they would keep the kernel's threads from delivering packets.
+pub(crate) struct QuietMachine(Vec<Child>);
 
-impl Undisturbed {
+impl QuietMachine {
     pub(crate) fn start() -> anyhow::Result<Self> {
         // Ends by itself if this process is killed.
         const SPIN: &str = "while kill -0 $PPID; do :; done 2>/dev/null";
@@ -55,31 +55,31 @@ impl Undisturbed {
     }
 }
 
-impl Drop for Undisturbed {
+impl Drop for QuietMachine {
     fn drop(&mut self) {
         for child in &mut self.0 {
             let _gone_already = child.kill();
             let _reaped = child.wait();
         }
-        // It has worked before, or there is nothing to undo.
+        // If this fails, setting the priority failed, too.
         let _as_it_was = prioritise(&["--other", "0"]);
     }
 }
 
-/// Sets the policy and priority of this process and of all that it has started.
+/// Sets the scheduling policy and priority of this process and its children.
 fn prioritise(policy: &[&str; 2]) -> anyhow::Result<()> {
     for process in family(std::process::id()) {
         let mut command = Command::new("chrt");
         command.args([policy[0], "--all-tasks", "--pid", policy[1]]);
         command.arg(process.to_string());
         let silent = command.stdout(Stdio::null()).stderr(Stdio::null());
-        // Not everybody may: then others get in the way, and ratios are less well known.
+        // Without permission other programs disturb the run, and ratios have larger errors.
         silent.status().context("chrt does not start")?;
     }
     Ok(())
 }
 
-/// `process` and the processes that it has started.
+/// `process` and its children.
 fn family(process: u32) -> Vec<u32> {
     let mut family = vec![process];
     let mut next = 0;
@@ -99,7 +99,7 @@ fn family(process: u32) -> Vec<u32> {
     family
 }
 
-/// The time that all threads of `process` and its children have run.
+/// CPU time of all threads of `process` and its children.
 pub(crate) fn cpu_time(process: u32) -> Duration {
     let ran = |path: &Path| -> Option<u64> {
         let text = fs::read_to_string(path.join("schedstat")).ok()?;
@@ -114,7 +114,7 @@ pub(crate) fn cpu_time(process: u32) -> Duration {
     Duration::from_nanos(nanos)
 }
 
-/// What `process` and its children hold, in MB; pages that they share count for each.
+/// Resident memory of `process` and its children, in MB; shared pages count for each.
 pub(crate) fn rss(process: u32) -> f64 {
     let held = |member: u32| -> Option<f64> {
         let status = fs::read_to_string(format!("/proc/{member}/status")).ok()?;
@@ -124,23 +124,23 @@ pub(crate) fn rss(process: u32) -> f64 {
     family(process).into_iter().filter_map(held).sum::<f64>() / 1024.0
 }
 
-/// What all cores have done since the machine started, in ticks of 10 ms.
+/// The use of all cores since boot, in ticks of 10 ms.
 #[derive(Clone, Copy)]
 struct Ticks {
     busy: u64,
     stolen: u64,
 }
 
-/// Watches for work that is not ours.
+/// Measures the load of other programs.
 pub(crate) struct Watch {
     since: Instant,
     ticks: Ticks,
     ran: Duration,
 }
 
-/// What was seen, as shares of all cores.
+/// The load of other programs, as fractions of all cores.
 #[derive(Clone, Copy, serde::Serialize)]
-pub(crate) struct Foreign {
+pub(crate) struct OtherPrograms {
     pub(crate) busy: f64,
     pub(crate) stolen: f64,
 }
@@ -154,23 +154,23 @@ impl Watch {
         }
     }
 
-    pub(crate) fn stop(&self) -> Foreign {
+    pub(crate) fn stop(&self) -> OtherPrograms {
         let now = ticks();
         let all = self.since.elapsed().as_secs_f64() * cores() as f64;
         let ours = ours().saturating_sub(self.ran);
         let busy = now.busy.saturating_sub(self.ticks.busy) as f64 / 100.0;
-        Foreign {
+        OtherPrograms {
             busy: ((busy - ours.as_secs_f64()) / all).max(0.0),
             stolen: now.stolen.saturating_sub(self.ticks.stolen) as f64 / 100.0 / all,
         }
     }
 }
 
-/// The time that this process has run, and all that it has started: gateways, wrk and their children,
-/// also those that have ended.
+/// CPU time of this process and its children (gateways, wrk and their children), also of those that
+/// have ended.
 fn ours() -> Duration {
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The name, in brackets, may have spaces.
+    // The name, in brackets, may contain spaces.
     let fields = stat.rsplit(')').next().unwrap_or_default();
     let ended: u64 = fields
         .split_whitespace()
@@ -181,7 +181,7 @@ fn ours() -> Duration {
     cpu_time(std::process::id()) + Duration::from_millis(10 * ended)
 }
 
-/// All cores of the machine: this thread itself may use one only.
+/// The number of cores of the machine; this thread is pinned to one of them.
 fn cores() -> usize {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     let lines = stat.lines().skip(1);
@@ -206,7 +206,7 @@ fn ticks() -> Ticks {
     }
 }
 
-/// What the machine is, for the report.
+/// A description of the machine for the report.
 pub(crate) fn description() -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let info = read("/proc/cpuinfo");

@@ -1,33 +1,33 @@
-//! Measures pacegate beside other gateways, on one core each, and writes down what came out.
+//! Measures pacegate beside other gateways, on one core each, and reports the figures.
 //!
-//! `benches/compare` builds what it needs and calls it. What is measured, and how:
+//! `benches/compare` builds and runs this program. What is measured, and how:
 //!
-//! - The gateway has one core, the load and the upstream the other. What is *added* to an exchange is
-//!   its median less that of the same exchange without a gateway, of the same turn. The latter never
-//!   leaves its core; with a gateway there are four wake-ups of another core, which are much of what is
-//!   added, by any gateway. So that they cost the same each time, neither core is let idle meanwhile,
-//!   and as root everything that takes part runs at a real-time priority.
-//! - *Time to first byte* is that of a stream's body, its first event, which the upstream writes after
-//!   the head. *Delay of a lone event* is from the upstream's write to the client's read, likewise
-//!   without the way itself.
-//! - *CPU per request* is what the kernel has counted for the gateway's threads and children under a
-//!   crowd of 50 connections; *requests a second* is what wrk saw meanwhile.
+//! - The gateway has one core; the load and the upstream share the other. The time *added* to an
+//!   exchange is its median minus the median of the same exchange without a gateway, in the same turn.
+//!   The latter stays on one core; a gateway adds four wake-ups of another core, which are much of the
+//!   added time. To keep their cost stable, neither core may idle during the measurement, and as root
+//!   all processes run at a real-time priority.
+//! - *Time to first byte* is that of a stream's body: its first event, which the upstream writes after
+//!   the response headers. *Delay of a lone event* is from the upstream's write to the client's read,
+//!   minus the delay without a gateway.
+//! - *CPU per request* is the kernel's count for the gateway's threads and children under 50
+//!   connections; *requests a second* is wrk's count meanwhile.
 //! - *HTTPS, HTTP/2* has an upstream that offers both versions, as most providers do, and allows 128
-//!   streams of a connection; nginx speaks HTTP/1.1 to it all the same. What is added to an exchange
-//!   includes what HTTP/2 costs the upstream.
-//! - *Memory* is that of a new process, idle and with 1,000 streams: of requests of 1 KB and, in another
-//!   new process, of 30 KB. How many of them are open at once the upstream counts: those that wait in
-//!   the gateway cost it little, and their clients the answer.
-//! - nginx hands on what it gets at once (`proxy_buffering off`), has Nagle's algorithm off and keeps
-//!   connections to the upstream; for bulk streams it has buffers of 64 KiB.
-//! - A ratio is the median of ratios, each of two figures of one turn, with how far that median may be
-//!   off. A line that is known to more than a tenth only, whose streams were not all open, or whose
-//!   gateway was not what limited a rate, says that it is not to be trusted.
+//!   streams per connection; nginx uses HTTP/1.1 anyway. The added time includes the upstream's cost of
+//!   HTTP/2.
+//! - *Memory* is that of a new process, idle and with 1,000 streams: with requests of 1 KB and, in
+//!   another new process, of 30 KB. The upstream counts the open streams, because streams that wait in
+//!   a gateway cost it little memory.
+//! - nginx forwards data at once (`proxy_buffering off`), has Nagle's algorithm off and keeps
+//!   connections to the upstream alive; for bulk streams it has buffers of 64 KiB.
+//! - A ratio is the median of ratios, each of two figures of one turn, with the error of that median. A
+//!   line is marked as not reliable if the error is more than a tenth, if not all streams were open, or
+//!   if the gateway did not limit the rate.
 //!
-//! The budget is in `metric`. *Bare hyper* there is the proxy of this workspace that speaks to the
-//! upstream as pacegate does, without any layers. What is over its budget is printed with its distance
-//! and fails nothing. What else is promised of the cost, such as waits for a disk or a shared store, is
-//! measured where it is tested.
+//! The budget is in `metric`. *Bare hyper* there is the proxy of this workspace that uses the same
+//! protocol towards the upstream as pacegate, without any layers. A figure over its budget is printed
+//! with its distance, and does not fail the run. Other promised costs, such as waits for a disk or a
+//! shared store, are measured in the tests.
 
 use std::{
     path::{Path, PathBuf},
@@ -39,7 +39,7 @@ use anyhow::Context;
 use clap::Parser;
 
 use self::{
-    gateway::{Gateway, Kind, Place, Scheme},
+    gateway::{Gateway, Kind, Scheme, TestBed},
     measure::{Effort, Figures},
     results::{Circumstances, Results},
     upstream::Upstream,
@@ -54,7 +54,7 @@ mod judge;
 mod machine;
 mod measure;
 mod metric;
-mod middle;
+mod quartiles;
 mod results;
 mod scale;
 mod table;
@@ -105,10 +105,10 @@ const WHOLE: Effort = Effort {
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let start = Instant::now();
-    // What is started from here on inherits it.
+    // Child processes inherit the affinity.
     machine::move_to(machine::OURS)?;
     let folder = tempfile::Builder::new().prefix("compare-").tempdir()?;
-    let place = Place {
+    let bed = TestBed {
         pacegate: args.pacegate.canonicalize().with_context(|| {
             format!(
                 "{} is not there; `cargo build --release` makes it",
@@ -122,8 +122,8 @@ fn main() -> anyhow::Result<()> {
         folder: folder.path().to_owned(),
         upstream: Upstream::start()?,
     };
-    place.write_ca()?;
-    configs::write_credentials(&place.folder)?;
+    bed.write_ca()?;
+    configs::write_credentials(&bed.folder)?;
     let effort = if args.quick { QUICK } else { WHOLE };
     let rounds = args.rounds.unwrap_or(if args.quick { 3 } else { 7 });
 
@@ -132,10 +132,10 @@ fn main() -> anyhow::Result<()> {
             .skip(1)
             .fold("benches/compare".into(), |all, arg| all + " " + &arg),
         machine: machine::description(),
-        versions: versions(&place),
+        versions: versions(&bed),
         rounds,
         load_before: machine::load(),
-        foreign: machine::Foreign {
+        foreign: machine::OtherPrograms {
             busy: 0.0,
             stolen: 0.0,
         },
@@ -143,13 +143,13 @@ fn main() -> anyhow::Result<()> {
     let watch = machine::Watch::start();
     let mut results = Results::default();
     for scheme in Scheme::ALL {
-        measure_all(&place, scheme, rounds, &effort, &args, &mut results)
+        measure_all(&bed, scheme, rounds, &effort, &args, &mut results)
             .with_context(|| format!("over {}", table::spelled(scheme)))?;
     }
     let curves = if args.quick || args.no_curves {
         Vec::new()
     } else {
-        scale::curves(&place)?
+        scale::curves(&bed)?
     };
     circumstances.foreign = watch.stop();
 
@@ -180,9 +180,9 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// All gateways run side by side and idle but for the one whose turn it is.
+/// All gateways run side by side, and idle except for the one whose turn it is.
 fn measure_all(
-    place: &Place,
+    bed: &TestBed,
     scheme: Scheme,
     rounds: usize,
     effort: &Effort,
@@ -190,10 +190,10 @@ fn measure_all(
     results: &mut Results,
 ) -> anyhow::Result<()> {
     let start = |kinds: Vec<Kind>| -> anyhow::Result<Vec<Gateway>> {
-        kinds.iter().map(|kind| place.start(kind, scheme)).collect()
+        kinds.iter().map(|kind| bed.start(kind, scheme)).collect()
     };
     let main_ones = start(Kind::main_ones(scheme))?;
-    // A layer costs the same however the upstream is spoken to: in a hurry they are looked at once.
+    // A layer costs the same with every scheme: a quick run measures them over HTTP only.
     let pipelines = match scheme {
         Scheme::Http => Kind::pipelines(),
         Scheme::Https if !args.quick => Kind::pipelines(),
@@ -202,7 +202,7 @@ fn measure_all(
     let pipelines = start(pipelines)?;
     for round in 0..rounds {
         eprintln!("{} round {} of {rounds}", table::spelled(scheme), round + 1);
-        let undisturbed = machine::Undisturbed::start()?;
+        let quiet = machine::QuietMachine::start()?;
         for turn in 0..effort.turns {
             for gateway in rotated(&main_ones, turn) {
                 let figures = measure::lone(gateway, effort)
@@ -219,11 +219,11 @@ fn measure_all(
                 results.add(scheme, &gateway.name, figures);
             }
         }
-        drop(undisturbed);
+        drop(quiet);
         for turn in 0..effort.crowds {
             for gateway in rotated(&main_ones, round + turn).chain(&pipelines) {
                 let figures =
-                    measure::crowd(gateway, &place.folder).with_context(|| gateway.name.clone())?;
+                    measure::crowd(gateway, &bed.folder).with_context(|| gateway.name.clone())?;
                 results.add(scheme, &gateway.name, figures);
             }
         }
@@ -240,22 +240,22 @@ fn measure_all(
         }
     }
     drop((main_ones, pipelines));
-    // Start and memory belong to a process that has done nothing yet.
+    // Start-up time and memory are measured on new processes.
     let kinds = Kind::main_ones(scheme);
     for start in 0..effort.starts {
         for kind in kinds.iter().filter(|kind| **kind != Kind::Direct) {
-            let gateway = place.start(kind, scheme)?;
+            let gateway = bed.start(kind, scheme)?;
             let mut figures = Figures::new();
             figures.insert("start", gateway.cold_start.as_secs_f64() * 1e3);
             if start < rounds.min(3) {
-                figures.extend(place.size(kind).map(|size| ("binary", size)));
+                figures.extend(bed.size(kind).map(|size| ("binary", size)));
                 figures.insert("idle", gateway.rss());
-                let held = &place.upstream.held;
-                let small = measure::crowded(&gateway, held, measure::KB_1)
+                let open_streams = &bed.upstream.open_streams;
+                let small = measure::with_open_streams(&gateway, open_streams, measure::KB_1)
                     .with_context(|| gateway.name.clone())?;
                 drop(gateway);
-                let gateway = place.start(kind, scheme)?;
-                let large = measure::crowded(&gateway, held, measure::KB_30)
+                let gateway = bed.start(kind, scheme)?;
+                let large = measure::with_open_streams(&gateway, open_streams, measure::KB_30)
                     .with_context(|| gateway.name.clone())?;
                 figures.insert("open", small.memory);
                 figures.insert("open 30k", large.memory);
@@ -268,13 +268,13 @@ fn measure_all(
     Ok(())
 }
 
-/// All, another one first in each turn.
+/// All gateways, with a different first one in each turn.
 fn rotated(gateways: &[Gateway], turn: usize) -> impl Iterator<Item = &Gateway> {
     let first = turn % gateways.len();
     gateways[first..].iter().chain(&gateways[..first])
 }
 
-fn versions(place: &Place) -> Vec<String> {
+fn versions(bed: &TestBed) -> Vec<String> {
     let said = |program: &Path, flag: &str| {
         let output = Command::new(program).arg(flag).output().ok()?;
         let text = [output.stdout, output.stderr].concat();
@@ -283,7 +283,7 @@ fn versions(place: &Place) -> Vec<String> {
         Some(line.split(" - ").next().unwrap_or(line).to_owned())
     };
     [
-        said(&place.pacegate, "--version"),
+        said(&bed.pacegate, "--version"),
         said(Path::new("nginx"), "-v"),
         said(Path::new("haproxy"), "-v"),
         said(Path::new("wrk"), "-v")

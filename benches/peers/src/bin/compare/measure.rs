@@ -1,8 +1,8 @@
-//! What is measured of one gateway when it has its turn.
+//! Measures one gateway in its turn.
 //!
-//! What one request at a time takes is mostly wake-ups across two cores, and what those cost changes
-//! from second to second. It is therefore measured in many short turns, in which all gateways follow
-//! each other within a second: ratios are made of figures of one turn, see `results`.
+//! The time of a single request is mostly wake-ups across two cores, whose cost changes from second to
+//! second. It is therefore measured in many short turns, in which all gateways follow each other within
+//! a second: ratios are made of figures of one turn, see `results`.
 
 use std::{
     collections::BTreeMap,
@@ -16,65 +16,65 @@ use std::{
 use anyhow::{Context, anyhow};
 
 use super::{
-    client::{Connection, Taken, request},
+    client::{Connection, Timing, request},
     clock,
     gateway::Gateway,
     metric::STREAMS,
-    upstream::{BURST, EVENT, Held, PART, PARTS, TICKS},
+    upstream::{BURST, EVENT, OpenStreams, PART, PARTS, TICKS},
 };
 
-/// A figure, by name; see `metric`.
+/// Figures by their keys; see `metric`.
 pub(crate) type Figures = BTreeMap<&'static str, f64>;
 
-/// How much is done.
+/// How much a run measures.
 #[derive(Clone, Copy)]
 pub(crate) struct Effort {
-    /// Turns of a round.
+    /// Turns in each round.
     pub(crate) turns: usize,
-    /// Of one request after the other, in each turn.
+    /// Time of single requests in each turn.
     pub(crate) lone: Duration,
-    /// Turns of a crowd in each round.
+    /// Turns of many connections in each round.
     pub(crate) crowds: usize,
-    /// Turns of streams in each round: one is over in 50 ms.
+    /// Turns of bulk streams in each round; a stream takes 50 ms.
     pub(crate) streams: usize,
-    /// Large uploads.
+    /// Large uploads in each round.
     pub(crate) uploads: usize,
-    /// Starts, of which no two take the same time.
+    /// Starts of a gateway: their times vary.
     pub(crate) starts: usize,
 }
 
-/// Connections of the crowd, and how long it stays: wrk knows whole seconds only.
+/// Connections of wrk, and its duration, which it takes in whole seconds.
 const CROWD: usize = 50;
 const CROWD_SECONDS: u64 = 1;
 
-/// Requests of streams that are open at once.
+/// Request sizes for streams that are open at once.
 pub(crate) const KB_1: usize = 1_000;
 pub(crate) const KB_30: usize = 30_000;
 
 pub(crate) const KIB_64: usize = 64 * 1024;
 pub(crate) const MB_10: usize = 10_000_000;
 
-/// One turn: what one request after the other takes.
+/// One turn: the time of single requests.
 pub(crate) fn lone(gateway: &Gateway, effort: &Effort) -> anyhow::Result<Figures> {
     let mut figures = Figures::new();
     let small = request("json", "m", 400);
-    let taken = one_by_one(gateway.address, &small, effort.lone, usize::MAX)?;
-    let whole = sorted(taken.iter().map(|taken| taken.whole));
+    let timings = one_by_one(gateway.address, &small, effort.lone, usize::MAX)?;
+    let whole = sorted(timings.iter().map(|timing| timing.whole));
     figures.insert("p50", micros(percentile(&whole, 0.50)));
     figures.insert("p99", micros(percentile(&whole, 0.99)));
     Ok(figures)
 }
 
-/// One turn: how the first event, a lone event and a small upload come through.
+/// One turn: the time of a first event, a lone event and a small upload.
 ///
-/// The first byte is that of the body: the head has been on its way before it. The delay of a lone
-/// event is from when the upstream writes it to when the client has read it; the first of a stream
-/// does not count, because it comes with the head.
+/// The first byte is that of the body: the response headers are sent before it. The delay of a lone
+/// event is from the upstream's write to the client's read; the first event of a stream does not count,
+/// because it is sent with the headers.
 pub(crate) fn lone_events(gateway: &Gateway, effort: &Effort) -> anyhow::Result<Figures> {
     let mut figures = Figures::new();
     let first = request("first", "m", 400);
-    let taken = one_by_one(gateway.address, &first, effort.lone, usize::MAX)?;
-    let waits = sorted(taken.iter().map(|taken| taken.first_byte));
+    let timings = one_by_one(gateway.address, &first, effort.lone, usize::MAX)?;
+    let waits = sorted(timings.iter().map(|timing| timing.first_byte));
     figures.insert("ttfb", micros(percentile(&waits, 0.50)));
 
     let mut delays = Vec::with_capacity(TICKS);
@@ -94,13 +94,13 @@ pub(crate) fn lone_events(gateway: &Gateway, effort: &Effort) -> anyhow::Result<
     figures.insert("chunk", micros(percentile(&delays, 0.50)));
 
     let upload = request("json", "m", KIB_64);
-    let taken = one_by_one(gateway.address, &upload, effort.lone, usize::MAX)?;
-    let whole = sorted(taken.iter().map(|taken| taken.whole));
+    let timings = one_by_one(gateway.address, &upload, effort.lone, usize::MAX)?;
+    let whole = sorted(timings.iter().map(|timing| timing.whole));
     figures.insert("64k", micros(percentile(&whole, 0.50)));
     Ok(figures)
 }
 
-/// One turn: what a crowd costs. One of which a request fails has been served at no rate at all.
+/// One turn: rate and CPU time with many connections. If a request fails, the rate is zero.
 pub(crate) fn crowd(gateway: &Gateway, folder: &Path) -> anyhow::Result<Figures> {
     let mut figures = Figures::new();
     if gateway.process().is_none() {
@@ -124,10 +124,10 @@ pub(crate) fn crowd(gateway: &Gateway, folder: &Path) -> anyhow::Result<Figures>
     Ok(figures)
 }
 
-/// One turn: how fast long streams come through.
+/// One turn: the speed of long streams.
 ///
-/// One that breaks has come through at no speed at all, and has no cost. A client that falls behind
-/// many small frames of HTTP/2 may end its connection, to protect itself (h2's `too_many_data_frames`).
+/// A stream that breaks has speed zero and no CPU time. A client that falls behind many small HTTP/2
+/// frames may close its connection (h2's `too_many_data_frames`).
 pub(crate) fn streams(gateway: &Gateway) -> anyhow::Result<Figures> {
     let mut figures = Figures::new();
     let burst = stream(gateway, gateway.address, "burst", BURST * EVENT.len())?;
@@ -141,11 +141,11 @@ pub(crate) fn streams(gateway: &Gateway) -> anyhow::Result<Figures> {
     Ok(figures)
 }
 
-/// How a long stream came through.
+/// Speed and cost of a long stream.
 struct Stream {
     /// In MB/s.
     speed: f64,
-    /// In µs, of the gateway; not a number if the stream broke.
+    /// The gateway's CPU time in µs; NaN if the stream broke.
     cpu: f64,
 }
 
@@ -157,15 +157,15 @@ fn stream(
 ) -> anyhow::Result<Stream> {
     let mut connection = Connection::open(address)?;
     let before = gateway.cpu_time();
-    let taken = connection
+    let timing = connection
         .ask(&request(wanted, "m", 400))
-        .and_then(|taken| {
-            complete(taken.bytes, size)?;
-            Ok(taken)
+        .and_then(|timing| {
+            complete(timing.bytes, size)?;
+            Ok(timing)
         });
-    match taken {
-        Ok(taken) => Ok(Stream {
-            speed: megabytes(taken.bytes, taken.whole),
+    match timing {
+        Ok(timing) => Ok(Stream {
+            speed: megabytes(timing.bytes, timing.whole),
             cpu: micros(gateway.cpu_time() - before),
         }),
         Err(error) => {
@@ -178,33 +178,37 @@ fn stream(
     }
 }
 
-/// One round: how fast large uploads do.
+/// One round: the time of large uploads.
 pub(crate) fn uploads(gateway: &Gateway, effort: &Effort) -> anyhow::Result<Figures> {
     let mut figures = Figures::new();
     let large = request("json", "m", MB_10);
     let long = Duration::from_secs(60);
-    let taken = one_by_one(gateway.address, &large, long, effort.uploads)?;
-    let whole = sorted(taken.iter().map(|taken| taken.whole));
+    let timings = one_by_one(gateway.address, &large, long, effort.uploads)?;
+    let whole = sorted(timings.iter().map(|timing| timing.whole));
     figures.insert("10m", micros(percentile(&whole, 0.50)) / 1000.0);
     Ok(figures)
 }
 
-/// A thousand streams that are open at once.
-pub(crate) struct Crowded {
-    /// What the gateway holds meanwhile, in MB.
+/// The result of a thousand streams that are open at once.
+pub(crate) struct OpenStreamsResult {
+    /// The gateway's memory meanwhile, in MB.
     pub(crate) memory: f64,
-    /// How many of them are open at the upstream.
+    /// How many streams are open at the upstream.
     pub(crate) open: usize,
-    /// How many connections to the upstream they share.
+    /// How many upstream connections they share.
     pub(crate) connections: usize,
 }
 
-/// Opens the streams with requests of `size`, each held open by the upstream, which counts them.
-pub(crate) fn crowded(gateway: &Gateway, held: &Held, size: usize) -> anyhow::Result<Crowded> {
-    /// A stream that has not begun by then waits for another to end.
+/// Opens the streams with requests of `size`; the upstream keeps them open and counts them.
+pub(crate) fn with_open_streams(
+    gateway: &Gateway,
+    open_streams: &OpenStreams,
+    size: usize,
+) -> anyhow::Result<OpenStreamsResult> {
+    /// A stream that has not begun by then waits in the gateway for another to end.
     const BEGINNING: Duration = Duration::from_secs(2);
     let request = request("hold", "m", size);
-    if settled(held, 0) > 0 {
+    if settled(open_streams, 0) > 0 {
         return Err(anyhow!("streams of another gateway are still open"));
     }
     let mut streams = Vec::with_capacity(STREAMS);
@@ -212,24 +216,24 @@ pub(crate) fn crowded(gateway: &Gateway, held: &Held, size: usize) -> anyhow::Re
     for _ in 0..STREAMS {
         let mut connection = Connection::open(gateway.address)?;
         connection.send(&request)?;
-        // Where one has to wait those behind it have to, too.
+        // If one stream waits, the later ones do, too, and are not waited for.
         begin = begin && connection.begins_within(BEGINNING)?;
         streams.push(connection.without_buffer());
     }
-    let open = settled(held, STREAMS);
-    Ok(Crowded {
+    let open = settled(open_streams, STREAMS);
+    Ok(OpenStreamsResult {
         memory: gateway.rss(),
         open,
-        connections: held.connections(),
+        connections: open_streams.connections(),
     })
 }
 
-/// How many streams are held when there are `awaited`, or when their number changes no more.
-fn settled(held: &Held, awaited: usize) -> usize {
+/// The number of open streams, once it is `awaited` or no longer changes.
+fn settled(open_streams: &OpenStreams, awaited: usize) -> usize {
     const STEP: Duration = Duration::from_millis(500);
     let mut before = None;
     loop {
-        let now = held.streams();
+        let now = open_streams.streams();
         if now == awaited || before == Some(now) {
             return now;
         }
@@ -238,27 +242,27 @@ fn settled(held: &Held, awaited: usize) -> usize {
     }
 }
 
-/// One request after the other.
+/// The times of single requests, one after the other.
 fn one_by_one(
     address: SocketAddr,
     request: &[u8],
     long: Duration,
     most: usize,
-) -> anyhow::Result<Vec<Taken>> {
+) -> anyhow::Result<Vec<Timing>> {
     const WARM_UP: usize = 3;
     let mut connection = Connection::open(address)?;
     for _ in 0..WARM_UP.min(most) {
         connection.ask(request)?;
     }
-    let mut taken = Vec::new();
+    let mut timings = Vec::new();
     let end = Instant::now() + long;
-    while Instant::now() < end && taken.len() < most {
-        taken.push(connection.ask(request)?);
+    while Instant::now() < end && timings.len() < most {
+        timings.push(connection.ask(request)?);
     }
-    Ok(taken)
+    Ok(timings)
 }
 
-/// What wrk saw.
+/// The result of wrk.
 struct Crowd {
     answers: f64,
     failed: f64,

@@ -1,36 +1,36 @@
-//! The figures, what they mean, and what the budget says of them.
+//! The figures and their budget.
 
 use super::gateway::{Kind, Scheme};
 
-/// One line of the table.
+/// A figure, which is a line of the table.
 pub(crate) struct Metric {
     pub(crate) key: &'static str,
     pub(crate) label: &'static str,
     pub(crate) unit: &'static str,
-    /// Measured with the way there and back; what it takes without a gateway is subtracted.
+    /// The figure of an exchange without a gateway is subtracted.
     pub(crate) added: bool,
     /// Whether more is better.
     pub(crate) more: bool,
-    /// All of them have to be kept.
+    /// All of these limits apply.
     pub(crate) budget: &'static [Limit],
 }
 
-/// What a figure may be.
+/// A limit of a figure.
 pub(crate) struct Limit {
-    pub(crate) against: Against,
-    /// Where the upstream is spoken to in HTTP/1.1, with and without TLS.
+    pub(crate) against: Yardstick,
+    /// The limit with HTTP/1.1 towards the upstream, with and without TLS.
     http1: Option<f64>,
     http2: Option<f64>,
 }
 
 /// What pacegate's figure is divided by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Against {
+pub(crate) enum Yardstick {
     AxumReqwest,
-    /// The bare hyper proxy that speaks to the upstream as pacegate does.
+    /// The bare hyper proxy with the same protocol towards the upstream.
     BareHyper,
     Nginx,
-    /// The figure stands for itself.
+    /// No divisor.
     Nothing,
 }
 
@@ -66,12 +66,12 @@ const fn within(budget: &'static [Limit], metric: Metric) -> Metric {
     Metric { budget, ..metric }
 }
 
-/// However the upstream is spoken to.
-const fn always(against: Against, limit: f64) -> Limit {
+/// The same limit for all schemes.
+const fn always(against: Yardstick, limit: f64) -> Limit {
     each(against, limit, limit)
 }
 
-const fn each(against: Against, http1: f64, http2: f64) -> Limit {
+const fn each(against: Yardstick, http1: f64, http2: f64) -> Limit {
     Limit {
         against,
         http1: Some(http1),
@@ -79,7 +79,7 @@ const fn each(against: Against, http1: f64, http2: f64) -> Limit {
     }
 }
 
-const fn over_http1(against: Against, limit: f64) -> Limit {
+const fn over_http1(against: Yardstick, limit: f64) -> Limit {
     Limit {
         against,
         http1: Some(limit),
@@ -87,7 +87,7 @@ const fn over_http1(against: Against, limit: f64) -> Limit {
     }
 }
 
-const fn over_http2(against: Against, limit: f64) -> Limit {
+const fn over_http2(against: Yardstick, limit: f64) -> Limit {
     Limit {
         against,
         http1: None,
@@ -95,7 +95,7 @@ const fn over_http2(against: Against, limit: f64) -> Limit {
     }
 }
 
-use Against::{AxumReqwest, BareHyper, Nginx, Nothing};
+use Yardstick::{AxumReqwest, BareHyper, Nginx, Nothing};
 
 pub(crate) const METRICS: [Metric; 20] = [
     within(
@@ -162,7 +162,7 @@ pub(crate) const METRICS: [Metric; 20] = [
 // === impl Metric ===
 
 impl Metric {
-    /// With the unit, if it has one.
+    /// The label with the unit, if there is one.
     pub(crate) fn heading(&self) -> String {
         match self.unit {
             "" => self.label.into(),
@@ -174,7 +174,7 @@ impl Metric {
 // === impl Limit ===
 
 impl Limit {
-    /// The limit, where there is one.
+    /// The limit for `scheme`, if there is one.
     pub(crate) fn at(&self, scheme: Scheme) -> Option<f64> {
         match scheme {
             Scheme::Http | Scheme::Https => self.http1,
@@ -183,10 +183,10 @@ impl Limit {
     }
 }
 
-// === impl Against ===
+// === impl Yardstick ===
 
-impl Against {
-    /// Whose figure it is, if anybody's.
+impl Yardstick {
+    /// The gateway whose figure is the divisor, if there is one.
     pub(crate) fn whose(self, scheme: Scheme) -> Option<Kind> {
         match (self, scheme) {
             (Self::AxumReqwest, _) => Some(Kind::AxumReqwest),
@@ -202,7 +202,7 @@ impl Against {
 mod tests {
     use super::*;
 
-    fn limits(key: &str, scheme: Scheme) -> Vec<(Against, f64)> {
+    fn limits(key: &str, scheme: Scheme) -> Vec<(Yardstick, f64)> {
         let metric = METRICS.iter().find(|metric| metric.key == key).unwrap();
         let limits = metric.budget.iter();
         limits

@@ -1,4 +1,4 @@
-//! All figures of a run, and what follows from them.
+//! All figures of a run, and their medians and ratios.
 
 use std::collections::BTreeMap;
 
@@ -7,13 +7,13 @@ use serde::Serialize;
 use super::{
     gateway::{Kind, Scheme},
     judge::Judgement,
-    machine::Foreign,
+    machine::OtherPrograms,
     measure::Figures,
-    metric::{Against, METRICS, Metric},
-    middle::Middle,
+    metric::{METRICS, Metric, Yardstick},
+    quartiles::Quartiles,
 };
 
-/// What the run was like.
+/// The circumstances of a run.
 #[derive(Serialize)]
 pub(crate) struct Circumstances {
     pub(crate) command: String,
@@ -21,11 +21,11 @@ pub(crate) struct Circumstances {
     pub(crate) versions: Vec<String>,
     pub(crate) rounds: usize,
     pub(crate) load_before: f64,
-    pub(crate) foreign: Foreign,
+    pub(crate) foreign: OtherPrograms,
 }
 
-/// The figures of each gateway, turn after turn. All gateways have the same turns, so that what
-/// stands at one place was measured within a second or so.
+/// The figures of each gateway, by turn. All gateways have the same turns, so that figures at one index
+/// were measured within about a second.
 #[derive(Default)]
 pub(crate) struct Results {
     series: BTreeMap<(Scheme, String), Series>,
@@ -36,11 +36,11 @@ type Series = BTreeMap<&'static str, Vec<f64>>;
 pub(crate) const DIRECT: &str = "no gateway";
 pub(crate) const OURS: &str = "pacegate";
 
-/// With more of the machine than this in other hands, figures say little.
+/// If other programs use more of the machine, the figures are not reliable.
 const CALM_SHARE: f64 = 0.05;
 
 impl Results {
-    /// Notes what a turn has brought.
+    /// Adds the figures of a turn.
     pub(crate) fn add(&mut self, scheme: Scheme, gateway: &str, figures: Figures) {
         let series = self.series.entry((scheme, gateway.to_owned())).or_default();
         for (key, value) in figures {
@@ -48,28 +48,33 @@ impl Results {
         }
     }
 
-    /// What is in the table: for `added` figures without the way itself, in the same turn.
-    pub(crate) fn figure(&self, scheme: Scheme, gateway: &str, metric: &Metric) -> Option<Middle> {
-        Middle::of(self.values(scheme, gateway, metric)?)
+    /// The figure of the table: `added` figures minus those without a gateway, in the same turn.
+    pub(crate) fn figure(
+        &self,
+        scheme: Scheme,
+        gateway: &str,
+        metric: &Metric,
+    ) -> Option<Quartiles> {
+        Quartiles::of(self.values(scheme, gateway, metric)?)
     }
 
-    /// What it takes without a gateway.
-    pub(crate) fn way(&self, scheme: Scheme, metric: &Metric) -> Option<Middle> {
-        Middle::of(self.series(scheme, DIRECT, metric)?.to_vec())
+    /// The figure without a gateway.
+    pub(crate) fn way(&self, scheme: Scheme, metric: &Metric) -> Option<Quartiles> {
+        Quartiles::of(self.series(scheme, DIRECT, metric)?.to_vec())
     }
 
-    /// What `gateway` is to `yardstick`, turn by turn: medians of figures that lie minutes apart would
-    /// compare the machine with itself.
+    /// The ratio of `gateway` to `yardstick`, turn by turn: figures that are minutes apart would differ
+    /// by the machine's own changes.
     pub(crate) fn ratio(
         &self,
         scheme: Scheme,
         gateway: &str,
         metric: &Metric,
         yardstick: &str,
-    ) -> Option<Middle> {
+    ) -> Option<Quartiles> {
         let theirs = self.values(scheme, yardstick, metric)?;
         let ours = self.values(scheme, gateway, metric)?;
-        Middle::of(
+        Quartiles::of(
             ours.iter()
                 .zip(&theirs)
                 .map(|(our, their)| our / their)
@@ -97,7 +102,7 @@ impl Results {
         series.get(metric.key).map(Vec::as_slice)
     }
 
-    /// Those that stand beside each other.
+    /// The gateways of the table.
     pub(crate) fn gateways(&self, scheme: Scheme) -> Vec<String> {
         let names = Kind::main_ones(scheme).into_iter().map(|kind| kind.name());
         names
@@ -112,13 +117,13 @@ impl Results {
         names.filter(|name| name.starts_with(OURS)).collect()
     }
 
-    /// Why none of the figures should be trusted, if they should not.
+    /// Why all figures are unreliable, if they are.
     pub(crate) fn doubts(&self, circumstances: &Circumstances) -> Vec<String> {
         let mut doubts = Vec::new();
         if circumstances.rounds < 3 {
             doubts.push("fewer than three rounds do not say how well ratios are known".into());
         }
-        let Foreign { busy, stolen } = circumstances.foreign;
+        let OtherPrograms { busy, stolen } = circumstances.foreign;
         if busy > CALM_SHARE {
             let busy = busy * 100.0;
             doubts.push(format!("other programs took {busy:.0} % of the machine"));
@@ -139,13 +144,13 @@ impl Results {
                     .iter()
                     .filter_map(|metric| {
                         let figure = self.figure(*scheme, name, metric)?;
-                        let to = |against: Against| {
+                        let to = |against: Yardstick| {
                             let yardstick = against.whose(*scheme)?;
                             self.ratio(*scheme, name, metric, &yardstick.name())
                         };
                         let entry = serde_json::json!({
                             "label": metric.label, "unit": metric.unit, "figure": figure,
-                            "to_bare_hyper": to(Against::BareHyper), "to_nginx": to(Against::Nginx),
+                            "to_bare_hyper": to(Yardstick::BareHyper), "to_nginx": to(Yardstick::Nginx),
                         });
                         Some((metric.key, entry))
                     })

@@ -1,4 +1,4 @@
-//! How pacegate's cost grows with what there is of something.
+//! How pacegate's cost grows with the number of requests, sessions, streams and upstreams.
 
 use std::{
     io::{Read, Write},
@@ -12,14 +12,14 @@ use serde::Serialize;
 use super::{
     client::{Connection, body, request},
     configs::WIDE_OPEN,
-    gateway::{Gateway, Place},
+    gateway::{Gateway, TestBed},
 };
 
-/// Cost over number.
+/// Cost per item over the number of items.
 #[derive(Serialize)]
 pub(crate) struct Curve {
     pub(crate) title: String,
-    /// What there is more and more of.
+    /// The items.
     pub(crate) over: String,
     pub(crate) unit: String,
     pub(crate) points: Vec<Point>,
@@ -28,7 +28,7 @@ pub(crate) struct Curve {
 #[derive(Clone, Copy, Serialize)]
 pub(crate) struct Point {
     pub(crate) number: f64,
-    /// For each one.
+    /// Cost per item.
     pub(crate) cost: f64,
 }
 
@@ -57,7 +57,7 @@ impl Point {
 // === impl Curve ===
 
 impl Curve {
-    /// n log n is what is allowed: for each one, the cost may grow as the logarithm does.
+    /// The allowed growth is n log n: the cost per item may grow with the logarithm.
     pub(crate) fn verdict(&self) -> String {
         let (Some(first), Some(last)) = (self.points.first(), self.points.last()) else {
             return "Nothing was measured.".into();
@@ -77,13 +77,13 @@ impl Curve {
     }
 }
 
-/// Measures all of them, which takes about two minutes.
-pub(crate) fn curves(place: &Place) -> anyhow::Result<Vec<Curve>> {
+/// Measures all curves, which takes about two minutes.
+pub(crate) fn curves(bed: &TestBed) -> anyhow::Result<Vec<Curve>> {
     let mut curves = Vec::new();
     eprintln!("curves: waiters");
     let mut waiters = Vec::new();
     for number in WAITERS {
-        let gateway = place.start_pacegate(1, ONE_AT_A_TIME)?;
+        let gateway = bed.start_pacegate(1, ONE_AT_A_TIME)?;
         let cost = queue(&gateway, number, 8)?;
         waiters.push(Point::new(number, cost));
     }
@@ -97,7 +97,7 @@ pub(crate) fn curves(place: &Place) -> anyhow::Result<Vec<Curve>> {
     eprintln!("curves: sessions");
     let mut sessions = Vec::new();
     for number in SESSIONS {
-        let gateway = place.start_pacegate(1, ONE_AT_A_TIME)?;
+        let gateway = bed.start_pacegate(1, ONE_AT_A_TIME)?;
         let cost = queue(&gateway, QUEUED, number)?;
         sessions.push(Point::new(number, cost));
     }
@@ -112,7 +112,7 @@ pub(crate) fn curves(place: &Place) -> anyhow::Result<Vec<Curve>> {
     let mut streams = Vec::new();
     let mut held = Vec::new();
     for number in STREAMS {
-        let gateway = place.start_pacegate(1, WIDE_OPEN)?;
+        let gateway = bed.start_pacegate(1, WIDE_OPEN)?;
         let idle = gateway.rss();
         let (cost, kept) = stream(&gateway, number)?;
         held.push(Point::new(number, (kept - idle) * 1000.0 / number as f64));
@@ -134,7 +134,7 @@ pub(crate) fn curves(place: &Place) -> anyhow::Result<Vec<Curve>> {
     eprintln!("curves: upstreams");
     let mut upstreams = Vec::new();
     for number in UPSTREAMS {
-        let gateway = place.start_pacegate(number, WIDE_OPEN)?;
+        let gateway = bed.start_pacegate(number, WIDE_OPEN)?;
         let cost = route(&gateway, number)?;
         upstreams.push(Point::new(number, cost));
     }
@@ -193,7 +193,7 @@ fn queued(address: SocketAddr, session: usize) -> anyhow::Result<TcpStream> {
     Ok(socket)
 }
 
-/// Until the gateway has read `number` requests and says that they wait.
+/// Waits until the gateway reports `number` queued requests.
 fn all_wait(gateway: &Gateway, number: usize) -> anyhow::Result<()> {
     const STEP: Duration = Duration::from_millis(100);
     let start = Instant::now();
@@ -208,7 +208,7 @@ fn all_wait(gateway: &Gateway, number: usize) -> anyhow::Result<()> {
     Err(anyhow!("{waiting} of {number} requests wait"))
 }
 
-/// As `/metrics` counts them.
+/// The number of queued requests, by `/metrics`.
 fn waiters(address: SocketAddr) -> anyhow::Result<usize> {
     let mut socket = TcpStream::connect(address)?;
     socket.set_read_timeout(Some(PATIENCE))?;
@@ -226,7 +226,7 @@ fn waiters(address: SocketAddr) -> anyhow::Result<usize> {
     Ok(counts.into_iter().sum())
 }
 
-/// CPU time for each event of `number` streams that beat once a second, and what they hold in MB.
+/// CPU time per event of `number` streams with one event a second, and their memory in MB.
 fn stream(gateway: &Gateway, number: usize) -> anyhow::Result<(f64, f64)> {
     const SECONDS: u32 = 4;
     let request = request("open", "m", 400);
@@ -244,7 +244,7 @@ fn stream(gateway: &Gateway, number: usize) -> anyhow::Result<(f64, f64)> {
     Ok((ran.as_secs_f64() * 1e6 / events, gateway.rss()))
 }
 
-/// CPU time for each request to one of `upstreams`.
+/// CPU time per request to one of `upstreams`.
 fn route(gateway: &Gateway, upstreams: usize) -> anyhow::Result<f64> {
     let mut connection = Connection::open(gateway.address)?;
     let requests: Vec<_> = (0..upstreams)
@@ -253,7 +253,7 @@ fn route(gateway: &Gateway, upstreams: usize) -> anyhow::Result<f64> {
             number => request("json", &format!("m{number}"), 400),
         })
         .collect();
-    // Each has its connection.
+    // The first request opens the connection of each upstream.
     for request in &requests {
         connection.ask(request)?;
     }

@@ -1,12 +1,12 @@
-//! The table, as text: Markdown, so that it can be pasted.
+//! The table as Markdown.
 
 use std::fmt::Write;
 
 use super::{
     gateway::Scheme,
     judge::Judgement,
-    metric::{Against, METRICS, Metric},
-    middle::Middle,
+    metric::{METRICS, Metric, Yardstick},
+    quartiles::Quartiles,
     results::{Circumstances, DIRECT, OURS, Results},
 };
 
@@ -43,7 +43,7 @@ pub(crate) fn text(results: &Results, circumstances: &Circumstances) -> String {
     text
 }
 
-/// A line for what is over its budget, and for what says little of it.
+/// A line for each figure that is over its budget or not reliable.
 fn said_of(text: &mut String, scheme: Scheme, judgement: &Judgement) {
     let verdict = match (judgement.over(), &judgement.doubt) {
         (None, None) => return,
@@ -93,20 +93,20 @@ fn beside_each_other(text: &mut String, results: &Results, scheme: Scheme, names
 }
 
 /// The ratios that have a column.
-pub(crate) const RATIOS: [Against; 2] = [Against::BareHyper, Against::Nginx];
+pub(crate) const RATIOS: [Yardstick; 2] = [Yardstick::BareHyper, Yardstick::Nginx];
 
-/// Of the column of a ratio.
-pub(crate) fn heading(against: Against, scheme: Scheme) -> String {
+/// The heading of a ratio's column.
+pub(crate) fn heading(against: Yardstick, scheme: Scheme) -> String {
     let whose = against.whose(scheme).map(|kind| kind.name());
     format!("{OURS} / {}", whose.unwrap_or_default())
 }
 
-/// What pacegate's figure is to another's.
+/// The ratio of pacegate's figure to another gateway's.
 pub(crate) fn ratio(
     results: &Results,
     scheme: Scheme,
     metric: &Metric,
-    against: Against,
+    against: Yardstick,
 ) -> String {
     let yardstick = against.whose(scheme).map(|kind| kind.name());
     let ratio = yardstick.and_then(|name| results.ratio(scheme, OURS, metric, &name));
@@ -123,7 +123,7 @@ fn layers(text: &mut String, results: &Results, scheme: Scheme, names: &[String]
     }
 }
 
-/// The figures that each of `names` has.
+/// The figures of each of `names`.
 pub(crate) fn measured_of_all(
     results: &Results,
     scheme: Scheme,
@@ -149,7 +149,7 @@ pub(crate) fn spelled(scheme: Scheme) -> &'static str {
 pub(crate) fn cell(results: &Results, scheme: Scheme, name: &str, key: &str) -> String {
     let metric = METRICS.iter().find(|metric| metric.key == key);
     let figure = metric.and_then(|metric| {
-        // What the others add to is shown as it is.
+        // Without a gateway the figure is shown as measured.
         if name == DIRECT && metric.added {
             return results.way(scheme, metric);
         }
@@ -158,14 +158,14 @@ pub(crate) fn cell(results: &Results, scheme: Scheme, name: &str, key: &str) -> 
     figure.map_or_else(|| "–".into(), |figure| number(figure.median))
 }
 
-/// A ratio, and how well it is known.
-pub(crate) fn known(ratio: Middle) -> String {
+/// A ratio and its error.
+pub(crate) fn known(ratio: Quartiles) -> String {
     let doubt = ratio.doubt();
     let doubt = doubt.map_or_else(String::new, |doubt| format!(" ± {doubt:.2}"));
     format!("{:.2}{doubt}", ratio.median)
 }
 
-/// Three figures are as many as are true.
+/// Three significant digits: more would be noise.
 pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),
@@ -193,7 +193,7 @@ fn row(text: &mut String, cells: impl Iterator<Item = String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{gateway::Kind, machine::Foreign, measure::Figures};
+    use crate::{gateway::Kind, machine::OtherPrograms, measure::Figures};
 
     fn calm() -> Circumstances {
         Circumstances {
@@ -202,7 +202,7 @@ mod tests {
             versions: Vec::new(),
             rounds: 7,
             load_before: 0.0,
-            foreign: Foreign {
+            foreign: OtherPrograms {
                 busy: 0.0,
                 stolen: 0.0,
             },

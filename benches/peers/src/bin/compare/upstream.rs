@@ -1,5 +1,5 @@
-//! An upstream that is much faster than any of the gateways: it reads a request no further than it
-//! must, and answers with bytes that were made beforehand.
+//! An upstream that is much faster than the gateways: it parses as little of a request as possible, and
+//! responds with prepared bytes.
 
 use std::{
     future::pending,
@@ -23,15 +23,15 @@ use tokio_rustls::TlsAcceptor;
 
 use super::clock;
 
-mod held;
 mod http2;
+mod open_streams;
 
-pub(crate) use self::held::Held;
+pub(crate) use self::open_streams::OpenStreams;
 
 /// Events of a burst.
 pub(crate) const BURST: usize = 40_000;
 
-/// What an event of a burst is.
+/// An event of a burst.
 pub(crate) const EVENT: &[u8] =
     b"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"word \"}}]}\n\n";
 
@@ -39,35 +39,35 @@ pub(crate) const EVENT: &[u8] =
 pub(crate) const PARTS: usize = 4_000;
 pub(crate) const PART: usize = 16 * 1024;
 
-/// Between two events of a paced stream.
+/// Time between two events of a paced stream.
 const TICK: Duration = Duration::from_millis(2);
 
 /// Events of a paced stream.
 pub(crate) const TICKS: usize = 25;
 
-/// Between two events of an open stream.
+/// Time between two events of an open stream.
 const BEAT: Duration = Duration::from_secs(1);
 
-/// An upstream that runs.
+/// A running upstream.
 pub(crate) struct Upstream {
-    pub(crate) listens: Listens,
-    /// The certificate of its own authority.
+    pub(crate) listens: Addresses,
+    /// The CA certificate, as PEM.
     pub(crate) ca: String,
-    /// The streams that are held open.
-    pub(crate) held: Arc<Held>,
+    /// The streams that it keeps open.
+    pub(crate) open_streams: Arc<OpenStreams>,
 }
 
-/// Where it listens.
+/// The addresses it listens on.
 #[derive(Clone, Copy)]
-pub(crate) struct Listens {
+pub(crate) struct Addresses {
     pub(crate) http: SocketAddr,
-    /// With TLS, in HTTP/1.1 only.
+    /// TLS with HTTP/1.1 only.
     pub(crate) https: SocketAddr,
-    /// With TLS, in HTTP/2 to those that offer it, as most providers do.
+    /// TLS with HTTP/2 for clients that offer it, as most providers do.
     pub(crate) http2: SocketAddr,
 }
 
-/// The bytes of all answers; over HTTP/1.1 but for `part`.
+/// The bytes of all responses; for HTTP/1.1, except `part`.
 struct Answers {
     json: Vec<u8>,
     event: Vec<u8>,
@@ -76,12 +76,12 @@ struct Answers {
     part: Bytes,
 }
 
-/// What a connection has to know.
+/// The context of a connection.
 #[derive(Clone)]
-struct Link {
+struct ConnectionContext {
     answers: Arc<Answers>,
-    held: Arc<Held>,
-    /// Its own number.
+    open_streams: Arc<OpenStreams>,
+    /// Number of the connection.
     connection: usize,
 }
 
@@ -92,7 +92,7 @@ const STREAM: &[u8] =
 const END: &[u8] = b"0\r\n\r\n";
 
 impl Upstream {
-    /// Runs on a thread of its own, on the core of whoever calls, for as long as the process.
+    /// Runs on a thread of its own, on the caller's core, until the process ends.
     pub(crate) fn start() -> anyhow::Result<Self> {
         let key = KeyPair::generate()?;
         let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
@@ -106,23 +106,23 @@ impl Upstream {
                 PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
             )?;
         let (tell, told) = std::sync::mpsc::channel();
-        let held = Arc::new(Held::default());
-        let counted = Arc::clone(&held);
+        let open_streams = Arc::new(OpenStreams::default());
+        let counted = Arc::clone(&open_streams);
         thread::Builder::new()
             .name("upstream".into())
             .spawn(move || run(tls, counted, &tell))?;
         Ok(Self {
             listens: told.recv().context("the upstream did not start")?,
             ca: certificate.pem(),
-            held,
+            open_streams,
         })
     }
 }
 
 fn run(
     tls: ServerConfig,
-    held: Arc<Held>,
-    tell: &std::sync::mpsc::Sender<Listens>,
+    open_streams: Arc<OpenStreams>,
+    tell: &std::sync::mpsc::Sender<Addresses>,
 ) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -132,7 +132,7 @@ fn run(
         let http = TcpListener::bind(any).await?;
         let https = TcpListener::bind(any).await?;
         let http2 = TcpListener::bind(any).await?;
-        tell.send(Listens {
+        tell.send(Addresses {
             http: http.local_addr()?,
             https: https.local_addr()?,
             http2: http2.local_addr()?,
@@ -141,9 +141,9 @@ fn run(
         either.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let tls = TlsAcceptor::from(Arc::new(tls));
         let either = TlsAcceptor::from(Arc::new(either));
-        let mut link = Link {
+        let mut context = ConnectionContext {
             answers: Arc::new(Answers::new()),
-            held,
+            open_streams,
             connection: 0,
         };
         loop {
@@ -154,21 +154,25 @@ fn run(
             };
             let (socket, _) = accepted?;
             socket.set_nodelay(true)?;
-            link.connection += 1;
-            tokio::spawn(greet(socket, acceptor.cloned(), link.clone()));
+            context.connection += 1;
+            tokio::spawn(greet(socket, acceptor.cloned(), context.clone()));
         }
     })
 }
 
-async fn greet(socket: TcpStream, acceptor: Option<TlsAcceptor>, link: Link) -> anyhow::Result<()> {
+async fn greet(
+    socket: TcpStream,
+    acceptor: Option<TlsAcceptor>,
+    context: ConnectionContext,
+) -> anyhow::Result<()> {
     let Some(acceptor) = acceptor else {
-        return serve(socket, link).await;
+        return serve(socket, context).await;
     };
     let socket = acceptor.accept(socket).await?;
     if socket.get_ref().1.alpn_protocol() == Some(b"h2") {
-        http2::serve(socket, link).await
+        http2::serve(socket, context).await
     } else {
-        serve(socket, link).await
+        serve(socket, context).await
     }
 }
 
@@ -197,8 +201,8 @@ fn chunk(data: &[u8]) -> Vec<u8> {
     chunk
 }
 
-/// Answers one request after the other. What to answer stands in the query.
-async fn serve<S>(mut socket: S, link: Link) -> anyhow::Result<()>
+/// Responds to one request after the other. The query selects the response.
+async fn serve<S>(mut socket: S, context: ConnectionContext) -> anyhow::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -223,16 +227,16 @@ where
             }
             missing -= got;
         }
-        answer(&mut socket, &link, &wanted).await?;
+        answer(&mut socket, &context, &wanted).await?;
         socket.flush().await?;
     }
 }
 
-async fn answer<S>(socket: &mut S, link: &Link, wanted: &str) -> anyhow::Result<()>
+async fn answer<S>(socket: &mut S, context: &ConnectionContext, wanted: &str) -> anyhow::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let answers = &link.answers;
+    let answers = &context.answers;
     if wanted == "json" {
         return Ok(socket.write_all(&answers.json).await?);
     }
@@ -256,7 +260,7 @@ where
                 socket.write_all(&answers.chunked_part).await?;
             }
         }
-        // One event, then one in each second, for as long as the other side stays.
+        // One event, then one in each second, until the client closes.
         "open" => {
             socket.write_all(&answers.event).await?;
             socket.flush().await?;
@@ -267,9 +271,9 @@ where
                 socket.flush().await?;
             }
         }
-        // Nothing more until the other side leaves.
+        // Nothing more until the client closes.
         "hold" => {
-            let _counted = link.held.open(link.connection);
+            let _counted = context.open_streams.open(context.connection);
             socket.write_all(&answers.event).await?;
             socket.flush().await?;
             if socket.read(&mut [0; 64]).await? == 0 {
@@ -282,18 +286,19 @@ where
     Ok(socket.write_all(END).await?)
 }
 
-/// An event that says when it was sent.
+/// An event with the time when it was sent.
 fn stamped() -> String {
     format!("data: {:020}\n\n", clock::nanos())
 }
 
-/// What to answer, of a path with its query.
+/// The response that a path with its query selects.
 fn wanted(path: &str) -> &str {
     path.split_once("?want=")
         .map_or("json", |(_, wanted)| wanted)
 }
 
-/// The length of the head, of the body, and what is wanted; `None` if the head is not whole.
+/// The lengths of the request headers and the body, and the selected response; `None` if the headers
+/// are incomplete.
 fn parse(read: &[u8]) -> anyhow::Result<Option<(usize, usize, String)>> {
     let mut fields = [httparse::EMPTY_HEADER; 64];
     let mut request = httparse::Request::new(&mut fields);

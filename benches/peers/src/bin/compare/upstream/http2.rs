@@ -1,4 +1,4 @@
-//! The same answers over HTTP/2.
+//! The same responses over HTTP/2.
 
 use std::{
     pin::Pin,
@@ -20,29 +20,33 @@ use tokio::{
     time::{Interval, interval},
 };
 
-use super::{BEAT, BURST, EVENT, JSON, Link, PARTS, TICK, TICKS, held::Hold, stamped, wanted};
+use super::{
+    BEAT, BURST, ConnectionContext, EVENT, JSON, PARTS, TICK, TICKS, open_streams::OpenStream,
+    stamped, wanted,
+};
 
-/// Streams of a connection, as nginx allows them and what stands in front of many providers.
+/// The most streams of a connection: nginx's default, which many providers use.
 const MOST_STREAMS: u32 = 128;
 
 /// The body of a stream.
 struct Events {
-    /// Whether the head has been given the time to leave by itself, as it does over HTTP/1.1.
+    /// Whether it was polled before: the first poll waits, so that the response headers are sent by
+    /// themselves, as over HTTP/1.1.
     begun: bool,
-    /// None for the time at which it is sent.
+    /// `None` for an event with the time when it is sent.
     event: Option<Bytes>,
     left: usize,
     pace: Option<Interval>,
-    /// Keeps it open for as long as the other side stays.
-    hold: Option<Hold>,
+    /// Keeps the stream open until the client closes, and counts it.
+    open: Option<OpenStream>,
 }
 
-/// Answers all requests of a connection.
-pub(super) async fn serve<S>(socket: S, link: Link) -> anyhow::Result<()>
+/// Responds to all requests of a connection.
+pub(super) async fn serve<S>(socket: S, context: ConnectionContext) -> anyhow::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let service = service_fn(move |request| answer(link.clone(), request));
+    let service = service_fn(move |request| answer(context.clone(), request));
     let served = http2::Builder::new(TokioExecutor::new())
         .max_concurrent_streams(MOST_STREAMS)
         .auto_date_header(false)
@@ -51,7 +55,7 @@ where
 }
 
 async fn answer(
-    link: Link,
+    context: ConnectionContext,
     request: Request<Incoming>,
 ) -> anyhow::Result<Response<Either<Full<Bytes>, Events>>> {
     let path = request.uri().path_and_query().map(ToString::to_string);
@@ -67,7 +71,7 @@ async fn answer(
         }
         wanted => (
             "text/event-stream",
-            Either::Right(Events::of(wanted, &link)?),
+            Either::Right(Events::of(wanted, &context)?),
         ),
     };
     let response = Response::builder().header(header::CONTENT_TYPE, kind);
@@ -77,13 +81,13 @@ async fn answer(
 // === impl Events ===
 
 impl Events {
-    fn of(wanted: &str, link: &Link) -> anyhow::Result<Self> {
+    fn of(wanted: &str, context: &ConnectionContext) -> anyhow::Result<Self> {
         let one = Self {
             begun: false,
             event: Some(Bytes::from_static(EVENT)),
             left: 1,
             pace: None,
-            hold: None,
+            open: None,
         };
         Ok(match wanted {
             "first" => one,
@@ -95,7 +99,7 @@ impl Events {
             },
             "burst" => Self { left: BURST, ..one },
             "bulk" => Self {
-                event: Some(link.answers.part.clone()),
+                event: Some(context.answers.part.clone()),
                 left: PARTS,
                 ..one
             },
@@ -105,7 +109,7 @@ impl Events {
                 ..one
             },
             "hold" => Self {
-                hold: Some(link.held.open(link.connection)),
+                open: Some(context.open_streams.open(context.connection)),
                 ..one
             },
             _ => return Err(anyhow!("nothing like {wanted:?} is offered")),
@@ -126,7 +130,7 @@ impl Body for Events {
             return Poll::Pending;
         }
         if self.left == 0 {
-            return match self.hold {
+            return match self.open {
                 Some(_) => Poll::Pending,
                 None => Poll::Ready(None),
             };

@@ -1,4 +1,4 @@
-//! The plugin that pacegate replaces, re-stated with its race, and the same without it.
+//! The OpenCode plugin that pacegate replaces, with its race and without.
 
 use std::{collections::VecDeque, ops::RangeInclusive, sync::Arc, time::Duration};
 
@@ -10,26 +10,25 @@ use rand::{RngExt, rngs::StdRng};
 use tokio::time::{Instant, sleep};
 use tower::{ServiceExt, service_fn};
 
-use super::client::retry_after;
-use crate::upstreams::UpstreamService;
+use crate::{bench::client::retry_after, upstreams::UpstreamService};
 
-/// Whether one request's turn ends before the next one's begins.
+/// Whether requests are paced one at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turns {
-    /// Behind a chain of promises.
+    /// A chain of promises: each request waits for the one before it.
     OneAtATime,
-    /// The time of the latest request is read before the sleep and written after it, so that all who
-    /// come in between read the same.
+    /// The time of the latest request is read before the sleep and written after it, so requests in
+    /// between read the same time.
     Racing,
 }
 
-struct Queue {
+struct PluginQueue {
     turns: Turns,
     chain: tokio::sync::Mutex<()>,
-    state: Mutex<State>,
+    state: Mutex<PluginState>,
 }
 
-struct State {
+struct PluginState {
     latest: Option<Instant>,
     last_minute: VecDeque<Instant>,
     rng: StdRng,
@@ -42,10 +41,10 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// The plugin around `upstream`.
 pub(super) fn plugin(upstream: UpstreamService, turns: Turns, rng: StdRng) -> UpstreamService {
-    let queue = Arc::new(Queue {
+    let queue = Arc::new(PluginQueue {
         turns,
         chain: tokio::sync::Mutex::default(),
-        state: Mutex::new(State {
+        state: Mutex::new(PluginState {
             latest: None,
             last_minute: VecDeque::new(),
             rng,
@@ -59,7 +58,7 @@ pub(super) fn plugin(upstream: UpstreamService, turns: Turns, rng: StdRng) -> Up
             if response.status() != StatusCode::TOO_MANY_REQUESTS {
                 return Ok(response);
             }
-            // One retry, and it does not queue.
+            // One retry, without pacing.
             sleep(retry_after(&response).unwrap_or(MINUTE)).await;
             drop(response);
             upstream.oneshot(request).await
@@ -67,9 +66,9 @@ pub(super) fn plugin(upstream: UpstreamService, turns: Turns, rng: StdRng) -> Up
     }))
 }
 
-// === impl Queue ===
+// === impl PluginQueue ===
 
-impl Queue {
+impl PluginQueue {
     async fn turn(&self) {
         let _one_at_a_time = match self.turns {
             Turns::OneAtATime => Some(self.chain.lock().await),
@@ -83,14 +82,14 @@ impl Queue {
         state.last_minute.push_back(now);
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, PluginState> {
         self.state.lock()
     }
 }
 
-// === impl State ===
+// === impl PluginState ===
 
-impl State {
+impl PluginState {
     fn delay(&mut self) -> Duration {
         let now = Instant::now();
         while self

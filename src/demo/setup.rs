@@ -1,4 +1,4 @@
-//! The shipped default with a simulator for its upstream.
+//! The default config with a simulator as its upstream.
 
 use std::{
     io,
@@ -15,82 +15,82 @@ use super::home::Home;
 use crate::{
     config::{self, Config, Source},
     credentials::store::{Credentials, CredentialsFile, WriteError},
-    simulator::{Access, Arrival, Behaviour, Limits, Options, Simulator, Window},
+    simulator::{Access, Arrival, Behaviour, ChatLimits, Options, Simulator, WindowLimit},
 };
 
 /// A simulator, and the config of a gateway in front of it.
 #[derive(Debug)]
-pub struct Stage {
+pub struct DemoSetup {
     config: Config,
     upstream: Simulator,
-    /// The instant that the upstream counts from.
+    /// The instant from which the simulator counts its times.
     epoch: Instant,
-    /// The credentials' file is in it.
+    /// Contains the credentials file.
     _home: Home,
 }
 
-/// A stage that cannot be set up.
+/// The demo cannot be set up.
 #[derive(Debug, thiserror::Error)]
-pub enum StageError {
-    /// The temporary credentials.
+pub enum SetupError {
+    /// The temporary credentials cannot be written.
     #[error(transparent)]
     Credentials(#[from] WriteError),
-    /// The simulator's socket.
+    /// The simulator cannot listen.
     #[error("the simulator cannot listen: {0}")]
     Listen(#[from] io::Error),
-    /// A URL of the config that cannot be turned towards the simulator.
+    /// A URL of the config cannot point to the simulator.
     #[error(transparent)]
     Uri(#[from] http::uri::InvalidUriParts),
-    /// The simulator's own address.
+    /// The address of the simulator is not a valid authority.
     #[error(transparent)]
     Address(#[from] InvalidUri),
 }
 
-/// How long a model thinks before its first word, and between two words.
+/// Delay before the first word of a response, and between two words.
 const LATENCY: Duration = Duration::from_millis(250);
 const WORD_GAP: Duration = Duration::from_millis(80);
 
-/// What the upstream admits: with anything less than the default's spacing there would be 429s.
-const LIMIT: Window = Window {
+/// The limit of the upstream, just met by the default pacing: any closer requests would get a 429.
+const LIMIT: WindowLimit = WindowLimit {
     requests: 1,
     per: Duration::from_secs(1),
 };
 
-/// The shipped default, unless `listen` says otherwise, as it is for somebody whose home is `home`.
-/// Nothing of this person's is read.
+/// The default config for a user whose home is `home`, with `listen` if given. No config file of the
+/// real user is read.
 ///
 /// # Errors
 ///
-/// For a `listen` that cannot be used.
+/// If `listen` is not valid.
 pub fn config(home: &Home, listen: Option<String>) -> Result<Config, config::Error> {
     let env = |name: &str| (name == "HOME").then(|| home.path().display().to_string());
     let source = Source {
-        // A config without a line leaves everything at its default, and no other place is searched.
+        // An empty config file: all defaults, and no other file is searched for.
         config: Some("/dev/null".into()),
         listen,
-        // Enough to say what went wrong, and too little to disturb the table.
+        // Errors are shown, and the table is not disturbed.
         log_level: Some("warn".into()),
         ..Source::new(&env)
     };
     Ok(config::load(&source)?.config)
 }
 
-// === impl Stage ===
+// === impl DemoSetup ===
 
-impl Stage {
-    /// Starts a simulator, turns every URL of `config` towards it, and logs in.
+impl DemoSetup {
+    /// Starts a simulator, points every URL of `config` to it, and logs in.
     ///
     /// # Errors
     ///
-    /// If there is no port for it, or its token cannot be written down.
-    pub async fn start(home: Home, mut config: Config) -> Result<Self, StageError> {
+    /// If the simulator cannot listen, or its token cannot be saved.
+    pub async fn start(home: Home, mut config: Config) -> Result<Self, SetupError> {
         let behaviour = Behaviour::default();
         let expiry = SystemTime::now() + behaviour.token_lifetime;
         let upstream = Simulator::start(Options {
             access: Access::Issued,
             latency: LATENCY,
             chunk_gap: WORD_GAP,
-            limits: Limits {
+            limits: ChatLimits {
                 windows: vec![LIMIT],
                 concurrency: None,
             },
@@ -98,7 +98,7 @@ impl Stage {
             ..Options::default()
         })
         .await?;
-        // The simulator's clock starts after its socket is bound, some microseconds ago.
+        // The simulator's clock started some microseconds ago, after its socket was bound.
         let epoch = Instant::now();
 
         let there: Authority = upstream.address().to_string().parse()?;
@@ -119,23 +119,23 @@ impl Stage {
         })
     }
 
-    /// What a gateway needs to stand in front of the simulator.
+    /// The config of a gateway in front of the simulator.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Where the simulator is.
+    /// Origin of the simulator.
     pub fn origin(&self) -> String {
         self.upstream.origin()
     }
 
-    /// The model to ask for: the first that the config lists.
+    /// The model to request: the first of the config.
     pub fn model(&self) -> &str {
         let mut models = self.config.upstreams.iter().flat_map(|each| &each.models);
         models.next().map_or("demo", |model| &model.id)
     }
 
-    /// What the upstream saw, each with its instant on this process's clock.
+    /// The upstream's arrivals, each with its instant on this process's clock.
     pub(super) fn arrivals(&self) -> Vec<(Instant, Arrival)> {
         let mut arrivals = Vec::new();
         for arrival in self.upstream.arrivals() {
@@ -159,7 +159,7 @@ fn login(upstream: &Simulator, expiry: SystemTime) -> Credentials {
     }
 }
 
-/// The same path at another place, in plain HTTP.
+/// The same path at another authority, over plain HTTP.
 fn moved(uri: &Uri, there: &Authority) -> Result<Uri, http::uri::InvalidUriParts> {
     let mut parts = uri.clone().into_parts();
     parts.scheme = Some(Scheme::HTTP);

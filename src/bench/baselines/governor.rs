@@ -1,7 +1,7 @@
-//! What governor's `until_ready_with_jitter` does, on a clock that can be virtual.
+//! governor's `until_ready_with_jitter`, on tokio's clock.
 //!
-//! The original sleeps on a thread of its own and does not see tokio's paused clock. Its loop is
-//! short: look at the cell; if it is taken, sleep until it is free and a jitter longer; look again.
+//! The original sleeps on a thread of its own and does not see tokio's paused clock. Its loop: check
+//! the cell; if it is taken, sleep until it is free plus a jitter; check again.
 
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use tower::{ServiceExt, service_fn};
 
 use crate::upstreams::UpstreamService;
 
-struct Cell {
+struct GovernorCell {
     free: Option<Instant>,
     rng: StdRng,
 }
@@ -23,9 +23,9 @@ struct Cell {
 const PERIOD: Duration = Duration::from_secs(1);
 const JITTER: RangeInclusive<Duration> = Duration::from_millis(500)..=Duration::from_millis(1500);
 
-/// A limiter of one request a second with jitter, around `upstream`. It knows no retry.
+/// A limiter of one request a second with jitter, around `upstream`. It does not retry.
 pub(super) fn governor(upstream: UpstreamService, rng: StdRng) -> UpstreamService {
-    let cell = Arc::new(Mutex::new(Cell { free: None, rng }));
+    let cell = Arc::new(Mutex::new(GovernorCell { free: None, rng }));
     UpstreamService::new(service_fn(move |request: Request<Full<Bytes>>| {
         let (cell, upstream) = (Arc::clone(&cell), upstream.clone());
         async move {
@@ -40,10 +40,10 @@ pub(super) fn governor(upstream: UpstreamService, rng: StdRng) -> UpstreamServic
     }))
 }
 
-// === impl Cell ===
+// === impl GovernorCell ===
 
-impl Cell {
-    /// Takes the cell, or says how long to sleep before looking again.
+impl GovernorCell {
+    /// Takes the cell, or returns how long to sleep before the next check.
     fn take(&mut self) -> Option<Duration> {
         let now = Instant::now();
         match self.free.filter(|free| *free > now) {

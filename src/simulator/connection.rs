@@ -17,26 +17,26 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// A request's hold on its connection.
+/// Identifies a connection and can reset it.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct ConnectionHandle {
     pub(super) id: u64,
     pub(super) peer: Option<IpAddr>,
     cut: CancellationToken,
     reset: AtomicBool,
 }
 
-/// The socket, wherever TLS and hyper have put it.
+/// The socket, owned by hyper or rustls; resets on drop if its handle says so.
 #[derive(Debug)]
-pub(super) struct Wire {
-    line: Arc<Line>,
+pub(super) struct ResettableTcp {
+    connection: Arc<ConnectionHandle>,
     tcp: TcpStream,
 }
 
-// === impl Line ===
+// === impl ConnectionHandle ===
 
-impl Line {
-    /// A connection's line; `stop` cuts it too.
+impl ConnectionHandle {
+    /// The handle of `tcp`; `stop` closes the connection, too.
     pub(super) fn new(id: u64, tcp: &TcpStream, stop: &CancellationToken) -> Self {
         Self {
             id,
@@ -46,7 +46,7 @@ impl Line {
         }
     }
 
-    /// Ends the connection with an RST; bytes not yet sent are lost.
+    /// Closes the connection with an RST; unsent bytes are lost.
     pub(super) fn reset(&self) {
         self.reset.store(true, Ordering::Release);
         self.cut.cancel();
@@ -58,25 +58,25 @@ impl Line {
     }
 }
 
-// === impl Wire ===
+// === impl ResettableTcp ===
 
-impl Wire {
-    pub(super) fn new(tcp: TcpStream, line: Arc<Line>) -> Self {
-        Self { line, tcp }
+impl ResettableTcp {
+    pub(super) fn new(tcp: TcpStream, connection: Arc<ConnectionHandle>) -> Self {
+        Self { connection, tcp }
     }
 }
 
-impl Drop for Wire {
+impl Drop for ResettableTcp {
     fn drop(&mut self) {
-        // The socket sits inside hyper (and rustls) until the end, so the linger time can only be
-        // set here. A socket that the peer has already closed needs none.
-        if self.line.reset.load(Ordering::Acquire) {
+        // hyper (or rustls) owns the socket until the end, so the linger time can only be set here.
+        // It fails if the peer has already closed the connection, which needs no RST.
+        if self.connection.reset.load(Ordering::Acquire) {
             let _gone = self.tcp.set_zero_linger();
         }
     }
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for ResettableTcp {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -86,7 +86,7 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for ResettableTcp {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
