@@ -133,14 +133,19 @@ static OWN: [HeaderName; 6] = [
     HeaderName::from_static("x-api-key"),
 ];
 
+/// Whether `name` describes one connection, not the message.
+pub fn is_hop_by_hop(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(name)
+}
+
 fn is_never_passed(name: &HeaderName) -> bool {
-    HOP_BY_HOP.contains(name) || OWN.contains(name)
+    is_hop_by_hop(name) || OWN.contains(name)
 }
 
 /// Removes hop-by-hop fields and every field named in `Connection`. The others keep their order.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let named = named_in_connection(headers);
-    let stays = |name: &HeaderName| !HOP_BY_HOP.contains(name) && !named.contains(name);
+    let stays = |name: &HeaderName| !is_hop_by_hop(name) && !named.contains(name);
     if headers.keys().all(stays) {
         return;
     }

@@ -3,10 +3,11 @@
 use std::{future::Future, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, header};
 use http_body_util::Full;
 use hyper::{client::conn::http2, rt::Executor};
 use hyper_util::rt::TokioTimer;
+use pacegate_layers::header_align::is_hop_by_hop;
 use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
@@ -29,19 +30,6 @@ const STREAM_WINDOW: u32 = 512 * 1024;
 /// have them, wait unread in such a number that 256 bytes for each are more than half of this window
 /// (`data_frame_budget`); the streams' own windows are what limits the memory. Go's client has the same.
 const CONNECTION_WINDOW: u32 = 1 << 30;
-
-/// Fields that HTTP/2 forbids ([RFC 9113 §8.2.2]) or says otherwise (`host`, §8.3.1).
-///
-/// [RFC 9113 §8.2.2]: https://www.rfc-editor.org/rfc/rfc9113#section-8.2.2
-static OF_HTTP1: [HeaderName; 7] = [
-    header::CONNECTION,
-    header::HOST,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::TE,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
 
 /// The connection that is shared now, if any.
 #[derive(Default)]
@@ -90,8 +78,10 @@ pub(super) async fn handshake(
     Ok(sender)
 }
 
-/// `headers` without those of HTTP/1, the others in their order. (`HeaderMap::remove` would move
-/// the last field into the gap.)
+/// `headers` without the fields that HTTP/2 forbids ([RFC 9113 §8.2.2]) or says otherwise (`host`,
+/// §8.3.1), the others in their order. (`HeaderMap::remove` would move the last field into the gap.)
+///
+/// [RFC 9113 §8.2.2]: https://www.rfc-editor.org/rfc/rfc9113#section-8.2.2
 pub(super) fn without_connection_fields(headers: HeaderMap) -> HeaderMap {
     let mut kept = HeaderMap::with_capacity(headers.len());
     let mut name = None;
@@ -99,7 +89,7 @@ pub(super) fn without_connection_fields(headers: HeaderMap) -> HeaderMap {
         // A field that is there several times names itself only once.
         name = next.or(name);
         if let Some(name) = &name
-            && !OF_HTTP1.contains(name)
+            && !(is_hop_by_hop(name) || name == header::HOST)
         {
             kept.append(name, value);
         }
@@ -133,7 +123,7 @@ mod tests {
             ("te", "trailers"),
             ("c", "3"),
         ] {
-            headers.append(HeaderName::from_static(name), value.parse().unwrap());
+            headers.append(http::HeaderName::from_static(name), value.parse().unwrap());
         }
         headers.append("b", "4".parse().unwrap());
         let kept = without_connection_fields(headers);

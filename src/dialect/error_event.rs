@@ -4,6 +4,7 @@
 //! [HTML §9.2]: https://html.spec.whatwg.org/multipage/server-sent-events.html
 
 use http::StatusCode;
+use pacegate_layers::retry_on_429::sse;
 use serde_json::Value;
 
 use super::error_body::ErrorBody;
@@ -18,7 +19,7 @@ pub(super) struct ErrorEvent {
 
 /// The first event in `body`, if it is an error. What comes after content is the client's to see.
 pub(super) fn first_error(body: &[u8]) -> Option<ErrorEvent> {
-    let event = to_the_first_event(body);
+    let event = sse::first_event(body).lines;
     // Every form of an error has one of these in it, and nearly every stream begins with neither.
     if !has(event, b"error") && !has(event, b":HTTP_STATUS/") {
         return None;
@@ -26,16 +27,14 @@ pub(super) fn first_error(body: &[u8]) -> Option<ErrorEvent> {
     let text = String::from_utf8_lossy(event)
         .replace("\r\n", "\n")
         .replace('\r', "\n");
-    let text = text.trim_start_matches('\u{feff}');
     let is_field = |line: &str| !line.is_empty() && !line.starts_with(':');
-    let event = text
-        .split("\n\n")
-        .find(|block| block.split('\n').any(is_field))?;
-
+    if !text.split('\n').any(is_field) {
+        return None;
+    }
     let mut status = None;
     let mut is_error = false;
     let mut data = Vec::new();
-    for line in event.split('\n') {
+    for line in text.split('\n') {
         // A comment to every parser, but a provider's way to name the status.
         if let Some(code) = line.strip_prefix(":HTTP_STATUS/") {
             status = StatusCode::from_bytes(code.trim().as_bytes())
@@ -59,30 +58,6 @@ pub(super) fn first_error(body: &[u8]) -> Option<ErrorEvent> {
         status: status.or_else(|| document.status()),
         document,
     })
-}
-
-/// `body` up to the end of its first event that is more than comments. What is ready of a stream may
-/// be many events, and reading them all would cost more than sending them.
-fn to_the_first_event(body: &[u8]) -> &[u8] {
-    const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
-
-    let mut has_field = false;
-    let mut at = 0;
-    while body[at..].starts_with(BYTE_ORDER_MARK) {
-        at += BYTE_ORDER_MARK.len();
-    }
-    while let Some(length) = body[at..]
-        .iter()
-        .position(|byte| matches!(byte, b'\n' | b'\r'))
-    {
-        let (line, rest) = body[at..].split_at(length);
-        if line.is_empty() && has_field {
-            return &body[..at];
-        }
-        has_field |= !line.is_empty() && !line.starts_with(b":");
-        at += length + if rest.starts_with(b"\r\n") { 2 } else { 1 };
-    }
-    body
 }
 
 fn has(text: &[u8], wanted: &[u8]) -> bool {

@@ -22,6 +22,7 @@ use pacegate_layers::{
     context::RequestContext,
     error::BoxError,
     pacing::{Gate, QueuePosition},
+    retry_on_429::sse,
 };
 use pin_project_lite::pin_project;
 use tokio::time::{Interval, MissedTickBehavior, Sleep, interval, sleep};
@@ -268,11 +269,7 @@ where
 
 /// A coded stream cannot follow headers that did not say so.
 fn is_event_stream<B>(response: &Response<B>) -> bool {
-    let headers = response.headers();
-    let kind = headers.get(header::CONTENT_TYPE);
-    response.status().is_success()
-        && !headers.contains_key(header::CONTENT_ENCODING)
-        && kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
+    response.status().is_success() && sse::is_readable(response.headers())
 }
 
 /// The beginning of a response that is no stream, as far as it can be read.

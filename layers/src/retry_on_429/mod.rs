@@ -76,6 +76,7 @@ mod classify;
 mod resolve;
 pub mod retry_after;
 mod service;
+pub mod sse;
 #[cfg(test)]
 mod tests;
 

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use http_body::Body;
 use parking_lot::Mutex;
 use rand::{RngExt, rngs::StdRng};
@@ -20,6 +20,7 @@ use super::{
     budget::Budget,
     classify::{Classify, PeekedResponse, Verdict},
     retry_after::{delay_seconds, requested_wait},
+    sse,
 };
 use crate::{
     context::RequestContext,
@@ -89,7 +90,7 @@ impl<C> RetryPolicy<C> {
     {
         let status = response.status();
         if status.is_success() {
-            return self.classify.inspects_streams() && is_readable_stream(response.headers());
+            return self.classify.inspects_streams() && sse::is_readable(response.headers());
         }
         self.classify.inspects_status(status)
     }
@@ -261,32 +262,9 @@ where
     }
 }
 
-/// Whether a whole event that is more than comments has been read ([HTML §9.2.6]), or more than
-/// any error event is long.
-///
-/// [HTML §9.2.6]: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
+/// Whether the first event has been read whole, or more than any error event is long.
 fn holds_an_event(read: &[u8]) -> bool {
-    read.len() >= PEEK_BYTES || ends_an_event(read)
-}
-
-/// Whether an empty line follows a line that is no comment. Stops there: what is ready of a stream
-/// may be many events.
-fn ends_an_event(mut read: &[u8]) -> bool {
-    // A byte order mark is not the first field's name.
-    while let Some(rest) = read.strip_prefix("\u{feff}".as_bytes()) {
-        read = rest;
-    }
-    let mut has_field = false;
-    while let Some(end) = read.iter().position(|byte| matches!(byte, b'\n' | b'\r')) {
-        let (line, rest) = read.split_at(end);
-        if line.is_empty() && has_field {
-            return true;
-        }
-        has_field |= !line.is_empty() && !line.starts_with(b":");
-        let terminator = if rest.starts_with(b"\r\n") { 2 } else { 1 };
-        read = &rest[terminator..];
-    }
-    false
+    read.len() >= PEEK_BYTES || sse::first_event(read).is_complete
 }
 
 /// Gives a "slow down" to the client, with our own word on when to come back.
@@ -305,13 +283,6 @@ fn return_refusal<R>(mut response: Response<R>, estimate: Duration, spent: bool)
         headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
     }
     response
-}
-
-/// An event stream whose events can be found: nothing here decodes it.
-fn is_readable_stream(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE);
-    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
-        && !headers.contains_key(header::CONTENT_ENCODING)
 }
 
 #[cfg(test)]
