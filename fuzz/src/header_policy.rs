@@ -68,7 +68,7 @@ fn pipeline(profile: &str) -> (UpstreamService, Arrived) {
 pub fn run(input: &[u8]) {
     let (client, _) = input::message(input);
     check_stripped(client.clone());
-    let runtime = Builder::new_current_thread().build().unwrap();
+    let runtime = Builder::new_current_thread().enable_time().build().unwrap();
     for (pipeline, arrived) in &*PIPELINES {
         let [asked, without] = [client.clone(), HeaderMap::new()].map(|headers| {
             let mut request = Request::new(Full::new(Bytes::new()));

@@ -151,31 +151,20 @@ fn the_performance_tables_have_the_lines_that_are_measured() {
     assert!(shown > 0);
 }
 
-/// The codes in the sources: what `fn code` returns, and in `answer.rs` every word in quotes that is
-/// not the type of an error or a key of the document.
+/// The codes in the sources: what `fn code` returns, and every word in quotes of the table from errors
+/// to responses and of the internal error.
 fn codes() -> BTreeSet<String> {
-    const OTHER_WORDS: [&str; 11] = [
-        "api_error",
-        "authentication_error",
-        "close",
-        "code",
-        "error",
-        "invalid_request_error",
-        "message",
-        "param",
-        "permission_error",
-        "rate_limit_error",
-        "type",
-    ];
     let mut codes = BTreeSet::new();
-    for name in ["guard/denied.rs", "inbound.rs"] {
-        let source = read(&format!("src/gateway/{name}"));
-        let function = source.split("fn code(").nth(1).unwrap();
-        codes.extend(words(function.split("\n    }\n").next().unwrap()));
+    for (file, function, end) in [
+        ("guard/rejected.rs", "fn code(", "\n    }\n"),
+        ("request_body.rs", "fn code(", "\n    }\n"),
+        ("rescue_table.rs", "", "#[cfg(test)]"),
+        ("../api/error_response.rs", "fn internal(", "\n    }\n"),
+    ] {
+        let source = read(&format!("src/edge/{file}"));
+        let start = source.find(function).unwrap();
+        codes.extend(words(source[start..].split(end).next().unwrap()));
     }
-    let answers = read("src/gateway/answer.rs");
-    codes.extend(words(answers.split("#[cfg(test)]").next().unwrap()));
-    codes.retain(|word| !OTHER_WORDS.contains(&word.as_str()));
     codes
 }
 
