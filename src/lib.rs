@@ -31,3 +31,4 @@ mod server;
 pub mod simulator;
 pub mod telemetry;
 pub mod upstreams;
+pub mod wall_clock;

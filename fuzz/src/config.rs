@@ -2,7 +2,7 @@
 
 use std::{cell::OnceCell, fs};
 
-use pacegate::config::{self, LayerName, Listen, Source};
+use pacegate::config::{self, ConfigSource, LayerName, Listen};
 use tempfile::TempDir;
 
 use super::input;
@@ -25,7 +25,7 @@ pub fn run(input: &[u8]) {
             "KEY" => Some(SECRET.to_owned()),
             _ => None,
         };
-        let mut source = Source::new(&env);
+        let mut source = ConfigSource::new(&env);
         source.config = Some(file);
         match config::load(&source) {
             Ok(loaded) => check(&loaded.config),

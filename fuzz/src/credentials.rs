@@ -2,7 +2,7 @@
 
 use std::{cell::OnceCell, fs, time::SystemTime};
 
-use pacegate::credentials::store::{Credentials, CredentialsFile, ReadError};
+use pacegate::credentials::store::{CredentialsFile, OAuthCredentials, ReadError};
 use pacegate_layers::token::BearerToken;
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
@@ -27,7 +27,7 @@ pub fn run(input: &[u8]) {
     });
 }
 
-fn check(file: &CredentialsFile, read: &Credentials) {
+fn check(file: &CredentialsFile, read: &OAuthCredentials) {
     BearerToken::new(read.access_token.expose_secret(), 0).unwrap();
     let _life = read.valid_for(SystemTime::now());
     let shown = format!("{read:?}");
@@ -49,7 +49,7 @@ fn check(file: &CredentialsFile, read: &Credentials) {
     }
 }
 
-fn fields(of: &Credentials) -> (&str, &str, &str, Option<&str>, u64) {
+fn fields(of: &OAuthCredentials) -> (&str, &str, &str, Option<&str>, u64) {
     (
         of.access_token.expose_secret(),
         &of.token_type,

@@ -7,7 +7,7 @@ use std::{
 
 use http::StatusCode;
 use pacegate::{
-    config::{self, Source},
+    config::{self, ConfigSource},
     dialect::DialectClassifier,
 };
 use pacegate_layers::retry_on_429::{Classify, PeekedResponse, Verdict};
@@ -35,7 +35,7 @@ fn classifier(preset: &str) -> DialectClassifier {
         "HOME" => Some("/nonexistent".to_owned()),
         _ => Some("0123456789abcdef0123456789abcdef".to_owned()),
     };
-    let mut source = Source::new(&env);
+    let mut source = ConfigSource::new(&env);
     source.preset = Some(preset.to_owned());
     let config = config::load(&source).unwrap().config;
     let noon = || SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_435_200);

@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use pacegate::config::{self, Config, Source};
+use pacegate::config::{self, Config, ConfigSource};
 use tempfile::TempDir;
 
 /// Lines of `name: value` up to an empty line, then a body. What is no header field is left out.
@@ -49,7 +49,7 @@ pub fn configured(text: &str) -> Config {
     let file: PathBuf = folder.path().join("pacegate.toml");
     fs::write(&file, text).unwrap();
     let env = |_: &str| None;
-    let mut source = Source::new(&env);
+    let mut source = ConfigSource::new(&env);
     source.config = Some(file);
     config::load(&source).unwrap().config
 }

@@ -10,7 +10,7 @@ use std::{
 use super::source::ConfigArgs;
 use crate::{
     config::{
-        self, Config, Credentials, JitterThrottle, LayerName, Listen, Order, Upstream,
+        self, Config, Credentials, JitterThrottleSettings, LayerName, Listen, QueueOrder, Upstream,
         show_duration as duration,
     },
     edge::Reloader,
@@ -133,7 +133,7 @@ fn settings(upstream: &Upstream, layer: LayerName) -> String {
     }
 }
 
-fn throttle(throttle: &JitterThrottle) -> String {
+fn throttle(throttle: &JitterThrottleSettings) -> String {
     let (from, to) = throttle.jitter;
     let flight = match throttle.concurrency {
         Some(most) => format!("at most {most} in flight"),
@@ -155,8 +155,8 @@ fn throttle(throttle: &JitterThrottle) -> String {
         .map(|quota| format!("at most {quota}; "))
         .collect();
     let order = match throttle.order {
-        Order::Fair => "sessions take turns",
-        Order::Fifo => "first come, first served",
+        QueueOrder::Fair => "sessions take turns",
+        QueueOrder::Fifo => "first come, first served",
     };
     format!(
         "{} apart plus {} to {}{}; {quotas}{flight}; {order}; at most {} waiting for at most {}",

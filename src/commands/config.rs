@@ -29,6 +29,10 @@ enum Verb {
 /// An invalid config, or a closed stdout.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let Verb::Show(args) = &args.verb;
-    write!(io::stdout().lock(), "{}", config::origins(&args.source())?)?;
+    write!(
+        io::stdout().lock(),
+        "{}",
+        config::annotated(&args.source())?
+    )?;
     Ok(ExitCode::SUCCESS)
 }

@@ -17,17 +17,17 @@ use super::{
 use crate::{
     config::{self, Log, LogFormat, OAuth, Upstream},
     credentials::{
-        lock::Lock,
-        store::{Credentials, CredentialsFile, ReadError},
-        system_clock,
+        lock::CredentialsLock,
+        store::{CredentialsFile, OAuthCredentials, ReadError},
     },
     oauth::{
         device::{self, DeviceEndpoint},
         pkce::Verifier,
-        refresh::{Grant, TokenEndpoint},
+        refresh::{IssuedTokens, TokenEndpoint},
     },
     process, telemetry,
     upstreams::endpoint_client,
+    wall_clock::system_clock,
 };
 
 mod screen;
@@ -136,8 +136,8 @@ async fn login(
 
 /// Saves the login under the lock of the programs that share the file. Without the lock it is saved,
 /// too: a login that the user has confirmed is not lost to a stale lock.
-async fn save(file: &CredentialsFile, grant: Grant) -> anyhow::Result<Credentials> {
-    let credentials = Credentials {
+async fn save(file: &CredentialsFile, grant: IssuedTokens) -> anyhow::Result<OAuthCredentials> {
+    let credentials = OAuthCredentials {
         expiry_date: grant.expiry_date(SystemTime::now()),
         access_token: grant.access_token,
         token_type: grant.token_type,
@@ -147,7 +147,7 @@ async fn save(file: &CredentialsFile, grant: Grant) -> anyhow::Result<Credential
     if let Some(directory) = file.path().parent() {
         make(directory).with_context(|| directory.display().to_string())?;
     }
-    let lock = Lock::acquire(file.path(), &system_clock()).await;
+    let lock = CredentialsLock::acquire(file.path(), &system_clock()).await;
     if let Err(error) = &lock {
         warn!(%error, "Saving the login without the lock");
     }

@@ -16,7 +16,8 @@ use super::{
 };
 use crate::{
     config,
-    credentials::{lock::Lock, store::CredentialsFile, store::ReadError, system_clock},
+    credentials::{lock::CredentialsLock, store::CredentialsFile, store::ReadError},
+    wall_clock::system_clock,
 };
 
 /// Options of `pacegate logout`.
@@ -61,7 +62,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             .enable_all()
             .build()?;
         // The lock, so that a program that refreshes the token now does not write the file again.
-        let _lock = runtime.block_on(Lock::acquire(path, &system_clock()))?;
+        let _lock = runtime.block_on(CredentialsLock::acquire(path, &system_clock()))?;
         fs::remove_file(path).with_context(|| path.display().to_string())?;
     }
     let mut out = io::stdout().lock();

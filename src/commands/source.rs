@@ -5,7 +5,7 @@ use std::{env, path::PathBuf};
 use clap::builder::PossibleValuesParser;
 
 use super::UsageError;
-use crate::config::{Config, Credentials, OAuth, Source, Upstream};
+use crate::config::{Config, ConfigSource, Credentials, OAuth, Upstream};
 
 /// Which configuration, and what wins over it.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -71,14 +71,14 @@ pub(super) fn with_login<'a>(
 
 impl ConfigArgs {
     /// The configuration to load, with this process's environment.
-    pub fn source(&self) -> Source<'static> {
-        Source {
+    pub fn source(&self) -> ConfigSource<'static> {
+        ConfigSource {
             config: self.config.clone(),
             preset: self.preset.clone(),
             listen: self.listen.clone(),
             log_level: self.log_level.clone(),
             log_format: self.log_format.clone(),
-            ..Source::new(&|name| env::var(name).ok())
+            ..ConfigSource::new(&|name| env::var(name).ok())
         }
     }
 }

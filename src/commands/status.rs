@@ -162,7 +162,7 @@ fn login_status(oauth: &OAuth, now: SystemTime) -> LoginStatus {
     };
     let credentials = stored.credentials;
     let expires = timestamp(credentials.expiry());
-    let refreshed = timestamp(stored.stamp.modified());
+    let refreshed = timestamp(stored.version.modified());
     let renewable = !credentials.refresh_token.expose_secret().is_empty();
     if renewable || !credentials.valid_for(now).is_zero() {
         LoginStatus::LoggedIn { expires, refreshed }

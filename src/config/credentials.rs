@@ -1,15 +1,15 @@
-//! Where an upstream's token comes from.
+//! `credentials`: the source of an upstream's token.
 
 use http::{Uri, uri::Scheme};
 
 use super::{
     ApiKey, Credentials, OAuth,
-    cursor::{Cursor, Fields},
+    cursor::{Cursor, TableReader},
     header_align, secret,
 };
 
 #[derive(Clone, Copy)]
-enum Kind {
+enum CredentialsKind {
     ApiKey,
     None,
     OAuth,
@@ -17,16 +17,16 @@ enum Kind {
 
 /// Reads the table.
 pub(super) fn read(cursor: &Cursor<'_>) -> Option<Credentials> {
-    let mut fields = cursor.fields()?;
-    let kind = fields.required("kind").and_then(|kind| {
+    let mut table = cursor.table()?;
+    let kind = table.required("kind").and_then(|kind| {
         kind.choice(&[
-            ("api-key", Kind::ApiKey),
-            ("none", Kind::None),
-            ("oauth", Kind::OAuth),
+            ("api-key", CredentialsKind::ApiKey),
+            ("none", CredentialsKind::None),
+            ("oauth", CredentialsKind::OAuth),
         ])
     })?;
     let credentials = match kind {
-        Kind::ApiKey => fields
+        CredentialsKind::ApiKey => table
             .required("key")
             .and_then(|key| secret::read(&key))
             .map(|secret| {
@@ -37,25 +37,27 @@ pub(super) fn read(cursor: &Cursor<'_>) -> Option<Credentials> {
                     reference: secret.reference,
                 })
             }),
-        Kind::None => Some(Credentials::None),
-        Kind::OAuth => oauth(&mut fields).map(|oauth| Credentials::OAuth(Box::new(oauth))),
+        CredentialsKind::None => Some(Credentials::None),
+        CredentialsKind::OAuth => {
+            oauth(&mut table).map(|oauth| Credentials::OAuth(Box::new(oauth)))
+        }
     };
-    fields.finish();
+    table.finish();
     credentials
 }
 
-fn oauth(fields: &mut Fields<'_>) -> Option<OAuth> {
-    let file = fields.required("file").and_then(|file| file.file());
-    let device_code_url = fields
+fn oauth(table: &mut TableReader<'_>) -> Option<OAuth> {
+    let file = table.required("file").and_then(|file| file.file());
+    let device_code_url = table
         .required("device-code-url")
         .and_then(|url| endpoint(&url));
-    let token_url = fields.required("token-url").and_then(|url| endpoint(&url));
-    let client_id = fields.required("client-id").and_then(|id| id.string());
-    let scope = fields.required("scope").and_then(|scope| scope.string());
-    let resource_hosts = fields
+    let token_url = table.required("token-url").and_then(|url| endpoint(&url));
+    let client_id = table.required("client-id").and_then(|id| id.string());
+    let scope = table.required("scope").and_then(|scope| scope.string());
+    let resource_hosts = table
         .required("resource-hosts")
         .and_then(|hosts| hosts.strings());
-    let headers = fields.maybe("headers", |headers| {
+    let headers = table.optional_with("headers", |headers| {
         headers.list(header_align::endpoint_field)
     });
     Some(OAuth {
@@ -69,7 +71,7 @@ fn oauth(fields: &mut Fields<'_>) -> Option<OAuth> {
     })
 }
 
-/// Tokens go there: nobody on the way may read them.
+/// The URL of an endpoint that receives tokens: https, or http on this machine.
 fn endpoint(cursor: &Cursor<'_>) -> Option<Uri> {
     let uri = url(cursor)?;
     if uri.scheme() == Some(&Scheme::HTTP) && !is_loopback(&uri) {
@@ -85,7 +87,7 @@ fn endpoint(cursor: &Cursor<'_>) -> Option<Uri> {
 pub(super) fn url(cursor: &Cursor<'_>) -> Option<Uri> {
     let text = cursor.str()?;
     if text.contains('@') {
-        // A password may stand there: the text isn't shown.
+        // The text is not shown: it may contain a password.
         return cursor.refuse(
             "a URL with a user or password",
             "delete what stands before the @; secrets belong into credentials",
@@ -99,7 +101,7 @@ pub(super) fn url(cursor: &Cursor<'_>) -> Option<Uri> {
     })
 }
 
-/// Whether what is sent to `uri` stays on this machine.
+/// Whether requests to `uri` stay on this machine.
 pub(super) fn is_loopback(uri: &Uri) -> bool {
     let host = uri.host().unwrap_or_default();
     let address = host.trim_start_matches('[').trim_end_matches(']');

@@ -1,19 +1,20 @@
-//! Reading a tree: each value is turned into its type, each mistake is noted, and reading goes on.
+//! Reads a tree: converts each value to its type, notes each problem, and goes on.
 //!
-//! Readers return `None` once a problem was noted, so that one mistake doesn't hide the next.
+//! Readers return `None` once they have noted a problem, so that one problem does not hide the
+//! next.
 
 use std::{cell::RefCell, fmt::Display, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use super::{
     error::{Problem, suggestion},
     expand,
-    origin::Origin,
     platform::Platform,
+    provenance::Provenance,
     tree::{Node, Value},
     units,
 };
 
-/// What every reader needs to know.
+/// The context of all readers.
 pub(super) struct Scope<'a> {
     pub(super) env: &'a dyn Fn(&str) -> Option<String>,
     pub(super) platform: Platform,
@@ -22,28 +23,28 @@ pub(super) struct Scope<'a> {
     pub(super) problems: RefCell<Vec<Problem>>,
 }
 
-/// What is done with a secret reference.
+/// Whether secret references are resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Secrets {
-    /// Only its form is checked, and the secret is empty.
-    LeftAlone,
-    /// It has to lead to a secret.
+    /// Only the reference's form is checked; the secret is empty.
+    Unresolved,
+    /// The reference must lead to a secret.
     Resolved,
 }
 
-/// One value, where it stands, and where problems go.
+/// One value, its key, and the place to note problems.
 #[derive(Clone)]
 pub(super) struct Cursor<'a> {
     pub(super) node: &'a Node,
     pub(super) scope: &'a Scope<'a>,
-    /// The key, from the top of the file.
+    /// The key, from the top of the file: `upstream[0].name`.
     key: String,
 }
 
-/// The entries of a table. [`finish`](Self::finish) refuses those that nobody asked for.
-pub(super) struct Fields<'a> {
+/// Reads the entries of a table. [`finish`](Self::finish) refuses the keys that were not read.
+pub(super) struct TableReader<'a> {
     cursor: Cursor<'a>,
-    asked: Vec<&'static str>,
+    known_keys: Vec<&'static str>,
 }
 
 // === impl Scope ===
@@ -65,8 +66,8 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    pub(super) fn origin(&self) -> &'a Origin {
-        &self.node.origin
+    pub(super) fn provenance(&self) -> &'a Provenance {
+        &self.node.provenance
     }
 
     pub(super) fn child(&self, key: &str, node: &'a Node) -> Self {
@@ -86,10 +87,10 @@ impl<'a> Cursor<'a> {
     pub(super) fn note(&self, message: impl Into<String>, hint: impl Into<String>) {
         let problem = Problem::new(message).hint(hint);
         self.scope
-            .note(problem.at(self.node.origin.clone()).key(&self.key));
+            .note(problem.at(self.node.provenance.clone()).key(&self.key));
     }
 
-    /// The same where a value was to be returned.
+    /// Notes a problem and returns `None`.
     pub(super) fn refuse<T>(
         &self,
         message: impl Into<String>,
@@ -99,7 +100,7 @@ impl<'a> Cursor<'a> {
         None
     }
 
-    /// Notes that this value, which may be shown, is not what was expected.
+    /// Notes that this value, which is shown, is not what was expected.
     pub(super) fn expected<T>(&self, what: &str, hint: impl Into<String>) -> Option<T> {
         let found = match &self.node.value {
             Value::Scalar(value) => value.to_string(),
@@ -108,17 +109,17 @@ impl<'a> Cursor<'a> {
         self.refuse(format!("expected {what}, found {found}"), hint)
     }
 
-    /// The same for a value that may hold a secret, or is of another type.
+    /// Notes the same without showing the value, which may be a secret or of another type.
     fn expected_kind<T>(&self, what: &str, hint: &str) -> Option<T> {
         let found = self.node.kind();
         self.refuse(format!("expected {what}, found {found}"), hint)
     }
 
-    pub(super) fn fields(&self) -> Option<Fields<'a>> {
+    pub(super) fn table(&self) -> Option<TableReader<'a>> {
         match self.node.value {
-            Value::Table(_) => Some(Fields {
+            Value::Table(_) => Some(TableReader {
                 cursor: self.clone(),
-                asked: Vec::new(),
+                known_keys: Vec::new(),
             }),
             _ => self.expected_kind("a table", "write { key = value }, or a [table]"),
         }
@@ -136,9 +137,9 @@ impl<'a> Cursor<'a> {
         Some(items.iter().enumerate().map(item).collect())
     }
 
-    /// A list of things that `read` reads.
+    /// A list whose items `read` reads.
     pub(super) fn list<T>(&self, read: impl Fn(&Self) -> Option<T>) -> Option<Vec<T>> {
-        // All of them are read before the first failure counts, to note every problem.
+        // All items are read before the first failure returns, so that every problem is noted.
         let read: Vec<_> = self.items()?.iter().map(read).collect();
         read.into_iter().collect()
     }
@@ -165,7 +166,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// A whole number in `range`.
+    /// A whole number from `least` to `most`.
     pub(super) fn integer<T: TryFrom<i64> + PartialOrd + Display>(
         &self,
         least: T,
@@ -186,7 +187,7 @@ impl<'a> Cursor<'a> {
 
     /// A whole number that isn't zero.
     pub(super) fn count(&self) -> Option<NonZeroUsize> {
-        /// More than this of anything is a slip of the hand.
+        /// A larger number is a typing error.
         const MOST: usize = 1_000_000_000;
         NonZeroUsize::new(self.integer(1, MOST)?)
     }
@@ -225,11 +226,10 @@ impl<'a> Cursor<'a> {
         self.path(self.str()?)
     }
 
-    /// The path `text` of this value: `~` and variables expanded, and relative to the file that it
-    /// stands in.
+    /// The path `text` of this value: `~` and variables expanded, relative to its file.
     pub(super) fn path(&self, text: &str) -> Option<PathBuf> {
         match expand::path(text, self.scope.env) {
-            Ok(path) => Some(self.origin().beside(&path)),
+            Ok(path) => Some(self.provenance().beside(&path)),
             Err(unset) => self.refuse(
                 format!("{} is not set, and this path needs it", unset.name),
                 "set it, or write an absolute path",
@@ -238,18 +238,18 @@ impl<'a> Cursor<'a> {
     }
 }
 
-// === impl Fields ===
+// === impl TableReader ===
 
-impl<'a> Fields<'a> {
-    pub(super) fn optional(&mut self, key: &'static str) -> Option<Cursor<'a>> {
-        self.asked.push(key);
+impl<'a> TableReader<'a> {
+    pub(super) fn get(&mut self, key: &'static str) -> Option<Cursor<'a>> {
+        self.known_keys.push(key);
         let node = self.cursor.node.get(key)?;
         Some(self.cursor.child(key, node))
     }
 
-    /// Like `optional`; a table without `key` is a problem.
+    /// Like `get`, but notes a problem if `key` is missing.
     pub(super) fn required(&mut self, key: &'static str) -> Option<Cursor<'a>> {
-        let found = self.optional(key);
+        let found = self.get(key);
         if found.is_none() {
             self.cursor
                 .note(format!("the key `{key}` is missing"), "add it");
@@ -257,29 +257,29 @@ impl<'a> Fields<'a> {
         found
     }
 
-    /// What `read` makes of `key`; `Some(None)` without that key.
+    /// The value of `key` as `read` reads it; `Some(None)` without that key.
     #[expect(
         clippy::option_option,
         reason = "absent, and present but wrong, differ"
     )]
-    pub(super) fn maybe<T>(
+    pub(super) fn optional_with<T>(
         &mut self,
         key: &'static str,
         read: impl FnOnce(&Cursor<'a>) -> Option<T>,
     ) -> Option<Option<T>> {
-        match self.optional(key) {
+        match self.get(key) {
             Some(cursor) => read(&cursor).map(Some),
             None => Some(None),
         }
     }
 
-    /// Refuses every key that nobody asked for.
+    /// Notes a problem for every key that was not read.
     pub(super) fn finish(self) {
         for (key, node) in self.cursor.node.entries() {
-            if !self.asked.contains(&key.as_str()) {
+            if !self.known_keys.contains(&key.as_str()) {
                 self.cursor
                     .child(key, node)
-                    .note("unknown key", suggestion(key, &self.asked));
+                    .note("unknown key", suggestion(key, &self.known_keys));
             }
         }
     }

@@ -5,7 +5,7 @@ use std::fs;
 use super::{
     cursor::Cursor,
     error::{Problem, suggestion},
-    origin::Origin,
+    provenance::Provenance,
     source,
     tree::{self, Node},
 };
@@ -38,12 +38,12 @@ pub fn throttle_profiles() -> Vec<&'static str> {
 
 /// The tree of `config/pacegate.toml`.
 pub(super) fn built_in() -> Result<Node, Problem> {
-    parse("pacegate.toml", Origin::BuiltIn)
+    parse("pacegate.toml", Provenance::BuiltIn)
 }
 
-/// What holds for every upstream.
+/// The defaults of every upstream.
 pub(super) fn upstream() -> Result<Node, Problem> {
-    parse("upstream.toml", Origin::BuiltIn)
+    parse("upstream.toml", Provenance::BuiltIn)
 }
 
 // === impl Folder ===
@@ -65,16 +65,17 @@ impl Folder {
     pub(super) fn read(self, name: &str) -> Option<Result<Node, Problem>> {
         let path = format!("{}/{name}.toml", self.path());
         text(&path)?;
-        let origin = match self {
-            Self::Dialects => Origin::Dialect(name.into()),
-            Self::Presets => Origin::Preset(name.into()),
-            Self::Profiles => Origin::Profile(name.into()),
-            Self::Throttle => Origin::Throttle(name.into()),
+        let provenance = match self {
+            Self::Dialects => Provenance::Dialect(name.into()),
+            Self::Presets => Provenance::Preset(name.into()),
+            Self::Profiles => Provenance::Profile(name.into()),
+            Self::Throttle => Provenance::Throttle(name.into()),
         };
-        Some(parse(&path, origin))
+        Some(parse(&path, provenance))
     }
 
-    /// The tree of the file whose name or path stands at `cursor`; `what` is what it holds.
+    /// The tree of the file whose name or path is the value of `cursor`; `what` describes the file
+    /// in messages.
     pub(super) fn open(self, cursor: &Cursor<'_>, what: &str) -> Option<Node> {
         let name = cursor.str()?;
         let tree = if name.contains('/') || name.ends_with(".toml") {
@@ -112,8 +113,8 @@ impl Folder {
     }
 }
 
-fn parse(path: &str, origin: Origin) -> Result<Node, Problem> {
-    tree::parse(text(path).unwrap_or_default(), |_line| origin.clone())
+fn parse(path: &str, provenance: Provenance) -> Result<Node, Problem> {
+    tree::parse(text(path).unwrap_or_default(), |_line| provenance.clone())
 }
 
 fn text(path: &str) -> Option<&'static str> {

@@ -1,4 +1,4 @@
-//! Dialects: files that say what an upstream's answers mean.
+//! Dialects: files that describe what an upstream's responses mean.
 
 use std::time::Duration;
 
@@ -6,26 +6,26 @@ use http::StatusCode;
 use jiff::tz::TimeZone;
 
 use super::{
-    cursor::{Cursor, Fields},
+    cursor::{Cursor, TableReader},
     data::Folder,
     error::suggestion,
     units,
 };
 
-/// How an upstream says "slow down" and "used up"; the first rule that matches wins.
+/// How an upstream asks to slow down and reports exhaustion; the first rule that matches wins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dialect {
     /// Its name: a file in `config/dialects/`, or a path.
     pub name: String,
-    /// In order.
+    /// The rules, in order.
     pub rules: Vec<DialectRule>,
-    /// Statuses that mean the token was refused.
+    /// Statuses that mean that the token was refused.
     pub refresh_on: Vec<StatusCode>,
     /// Whether an event stream under a success status may begin with an error.
     pub stream_errors: bool,
 }
 
-/// One row of a dialect: what has to match, and what it means.
+/// One rule of a dialect: what has to match, and what it means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DialectRule {
     /// The response status; empty matches every one.
@@ -37,29 +37,29 @@ pub struct DialectRule {
     /// A part of the name of the limit that was reached, where errors name one; compared without
     /// case.
     pub limit: Option<String>,
-    /// Whether the answer must carry a `Retry-After`.
+    /// Whether the response must carry a `Retry-After`.
     pub with_retry_after: bool,
     /// What it means.
-    pub verdict: Verdict,
+    pub verdict: RuleVerdict,
 }
 
-/// What an answer means for the request that got it.
+/// What a response means for its request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Something is used up: no retry makes sense.
-    Exhausted(Until),
-    /// Hand it to the client.
+pub enum RuleVerdict {
+    /// A quota is exhausted: no retry makes sense.
+    Exhausted(ResetsAt),
+    /// Return it to the client.
     Pass,
     /// Wait and try again.
     Retry {
-        /// How to go on then.
+        /// How to pace the requests after it.
         pace: Pace,
-        /// The least wait; also the wait where the answer names none.
+        /// The shortest wait; also the wait if the response names none.
         at_least: Option<Duration>,
     },
 }
 
-/// How to go on after a refusal.
+/// How to pace requests after a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
     /// With fewer requests in flight, for a while.
@@ -70,10 +70,10 @@ pub enum Pace {
     Same,
 }
 
-/// When there is some again of what is used up.
+/// When an exhausted quota resets.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Until {
-    /// After so long at the latest: a window that rolls.
+pub enum ResetsAt {
+    /// After this time at the latest: a rolling window.
     AtMost(Duration),
     /// The next civil day in this time zone.
     Day(TimeZone),
@@ -81,40 +81,40 @@ pub enum Until {
     Month {
         /// Where the month is counted.
         zone: TimeZone,
-        /// The day that it begins on, 1 to 28, if the dialect or the person has told.
+        /// The day of the month that it begins on, 1 to 28, if the dialect or the user named one.
         anchor_day: Option<u8>,
     },
-    /// Nobody knows.
+    /// The upstream does not say.
     Unknown,
     /// The next Monday in this time zone.
     Week(TimeZone),
 }
 
-type ReadVerdict = fn(&mut Fields<'_>) -> Option<Verdict>;
+type ReadRuleVerdict = fn(&mut TableReader<'_>) -> Option<RuleVerdict>;
 
 // === impl Dialect ===
 
 impl Dialect {
-    /// Lets months that begin on nobody knows which day begin on `day`.
+    /// Makes months without an anchor day begin on `day`.
     pub(super) fn anchor_months(&mut self, day: u8) {
         for rule in &mut self.rules {
-            if let Verdict::Exhausted(Until::Month { anchor_day, .. }) = &mut rule.verdict {
+            if let RuleVerdict::Exhausted(ResetsAt::Month { anchor_day, .. }) = &mut rule.verdict {
                 anchor_day.get_or_insert(day);
             }
         }
     }
 }
 
-/// Reads the dialect whose name or path stands here.
+/// Reads the dialect whose name or path is the value of `cursor`.
 pub(super) fn read(cursor: &Cursor<'_>) -> Option<Dialect> {
     let tree = Folder::Dialects.open(cursor, "dialect")?;
-    let mut fields = Cursor::root(&tree, cursor.scope).fields()?;
-    let refresh_on = fields
+    let mut table = Cursor::root(&tree, cursor.scope).table()?;
+    let refresh_on = table
         .required("refresh-on")
         .and_then(|statuses| statuses.list(status));
-    let stream_errors = fields.maybe("stream-errors", Cursor::bool);
-    let rules = fields.required("rule").and_then(|rules| rules.list(rule));
-    fields.finish();
+    let stream_errors = table.optional_with("stream-errors", Cursor::bool);
+    let rules = table.required("rule").and_then(|rules| rules.list(rule));
+    table.finish();
     Some(Dialect {
         name: cursor.string()?,
         rules: rules?,
@@ -124,23 +124,23 @@ pub(super) fn read(cursor: &Cursor<'_>) -> Option<Dialect> {
 }
 
 fn rule(cursor: &Cursor<'_>) -> Option<DialectRule> {
-    let mut fields = cursor.fields()?;
-    let statuses = fields.maybe("status", |statuses| statuses.list(status));
-    let code = fields.maybe("code", Cursor::strings);
-    let message = fields.maybe("message", Cursor::string);
-    let limit = fields.maybe("limit", Cursor::string);
-    let with_retry_after = fields.maybe("with-retry-after", Cursor::bool);
-    let word = fields.required("verdict").and_then(|word| {
-        word.choice::<ReadVerdict>(&[
+    let mut table = cursor.table()?;
+    let statuses = table.optional_with("status", |statuses| statuses.list(status));
+    let code = table.optional_with("code", Cursor::strings);
+    let message = table.optional_with("message", Cursor::string);
+    let limit = table.optional_with("limit", Cursor::string);
+    let with_retry_after = table.optional_with("with-retry-after", Cursor::bool);
+    let word = table.required("verdict").and_then(|word| {
+        word.choice::<ReadRuleVerdict>(&[
             ("exhausted", exhausted),
-            ("pass", |_| Some(Verdict::Pass)),
+            ("pass", |_| Some(RuleVerdict::Pass)),
             ("retry", retry),
         ])
     });
-    let verdict = word.and_then(|read| read(&mut fields));
-    // Without a verdict nobody knows which keys belong to it.
+    let verdict = word.and_then(|read| read(&mut table));
+    // Without a verdict, it is unknown which keys belong to it.
     if word.is_some() {
-        fields.finish();
+        table.finish();
     }
     Some(DialectRule {
         status: statuses?.unwrap_or_default(),
@@ -152,36 +152,36 @@ fn rule(cursor: &Cursor<'_>) -> Option<DialectRule> {
     })
 }
 
-fn retry(fields: &mut Fields<'_>) -> Option<Verdict> {
-    let pace = fields.maybe("pace", |pace| {
+fn retry(table: &mut TableReader<'_>) -> Option<RuleVerdict> {
+    let pace = table.optional_with("pace", |pace| {
         pace.choice(&[("fewer-at-once", Pace::FewerAtOnce), ("ramp", Pace::Ramp)])
     });
-    let at_least = fields.maybe("at-least", Cursor::duration);
-    Some(Verdict::Retry {
+    let at_least = table.optional_with("at-least", Cursor::duration);
+    Some(RuleVerdict::Retry {
         pace: pace?.unwrap_or(Pace::Same),
         at_least: at_least?,
     })
 }
 
-fn exhausted(fields: &mut Fields<'_>) -> Option<Verdict> {
-    let until = fields.required("until")?;
-    until_when(&until, fields).map(Verdict::Exhausted)
+fn exhausted(table: &mut TableReader<'_>) -> Option<RuleVerdict> {
+    let until = table.required("until")?;
+    resets_at(&until, table).map(RuleVerdict::Exhausted)
 }
 
-/// Only calendar times have a zone, and only a month begins on a day of one's own.
-fn until_when(word: &Cursor<'_>, fields: &mut Fields<'_>) -> Option<Until> {
+/// Only calendar periods have a zone, and only months an anchor day.
+fn resets_at(word: &Cursor<'_>, table: &mut TableReader<'_>) -> Option<ResetsAt> {
     const WORDS: [&str; 4] = ["unknown", "day", "week", "month"];
     Some(match word.str()? {
-        "unknown" => Until::Unknown,
-        "day" => Until::Day(zone(fields)?),
-        "week" => Until::Week(zone(fields)?),
-        "month" => Until::Month {
-            zone: zone(fields)?,
+        "unknown" => ResetsAt::Unknown,
+        "day" => ResetsAt::Day(zone(table)?),
+        "week" => ResetsAt::Week(zone(table)?),
+        "month" => ResetsAt::Month {
+            zone: zone(table)?,
             // Every month has 28 days.
-            anchor_day: fields.maybe("anchor-day", |day| day.integer(1, 28))?,
+            anchor_day: table.optional_with("anchor-day", |day| day.integer(1, 28))?,
         },
         text => match units::duration(text).filter(|longest| !longest.is_zero()) {
-            Some(longest) => Until::AtMost(longest),
+            Some(longest) => ResetsAt::AtMost(longest),
             None => word.expected(
                 "a duration above 0s, or \"unknown\", \"day\", \"week\", \"month\"",
                 suggestion(text, &WORDS),
@@ -190,8 +190,8 @@ fn until_when(word: &Cursor<'_>, fields: &mut Fields<'_>) -> Option<Until> {
     })
 }
 
-fn zone(fields: &mut Fields<'_>) -> Option<TimeZone> {
-    let zone = fields.maybe("zone", |zone| {
+fn zone(table: &mut TableReader<'_>) -> Option<TimeZone> {
+    let zone = table.optional_with("zone", |zone| {
         zone.parse("the name of a time zone", "Asia/Shanghai", |name| {
             TimeZone::get(name).ok()
         })

@@ -1,10 +1,10 @@
-//! What is wrong with a configuration, where, and what to do about it.
+//! The problems of a configuration, each with its place and a hint.
 
 use std::fmt;
 
-use super::origin::Origin;
+use super::provenance::Provenance;
 
-/// Why a configuration cannot be used: everything that was found wrong, in the order of the file.
+/// Why a configuration cannot be used: all problems found, in the order of the file.
 ///
 /// The text has a line `where: key: what` and a line `hint: …` for each problem, and holds no
 /// secret.
@@ -13,10 +13,10 @@ pub struct Error {
     problems: Vec<Problem>,
 }
 
-/// One thing that is wrong.
+/// One problem.
 #[derive(Debug)]
 pub(super) struct Problem {
-    origin: Option<Origin>,
+    provenance: Option<Provenance>,
     path: String,
     message: String,
     hint: Option<String>,
@@ -41,7 +41,7 @@ pub(crate) fn suggestion(word: &str, known: &[&str]) -> String {
 
 impl From<Vec<Problem>> for Error {
     fn from(mut problems: Vec<Problem>) -> Self {
-        problems.sort_by_key(|problem| problem.origin.as_ref().and_then(Origin::line));
+        problems.sort_by_key(|problem| problem.provenance.as_ref().and_then(Provenance::line));
         Self { problems }
     }
 }
@@ -73,15 +73,15 @@ impl std::error::Error for Error {}
 impl Problem {
     pub(super) fn new(message: impl Into<String>) -> Self {
         Self {
-            origin: None,
+            provenance: None,
             path: String::new(),
             message: message.into(),
             hint: None,
         }
     }
 
-    pub(super) fn at(mut self, origin: Origin) -> Self {
-        self.origin = Some(origin);
+    pub(super) fn at(mut self, provenance: Provenance) -> Self {
+        self.provenance = Some(provenance);
         self
     }
 
@@ -98,8 +98,8 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(origin) = &self.origin {
-            write!(f, "{origin}: ")?;
+        if let Some(provenance) = &self.provenance {
+            write!(f, "{provenance}: ")?;
         }
         if !self.path.is_empty() {
             write!(f, "{}: ", self.path)?;

@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-/// A variable that a path needs and that has no value.
+/// A variable that a path needs but that is not set.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Unset {
     pub(super) name: String,
 }
 
 /// Expands variables first, then a leading `~`, so that a default may begin with one. An empty
-/// variable counts as none, as with the shell's `:-`.
+/// variable counts as unset, as in the shell's `:-`.
 pub(super) fn path(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<PathBuf, Unset> {
     let variable = |name: &str| env(name).filter(|value| !value.is_empty());
     let unset = |name: &str| Unset { name: name.into() };

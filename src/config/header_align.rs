@@ -1,26 +1,26 @@
-//! Settings of `header-align`: a profile of headers, and what the person changes in it.
+//! Settings of `header-align`: a header profile and the user's changes to it.
 
 use http::{HeaderName, HeaderValue};
 
 use super::{
-    HeaderAlign, HeaderField, HeaderRule, cursor::Cursor, data::Folder, error::suggestion,
+    HeaderAlignSettings, HeaderField, HeaderRule, cursor::Cursor, data::Folder, error::suggestion,
     tree::inline_key,
 };
 
 /// Reads the settings.
-pub(super) fn read(cursor: &Cursor<'_>) -> Option<HeaderAlign> {
-    let mut fields = cursor.fields()?;
-    let profile = fields
+pub(super) fn read(cursor: &Cursor<'_>) -> Option<HeaderAlignSettings> {
+    let mut table = cursor.table()?;
+    let profile = table
         .required("profile")
         .and_then(|name| Some((name.string()?, profile(&name)?)));
-    let pass = fields
+    let pass = table
         .required("pass")
         .and_then(|names| names.list(client_header));
-    let set = fields.required("set").and_then(|set| set_headers(&set));
-    let remove = fields
+    let set = table.required("set").and_then(|set| set_headers(&set));
+    let remove = table
         .required("remove")
         .and_then(|names| names.list(header_name));
-    fields.finish();
+    table.finish();
 
     let ((profile, mut fields), mut pass, set, remove) = (profile?, pass?, set?, remove?);
     for field in set {
@@ -28,14 +28,14 @@ pub(super) fn read(cursor: &Cursor<'_>) -> Option<HeaderAlign> {
     }
     fields.retain(|field| !remove.contains(&field.name));
     pass.retain(|name| !remove.contains(name));
-    Some(HeaderAlign {
+    Some(HeaderAlignSettings {
         profile,
         pass,
         fields,
     })
 }
 
-/// In place of the profile's field of that name, else at the end.
+/// Replaces the header of that name, or adds it at the end.
 fn put(fields: &mut Vec<HeaderField>, field: HeaderField) {
     match fields.iter_mut().find(|other| other.name == field.name) {
         Some(other) => *other = field,
@@ -43,29 +43,29 @@ fn put(fields: &mut Vec<HeaderField>, field: HeaderField) {
     }
 }
 
-/// The fields of the profile whose name or path stands here.
+/// The headers of the profile whose name or path is the value of `cursor`.
 fn profile(cursor: &Cursor<'_>) -> Option<Vec<HeaderField>> {
     let tree = Folder::Profiles.open(cursor, "profile")?;
-    let mut fields = Cursor::root(&tree, cursor.scope).fields()?;
-    let headers = fields
+    let mut table = Cursor::root(&tree, cursor.scope).table()?;
+    let headers = table
         .required("headers")
         .and_then(|headers| headers.list(profile_field));
-    fields.finish();
+    table.finish();
     headers
 }
 
 fn profile_field(cursor: &Cursor<'_>) -> Option<HeaderField> {
-    let mut fields = cursor.fields()?;
-    let name = fields.required("name").and_then(|name| header_name(&name));
-    let set = fields.maybe("set", filled);
-    let set_if_absent = fields.maybe("set-if-absent", filled);
-    let narrow = fields.maybe("narrow", filled);
-    fields.finish();
+    let mut table = cursor.table()?;
+    let name = table.required("name").and_then(|name| header_name(&name));
+    let set = table.optional_with("set", filled);
+    let set_if_absent = table.optional_with("set-if-absent", filled);
+    let narrow = table.optional_with("narrow", filled);
+    table.finish();
 
     let name = name?;
     let rule = match (set?, set_if_absent?, narrow?) {
         (None, None, None) => HeaderRule::Place,
-        // Captured clients send it; what the connection does stays the HTTP client's own business.
+        // Captured clients send it; the HTTP client still manages the connection itself.
         (Some(value), None, None) if name == http::header::CONNECTION => HeaderRule::Set(value),
         (set, set_if_absent, narrow) => {
             if let Some(reason) = reserved(&name) {
@@ -90,7 +90,7 @@ fn profile_field(cursor: &Cursor<'_>) -> Option<HeaderField> {
     Some(HeaderField { name, rule })
 }
 
-/// A field of requests to an OAuth endpoint: a value, or a place.
+/// A header of requests to an OAuth endpoint: a value, or a reserved position.
 pub(super) fn endpoint_field(cursor: &Cursor<'_>) -> Option<HeaderField> {
     let field = profile_field(cursor)?;
     match field.rule {
@@ -102,7 +102,7 @@ pub(super) fn endpoint_field(cursor: &Cursor<'_>) -> Option<HeaderField> {
     }
 }
 
-/// A value whose placeholders are filled in.
+/// A value with its placeholders filled in.
 fn filled(cursor: &Cursor<'_>) -> Option<HeaderValue> {
     match cursor.scope.platform.fill(cursor.str()?) {
         Ok(text) => header_value(cursor, &text),
@@ -117,8 +117,8 @@ fn filled(cursor: &Cursor<'_>) -> Option<HeaderValue> {
 }
 
 fn set_headers(cursor: &Cursor<'_>) -> Option<Vec<HeaderField>> {
-    // Only to be told if it is no table.
-    let _any_name_may_stand_here = cursor.fields()?;
+    // Read only to note a problem if it is no table.
+    let _any_name_may_stand_here = cursor.table()?;
     let read: Vec<_> = cursor
         .node
         .entries()
@@ -157,7 +157,7 @@ fn header_name(cursor: &Cursor<'_>) -> Option<HeaderName> {
     cursor.parse("a header name", "accept", |name| name.parse().ok())
 }
 
-/// The message doesn't show the value, which may be a secret.
+/// The message does not show the value, which may be a secret.
 fn header_value(cursor: &Cursor<'_>, text: &str) -> Option<HeaderValue> {
     match HeaderValue::from_str(text) {
         Ok(value) => Some(value),
@@ -168,7 +168,7 @@ fn header_value(cursor: &Cursor<'_>, text: &str) -> Option<HeaderValue> {
     }
 }
 
-/// Why a header's value comes neither from the client nor from a config.
+/// Why a header's value may come neither from the client nor from a config.
 fn reserved(name: &HeaderName) -> Option<&'static str> {
     Some(match name.as_str() {
         "authorization" | "cookie" | "proxy-authorization" | "x-api-key" => {

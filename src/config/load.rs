@@ -1,9 +1,9 @@
-//! From a [`Source`] to a complete configuration.
+//! Loads a complete configuration from a [`ConfigSource`].
 
 use std::{cell::RefCell, fs, path::PathBuf};
 
 use super::{
-    Config, Error, Notice, Origin, Origins, Source,
+    AnnotatedConfig, Config, ConfigSource, Error, Notice, Provenance,
     cursor::{Cursor, Scope, Secrets},
     data,
     error::Problem,
@@ -12,38 +12,39 @@ use super::{
     upstream,
 };
 
-/// A configuration that can be used, and what there is to say about it.
+/// A usable configuration, its provenance, and notices about it.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// The configuration.
     pub config: Config,
-    /// Where each value came from.
-    pub origins: Origins,
-    /// Where it came from as a whole: a file, `preset NAME` or `built-in default`.
+    /// Each value with its provenance.
+    pub annotated: AnnotatedConfig,
+    /// The source of the whole: a file, `preset NAME` or `built-in default`.
     pub source: String,
-    /// What has less effect here than its words say.
+    /// Settings that have less effect than they seem to.
     pub notices: Vec<Notice>,
 }
 
-/// A configuration to look at, wherever else others may be.
+/// A configuration to inspect, whatever the usual sources hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sample {
-    /// The one that holds when nobody says anything.
+    /// The built-in default.
     BuiltIn,
-    /// What this file says.
+    /// The configuration of this file.
     File(PathBuf),
-    /// The preset of this name as the only upstream.
+    /// This preset as the only upstream.
     Preset(String),
-    /// The built-in one, but with the throttle profile of this name.
+    /// The built-in default with this throttle profile.
     Throttle(String),
 }
 
-/// Finds, merges and checks a configuration, and reads the secrets that it refers to.
+/// Finds, merges and checks a configuration, and reads the secrets that it refers to. Blocks while
+/// reading files.
 ///
 /// # Errors
 ///
-/// Everything that is wrong with it, as far as it can be told apart.
-pub fn load(source: &Source<'_>) -> Result<Loaded, Error> {
+/// [`Error`] with every problem found.
+pub fn load(source: &ConfigSource<'_>) -> Result<Loaded, Error> {
     let Merged {
         root,
         name,
@@ -52,39 +53,39 @@ pub fn load(source: &Source<'_>) -> Result<Loaded, Error> {
     let config = read(&root, source, Secrets::Resolved)?;
     Ok(Loaded {
         notices: notice::notices(&config, rearranged),
-        origins: Origins::new(root),
+        annotated: AnnotatedConfig::new(root),
         source: name,
         config,
     })
 }
 
-/// The same without the secrets, for those who send nothing with them: they may be missing, and
-/// are empty.
+/// Loads the same without its secrets, for commands that send nothing with them: secrets may be
+/// missing, and are empty.
 ///
 /// # Errors
 ///
-/// Everything else that is wrong with it.
-pub fn without_secrets(source: &Source<'_>) -> Result<Config, Error> {
+/// [`Error`] with every other problem found.
+pub fn without_secrets(source: &ConfigSource<'_>) -> Result<Config, Error> {
     let Merged { root, .. } = merged(source)?;
-    read(&root, source, Secrets::LeftAlone)
+    read(&root, source, Secrets::Unresolved)
 }
 
-/// Where each value came from; secrets may be missing.
+/// Loads each value with its provenance; secrets may be missing.
 ///
 /// # Errors
 ///
-/// Everything else that is wrong with it.
-pub fn origins(source: &Source<'_>) -> Result<Origins, Error> {
+/// [`Error`] with every other problem found.
+pub fn annotated(source: &ConfigSource<'_>) -> Result<AnnotatedConfig, Error> {
     let Merged { root, .. } = merged(source)?;
-    read(&root, source, Secrets::LeftAlone)?;
-    Ok(Origins::new(root))
+    read(&root, source, Secrets::Unresolved)?;
+    Ok(AnnotatedConfig::new(root))
 }
 
-/// Merges and checks `sample` for somebody who sends nothing with it: secrets may be missing.
+/// Merges and checks `sample` for commands that send nothing with it: secrets may be missing.
 ///
 /// # Errors
 ///
-/// Everything else that is wrong with it.
+/// [`Error`] with every other problem found.
 pub fn sample(sample: &Sample, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, Error> {
     let mut root = data::built_in()?;
     match sample {
@@ -100,32 +101,32 @@ pub fn sample(sample: &Sample, env: &dyn Fn(&str) -> Option<String>) -> Result<C
     }
     complete_upstreams(&mut root)?;
     let _nobody_is_told = arrange_pipelines(&mut root);
-    read(&root, &Source::new(env), Secrets::LeftAlone)
+    read(&root, &ConfigSource::new(env), Secrets::Unresolved)
 }
 
-/// The profile's values then come from there, since nothing beside it is written.
+/// The profile's values apply, since nothing else is written beside it.
 fn choose_throttle(root: &mut Node, name: &str) {
     let Some(Value::Array(upstreams)) = root.get_mut("upstream").map(|node| &mut node.value) else {
         return;
     };
     for upstream in upstreams {
-        let origin = Origin::Throttle(name.into());
-        let mut table = Node::table(origin.clone());
-        table.set("profile", Node::text(origin, name));
+        let provenance = Provenance::Throttle(name.into());
+        let mut table = Node::table(provenance.clone());
+        table.set("profile", Node::text(provenance, name));
         upstream.set("jitter-throttle", table);
     }
 }
 
-/// The tree of all values.
+/// The merged tree of all values.
 struct Merged {
     root: Node,
-    /// Where they came from.
+    /// The name of their source.
     name: String,
-    /// The first upstream whose pipeline was listed in another order than the one that runs.
+    /// The first upstream whose pipeline was listed in another order than the fixed one.
     rearranged: Option<usize>,
 }
 
-fn merged(source: &Source<'_>) -> Result<Merged, Error> {
+fn merged(source: &ConfigSource<'_>) -> Result<Merged, Error> {
     let mut root = data::built_in()?;
     let mut name = "built-in default".to_owned();
     if let Some(found) = source.find()? {
@@ -151,16 +152,16 @@ fn merged(source: &Source<'_>) -> Result<Merged, Error> {
 }
 
 fn only_upstream(preset: &str) -> Node {
-    let origin = Origin::Flag("--preset");
-    let mut upstream = Node::table(origin.clone());
-    upstream.set("preset", Node::text(origin.clone(), preset));
+    let provenance = Provenance::Flag("--preset");
+    let mut upstream = Node::table(provenance.clone());
+    upstream.set("preset", Node::text(provenance.clone(), preset));
     Node {
-        origin,
+        provenance,
         value: Value::Array(vec![upstream]),
     }
 }
 
-/// What the command line says wins.
+/// Sets the value of a command-line option, which wins.
 fn set(root: &mut Node, path: &[&str], flag: &'static str, value: Option<&str>) {
     let (Some(value), [tables @ .., key]) = (value, path) else {
         return;
@@ -169,11 +170,11 @@ fn set(root: &mut Node, path: &[&str], flag: &'static str, value: Option<&str>) 
         .iter()
         .try_fold(root, |node, table| node.get_mut(table));
     if let Some(table) = table {
-        table.set(key, Node::text(Origin::Flag(flag), value));
+        table.set(key, Node::text(Provenance::Flag(flag), value));
     }
 }
 
-/// Something other than tables is left for the reader to refuse.
+/// Anything but tables is left for the reader to refuse.
 fn complete_upstreams(root: &mut Node) -> Result<(), Vec<Problem>> {
     let Some(Value::Array(upstreams)) = root.get_mut("upstream").map(|node| &mut node.value) else {
         return Ok(());
@@ -194,7 +195,7 @@ fn complete_upstreams(root: &mut Node) -> Result<(), Vec<Problem>> {
     }
 }
 
-/// Puts every pipeline into the order that runs; the first one that was in another order.
+/// Puts every pipeline into the fixed order. Returns the first one that was in another order.
 fn arrange_pipelines(root: &mut Node) -> Option<usize> {
     let Some(Value::Array(upstreams)) = root.get_mut("upstream").map(|node| &mut node.value) else {
         return None;
@@ -203,7 +204,7 @@ fn arrange_pipelines(root: &mut Node) -> Option<usize> {
     rearranged.into_iter().position(|rearranged| rearranged)
 }
 
-fn read(root: &Node, source: &Source<'_>, secrets: Secrets) -> Result<Config, Error> {
+fn read(root: &Node, source: &ConfigSource<'_>, secrets: Secrets) -> Result<Config, Error> {
     let scope = Scope {
         env: source.env,
         platform: source.platform,

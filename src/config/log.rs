@@ -1,10 +1,10 @@
-//! What is logged: levels, for everything or for targets by name.
+//! `[log]`: levels for all targets or by target, and the format.
 
 use tracing_subscriber::filter::Targets;
 
 use super::cursor::Cursor;
 
-/// What to log, and how.
+/// What to log, and in which format.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     /// `off`, `error`, `warn`, `info`, `debug`, `trace`, or a list with levels of targets, such as
@@ -14,33 +14,33 @@ pub struct Log {
     pub format: LogFormat,
 }
 
-/// The form of log lines.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// Pretty on a terminal, else JSON.
     Auto,
     /// One JSON object a line.
     Json,
-    /// For people.
+    /// Readable by people.
     Pretty,
 }
 
-/// Neither a level nor a list of them.
+/// The text is neither a level nor a list of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("neither a level nor a filter such as info,pacegate=debug")]
 pub struct BadFilter;
 
 pub(super) fn log(cursor: &Cursor<'_>) -> Option<Log> {
-    let mut fields = cursor.fields()?;
-    let level = fields.required("level").and_then(|at| level(&at));
-    let format = fields.required("format").and_then(|format| {
+    let mut table = cursor.table()?;
+    let level = table.required("level").and_then(|at| level(&at));
+    let format = table.required("format").and_then(|format| {
         format.choice(&[
             ("auto", LogFormat::Auto),
             ("json", LogFormat::Json),
             ("pretty", LogFormat::Pretty),
         ])
     });
-    fields.finish();
+    table.finish();
     Some(Log {
         level: level?,
         format: format?,
@@ -57,7 +57,7 @@ fn level(cursor: &Cursor<'_>) -> Option<String> {
         ("trace", ()),
     ];
     let level = cursor.str()?;
-    // In a list, what is no level is the name of a target; alone it is a misspelt level.
+    // In a list, a word that is no level names a target; alone, it is a misspelt level.
     if !level.contains(['=', ',', '[']) {
         cursor.choice(&LEVELS)?;
     }
@@ -70,18 +70,19 @@ fn level(cursor: &Cursor<'_>) -> Option<String> {
 // === impl Log ===
 
 impl Log {
-    /// What is let through.
+    /// The filter for log records.
     ///
     /// # Errors
     ///
-    /// If the level is none and no filter; a loaded config has no such level.
+    /// [`BadFilter`] if the level is neither a level nor a filter; a loaded config has no such
+    /// level.
     pub fn targets(&self) -> Result<Targets, BadFilter> {
         targets(&self.level)
     }
 }
 
 fn targets(level: &str) -> Result<Targets, BadFilter> {
-    // Filters by span and field, which other programs know, would be taken for odd names here.
+    // Filters by span or field, which other programs support, would be taken for target names here.
     if level.contains(['[', '{']) {
         return Err(BadFilter);
     }

@@ -1,7 +1,7 @@
-//! The configuration, complete and checked: after loading nothing can be missing or contradictory.
+//! The configuration, complete and checked: after loading, nothing is missing or contradictory.
 //!
-//! [`load`] finds the file, merges built-in defaults, presets and the file, and remembers where
-//! every value came from. Everything here is data: no network, no layer, no provider's name.
+//! [`load`] finds the file, merges built-in defaults, presets and the file, and records where every
+//! value came from. This module holds data only: no network, no layer, no provider's name.
 
 use std::{fmt, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
@@ -20,8 +20,8 @@ mod load;
 mod log;
 mod notice;
 mod order;
-mod origin;
 mod platform;
+mod provenance;
 mod response_headers;
 mod secret;
 mod server;
@@ -32,50 +32,50 @@ mod units;
 mod upstream;
 
 pub use data::{opencode_sample, presets, throttle_profiles};
-pub use dialect::{Dialect, DialectRule, Pace, Until, Verdict};
+pub use dialect::{Dialect, DialectRule, Pace, ResetsAt, RuleVerdict};
 pub use error::Error;
 #[cfg(feature = "tools")]
 pub(crate) use error::suggestion;
 pub use limits::Limits;
-pub use load::{Loaded, Sample, load, origins, sample, without_secrets};
+pub use load::{Loaded, Sample, annotated, load, sample, without_secrets};
 pub use log::{BadFilter, Log, LogFormat};
 pub use notice::Notice;
-pub use origin::{Origin, Origins};
 pub use platform::Platform;
-pub use source::Source;
+pub use provenance::{AnnotatedConfig, Provenance};
+pub use source::ConfigSource;
 pub(crate) use units::show as show_duration;
 
-/// Everything pacegate is told.
+/// The whole configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where clients connect.
+    /// The address that clients connect to.
     pub listen: Listen,
-    /// With which certificate, if clients connect over TLS.
+    /// The certificate, if clients connect over TLS.
     pub listen_tls: Option<ListenTls>,
-    /// What clients must send as their API key; empty only on loopback and Unix sockets.
+    /// The API keys of clients; empty only on loopback and Unix sockets.
     pub client_keys: Vec<SecretString>,
     /// `Host` names accepted beyond the loopback ones.
     pub allowed_hosts: Vec<String>,
-    /// `Origin`s accepted; none by default.
+    /// `Origin` values accepted; none by default.
     pub allowed_origins: Vec<String>,
     /// The largest request body, in bytes.
     pub max_body: usize,
-    /// What a client may take up.
+    /// Limits on what clients may use.
     pub limits: Limits,
-    /// How long answers in progress may take once the process was told to end.
+    /// How long responses in progress may take once the process has been told to stop.
     pub drain_timeout: Duration,
     /// Threads that serve requests.
     pub workers: NonZeroUsize,
-    /// Where counts that outlive the process are kept; `None` where the person named no place and
-    /// the environment has no home to put it in.
+    /// The directory of counters that outlive the process; `None` if the user named none and the
+    /// environment has no home directory.
     pub state_dir: Option<PathBuf>,
-    /// What to log, and how.
+    /// What to log, and in which format.
     pub log: Log,
     /// At least one, names unique.
     pub upstreams: Vec<Upstream>,
 }
 
-/// Where clients connect.
+/// The address that clients connect to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
     /// An IP address and port; port 0 is any free one.
@@ -84,10 +84,10 @@ pub enum Listen {
     Unix(PathBuf),
 }
 
-/// The certificate that clients get to see.
+/// The TLS certificate of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenTls {
-    /// A PEM file with the certificate, and those that lead from it to a root.
+    /// A PEM file with the certificate and its chain.
     pub cert_file: PathBuf,
     /// A PEM file with its private key.
     pub key_file: PathBuf,
@@ -109,44 +109,44 @@ pub struct Upstream {
     pub name: String,
     /// The preset that its defaults came from.
     pub preset: Option<String>,
-    /// Scheme, authority and the path that `/v1` of a request is replaced by; no trailing slash.
+    /// Scheme, authority and the path that replaces `/v1` of a request; no trailing slash.
     pub base_url: Uri,
-    /// Whether the person wrote `base-url`; if not, a `resource_url` of the credentials may
-    /// replace it.
+    /// Whether the user wrote `base-url`; if not, a `resource_url` of the credentials may replace
+    /// it.
     pub base_url_written: bool,
-    /// How this upstream says "slow down" and "used up".
+    /// What the upstream's error responses mean.
     pub dialect: Dialect,
-    /// The models it serves.
+    /// The models that it serves.
     pub models: Vec<Model>,
     /// The layers that run, in the order of [`LayerName::ALL`].
     pub pipeline: Vec<LayerName>,
-    /// Which HTTP version to speak.
+    /// The HTTP version to speak.
     pub http: HttpVersion,
-    /// The largest response head, in bytes.
+    /// The largest response headers, in bytes.
     pub max_head: usize,
     /// The longest wait for a connection: name resolution, TCP, proxy and TLS together.
     pub connect_timeout: Duration,
-    /// The longest wait for a response head once the request is on its way.
+    /// The longest wait for the response headers once the request is being sent.
     pub head_timeout: Duration,
     /// The longest silence between two chunks of a response body.
     pub idle_timeout: Duration,
-    /// Whom to trust.
+    /// The trusted certificate authorities.
     pub tls: Tls,
-    /// What of an answer's header goes to the client.
+    /// The response headers that are passed to the client.
     pub response_headers: ResponseHeaders,
-    /// Where the token comes from.
+    /// The source of the token.
     pub credentials: Credentials,
     /// Settings of `header-align`.
-    pub header_align: HeaderAlign,
+    pub header_align: HeaderAlignSettings,
     /// Settings of `retry-on-429`.
-    pub retry_on_429: RetryOn429,
+    pub retry_on_429: RetryOn429Settings,
     /// Settings of `token-refresh`.
-    pub token_refresh: TokenRefresh,
+    pub token_refresh: TokenRefreshSettings,
     /// Settings of `jitter-throttle`.
-    pub jitter_throttle: JitterThrottle,
+    pub jitter_throttle: JitterThrottleSettings,
 }
 
-/// A model an upstream serves.
+/// A model that an upstream serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Model {
     /// Its id, as requests name it.
@@ -174,10 +174,10 @@ pub enum LayerName {
     BearerAuth,
 }
 
-/// Which HTTP version to speak to an upstream.
+/// The HTTP version to speak to an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HttpVersion {
-    /// What ALPN agrees on; HTTP/1.1 without TLS.
+    /// Negotiated by ALPN; HTTP/1.1 without TLS.
     Auto,
     /// HTTP/1.1 only.
     H1,
@@ -185,7 +185,7 @@ pub enum HttpVersion {
     H2,
 }
 
-/// Whom to trust as an upstream.
+/// The certificate authorities trusted for an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
     /// The set of root certificates.
@@ -203,41 +203,40 @@ pub enum Roots {
     System,
 }
 
-/// Fields of answers that go through to the client.
+/// The response headers that are passed to the client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ResponseHeaders {
-    /// By their names.
+    /// Header names.
     pub names: Vec<HeaderName>,
-    /// By how their names begin, in lower case.
+    /// Prefixes of header names, in lower case.
     pub prefixes: Vec<String>,
 }
 
-/// Where an upstream's token comes from.
+/// The source of an upstream's token.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Credentials {
     /// No token at all.
     None,
-    /// A key that somebody else issues.
+    /// An API key issued by the provider.
     ApiKey(ApiKey),
     /// A credentials file that is refreshed at a token endpoint.
     OAuth(Box<OAuth>),
 }
 
-/// Where an API key is found. The reference was resolved when the config was loaded.
+/// An API key and its reference, which was resolved when the config was loaded.
 #[derive(Clone, Debug)]
 pub struct ApiKey {
-    /// The key, as it was when the config was loaded.
+    /// The key at the time when the config was loaded.
     pub key: SecretString,
-    /// Why the reference leads to no key; never if the config was loaded with its secrets.
+    /// Why the reference leads to no key; `None` if the config was loaded with its secrets.
     pub problem: Option<String>,
-    /// The file it was read from, where it may be replaced while the program runs.
+    /// The file that the key was read from, where it may be replaced while the program runs.
     pub file: Option<PathBuf>,
     /// The reference as written, for messages: `env DASHSCOPE_API_KEY` or `file PATH`.
     pub reference: String,
 }
 
-/// Equal if they are found at the same place: whoever uses the key looks into the file again by
-/// itself.
+/// Compares references, not values: file keys are read again at run time.
 impl PartialEq for ApiKey {
     fn eq(&self, other: &Self) -> bool {
         let same_key = || self.key.expose_secret() == other.key.expose_secret();
@@ -247,10 +246,10 @@ impl PartialEq for ApiKey {
     }
 }
 
-/// A device-grant client and its credentials file.
+/// An OAuth client that logs in by device authorization, and its credentials file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OAuth {
-    /// The file, `~` and variables expanded.
+    /// The credentials file, with `~` and variables expanded.
     pub file: PathBuf,
     /// RFC 8628 device authorization endpoint.
     pub device_code_url: Uri,
@@ -262,33 +261,33 @@ pub struct OAuth {
     pub scope: String,
     /// Hosts whose `resource_url` may replace the preset's base URL.
     pub resource_hosts: Vec<String>,
-    /// Fields of requests to the two endpoints, in order: values, and places for what such a
-    /// request sets by itself. Where it is empty, this program's own.
+    /// Headers of requests to the two endpoints, in order: values, and reserved positions of
+    /// headers that pacegate sets itself. If empty, pacegate's own headers.
     pub headers: Vec<HeaderField>,
 }
 
-/// Settings of the `header-align` layer: the profile's fields, in order, with the person's own
-/// `set` and `remove` applied.
+/// Settings of the `header-align` layer: the profile's headers, in order, with the user's `set` and
+/// `remove` applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeaderAlign {
+pub struct HeaderAlignSettings {
     /// The profile's name, for messages.
     pub profile: String,
-    /// Client headers that go through where the profile says nothing.
+    /// Client headers that are passed on although the profile does not name them.
     pub pass: Vec<HeaderName>,
-    /// What is sent, in this order.
+    /// The headers to send, in this order.
     pub fields: Vec<HeaderField>,
 }
 
-/// One field of a header profile.
+/// One header of a profile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderField {
     /// Its name.
     pub name: HeaderName,
-    /// Its value, or whose it is.
+    /// The source of its value.
     pub rule: HeaderRule,
 }
 
-/// What a profile says about one header.
+/// The source of a header's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HeaderRule {
     /// This value, whatever the client sent.
@@ -297,59 +296,59 @@ pub enum HeaderRule {
     SetIfAbsent(HeaderValue),
     /// This list of codings if the client offered all of them, else the client's own list.
     Narrow(HeaderValue),
-    /// Only the place: a later layer or the HTTP client sets the value.
+    /// A reserved position: a later layer or the HTTP client sets the value.
     Place,
 }
 
 /// Settings of the `retry-on-429` layer.
 #[derive(Clone, Debug, PartialEq)]
-pub struct RetryOn429 {
+pub struct RetryOn429Settings {
     /// Retries after the first attempt.
     pub max_retries: u32,
-    /// The longest time a request is held without a response head.
+    /// The longest time that a request waits without response headers.
     pub max_hold: Duration,
     /// The wait when the upstream names none.
     pub default_wait: Duration,
-    /// Share of all tries that may be retries, 0.0 to 1.0.
+    /// The share of attempts that may be retries, 0.0 to 1.0.
     pub budget: f64,
 }
 
 /// Settings of the `token-refresh` layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TokenRefresh {
-    /// How long before expiry a token is renewed in the background.
+pub struct TokenRefreshSettings {
+    /// How long before expiry a token is refreshed in the background.
     pub early: Duration,
 }
 
 /// Settings of the `jitter-throttle` layer.
 #[derive(Clone, Debug, PartialEq)]
-pub struct JitterThrottle {
+pub struct JitterThrottleSettings {
     /// The profile that its defaults came from: `reference` or `quota`.
     pub profile: String,
     /// The least time between two dispatches, jitter not included.
     pub min_interval: Duration,
-    /// Added to each gap, drawn anew; the first is not after the second.
+    /// Added to each gap, drawn at random from this range; the first is not after the second.
     pub jitter: (Duration, Duration),
-    /// Another jitter for busy times.
-    pub busy: Option<Busy>,
-    /// Whether a lone request waits for its jitter too, as the reference does.
+    /// Another jitter for busy periods.
+    pub busy: Option<BusyJitter>,
+    /// Whether a lone request waits for its jitter, too, as the `reference` profile does.
     pub idle_jitter: bool,
-    /// How many requests in how long.
+    /// A number of requests per time.
     pub quotas: Vec<Quota>,
-    /// Most requests in flight, until their response bodies end; `None` is no limit.
+    /// The most requests in flight, until their response bodies end; `None` is no limit.
     pub concurrency: Option<NonZeroUsize>,
-    /// Most requests waiting.
+    /// The most queued requests.
     pub max_queue: usize,
-    /// The longest estimated wait that is begun.
+    /// The longest estimated wait; a request whose estimate is longer is refused.
     pub max_wait: Duration,
-    /// Who goes first.
-    pub order: Order,
+    /// The order in which queued requests leave.
+    pub order: QueueOrder,
 }
 
-/// When it is a busy time, and the jitter then.
+/// When a period is busy, and the jitter then.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Busy {
-    /// From this many dispatches on …
+pub struct BusyJitter {
+    /// From this many dispatches …
     pub from: NonZeroUsize,
     /// … within this time.
     pub within: Duration,
@@ -357,7 +356,7 @@ pub struct Busy {
     pub jitter: (Duration, Duration),
 }
 
-/// How many requests in how long.
+/// A number of requests per time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quota {
     /// At most this many.
@@ -379,7 +378,7 @@ impl fmt::Display for Quota {
     }
 }
 
-/// The time a quota is counted over.
+/// The time over which a quota is counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Per {
     /// Any window of this length.
@@ -403,10 +402,10 @@ pub enum Per {
     },
 }
 
-/// Who goes first.
+/// The order in which queued requests leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// Turn by turn among sessions.
+pub enum QueueOrder {
+    /// Sessions take turns.
     Fair,
     /// First come, first served.
     Fifo,

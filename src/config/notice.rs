@@ -1,8 +1,8 @@
-//! What a config asks for and does not get, although nothing in it is wrong.
+//! Settings of a valid config that have less effect than they seem to.
 
 use super::{Config, LayerName, Upstream};
 
-/// A setting that has less effect here than its words say.
+/// A setting that has less effect than it seems to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
     /// The key, such as `upstream[0].jitter-throttle.quotas`.
@@ -11,18 +11,19 @@ pub struct Notice {
     pub text: String,
 }
 
-/// `rearranged` is the first upstream whose layers run in another order than they are listed in.
+/// The notices about `config`. `rearranged` is the first upstream whose layers run in another order
+/// than listed.
 pub(super) fn notices(config: &Config, rearranged: Option<usize>) -> Vec<Notice> {
     let counts = |upstream: &Upstream| {
         let throttle = &upstream.jitter_throttle;
         upstream.pipeline.contains(&LayerName::JitterThrottle) && !throttle.quotas.is_empty()
     };
-    let homeless = config.state_dir.is_none();
+    let without_home = config.state_dir.is_none();
     let uncounted = config
         .upstreams
         .iter()
         .enumerate()
-        .filter(|(_, upstream)| homeless && counts(upstream))
+        .filter(|(_, upstream)| without_home && counts(upstream))
         .map(|(index, _)| Notice {
             path: format!("upstream[{index}].jitter-throttle.quotas"),
             text: "counted in memory only, so a restart forgets them; set state-dir".into(),
@@ -34,7 +35,7 @@ pub(super) fn notices(config: &Config, rearranged: Option<usize>) -> Vec<Notice>
         .collect()
 }
 
-/// Said once, for the first of the upstreams: it is the same for all.
+/// Given once, for the first upstream: it is the same for all.
 fn fixed_order(upstream: usize) -> Notice {
     let layers = LayerName::ALL.map(LayerName::name).join(", ");
     Notice {

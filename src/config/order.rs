@@ -1,6 +1,6 @@
-//! The layers of a pipeline: which of them run, and the one order in which they do.
+//! The layers of a pipeline: which of them run, and their fixed order.
 //!
-//! The config's list is a set. Every order but one breaks something: [`LayerName::ALL`] says what.
+//! The config's list is a set. Any other order breaks something: [`LayerName::ALL`] says what.
 
 use super::{
     LayerName,
@@ -8,9 +8,9 @@ use super::{
     tree::{Node, Value},
 };
 
-/// Puts the list of `upstream` into the order that runs, and returns whether it had another one.
+/// Puts the pipeline of `upstream` into the fixed order, and returns whether it was in another one.
 ///
-/// A list that holds anything but names of layers stays as it is, for the reader to refuse.
+/// A list with any item that is no layer's name stays as it is, for the reader to refuse.
 pub(super) fn arrange(upstream: &mut Node) -> bool {
     let Some(Value::Array(items)) = upstream.get_mut("pipeline").map(|node| &mut node.value) else {
         return false;
@@ -26,7 +26,7 @@ pub(super) fn arrange(upstream: &mut Node) -> bool {
     !arranged
 }
 
-/// Reads a pipeline that is arranged. No layer is in it twice, and none without its partner.
+/// Reads an ordered pipeline: no layer twice, and `token-refresh` only with `bearer-auth`.
 pub(super) fn read(cursor: &Cursor<'_>) -> Option<Vec<LayerName>> {
     let names = LayerName::ALL.map(|layer| (layer.name(), layer));
     let pipeline = cursor.list(|item| item.choice(&names))?;
@@ -37,7 +37,7 @@ pub(super) fn read(cursor: &Cursor<'_>) -> Option<Vec<LayerName>> {
     problems.is_empty().then_some(pipeline)
 }
 
-/// What is wrong with the list, and what to do about it.
+/// The problems of the list, each with a hint.
 fn problems(pipeline: &[LayerName]) -> Vec<(String, String)> {
     let mut problems = Vec::new();
     for (index, layer) in pipeline.iter().enumerate() {
@@ -63,15 +63,15 @@ fn problems(pipeline: &[LayerName]) -> Vec<(String, String)> {
 // === impl LayerName ===
 
 impl LayerName {
-    /// All of them, in the order in which a request passes them:
+    /// All layers, in the order in which a request passes them:
     ///
-    /// - `retry-on-429` and `token-refresh` before `jitter-throttle`: every attempt waits for its
-    ///   turn, retries and replays too. `retry-on-429` first, so that a replay that is told to slow
-    ///   down is retried as well.
+    /// - `retry-on-429` and `token-refresh` before `jitter-throttle`: every attempt, also a retry
+    ///   or a replay, waits for its turn. `retry-on-429` first, so that a replay which gets a 429
+    ///   is retried as well.
     /// - `header-align` after `jitter-throttle`: the headers are built when the request leaves, and
-    ///   no layer between copies them.
-    /// - `bearer-auth` last: a token that was read before the wait may be stale after it,
-    ///   `header-align` would remove it, and a replay has to get the new one.
+    ///   no layer in between copies them.
+    /// - `bearer-auth` last: a token read before the wait may be stale after it, `header-align`
+    ///   would remove it, and a replay needs the new one.
     pub const ALL: [Self; 5] = [
         Self::RetryOn429,
         Self::TokenRefresh,
@@ -80,7 +80,7 @@ impl LayerName {
         Self::BearerAuth,
     ];
 
-    /// How a pipeline names it.
+    /// Its name in a pipeline.
     pub const fn name(self) -> &'static str {
         match self {
             Self::RetryOn429 => "retry-on-429",
@@ -97,15 +97,15 @@ mod tests {
     use proptest::{prelude::*, sample::subsequence};
 
     use super::*;
-    use crate::config::origin::Origin;
+    use crate::config::provenance::Provenance;
 
     fn upstream(list: &[&str]) -> Node {
-        let text = |name: &&str| Node::text(Origin::BuiltIn, name);
+        let text = |name: &&str| Node::text(Provenance::BuiltIn, name);
         let list = Node {
-            origin: Origin::BuiltIn,
+            provenance: Provenance::BuiltIn,
             value: Value::Array(list.iter().map(text).collect()),
         };
-        let mut upstream = Node::table(Origin::BuiltIn);
+        let mut upstream = Node::table(Provenance::BuiltIn);
         upstream.set("pipeline", list);
         upstream
     }

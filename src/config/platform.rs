@@ -1,4 +1,4 @@
-//! What header profiles say about the machine.
+//! Placeholders of header profiles that describe the machine.
 
 use std::env::consts;
 
@@ -9,21 +9,21 @@ pub struct Platform {
     pub os: &'static str,
     /// `{arch}`: [node's name](https://nodejs.org/api/process.html#processarch).
     pub arch: &'static str,
-    /// `{stainless-os}`: the name that the OpenAI SDK gives it.
+    /// `{stainless-os}`: the OpenAI SDK's name.
     pub stainless_os: &'static str,
-    /// `{stainless-arch}`: the name that the OpenAI SDK gives it.
+    /// `{stainless-arch}`: the OpenAI SDK's name.
     pub stainless_arch: &'static str,
-    /// `{version}`: pacegate's.
+    /// `{version}`: pacegate's version.
     pub version: &'static str,
 }
 
 impl Platform {
-    /// The machine that this runs on.
+    /// The machine that pacegate runs on.
     pub fn current() -> Self {
         Self::of(consts::OS, consts::ARCH)
     }
 
-    /// A machine by Rust's names of its system and processor.
+    /// A machine, by Rust's names of its operating system and architecture.
     pub fn of(os: &'static str, arch: &'static str) -> Self {
         let (os, stainless_os) = match os {
             "linux" => ("linux", "Linux"),
@@ -49,7 +49,7 @@ impl Platform {
     ///
     /// # Errors
     ///
-    /// The name of a placeholder that there is none of.
+    /// The name of an unknown placeholder.
     pub(super) fn fill(self, text: &str) -> Result<String, String> {
         let mut filled = String::new();
         let mut rest = text;

@@ -1,16 +1,16 @@
-//! Which fields of an upstream's answers a client gets to see.
+//! `response-headers`: the response headers that clients see.
 
 use http::HeaderName;
 
 use super::{ResponseHeaders, cursor::Cursor};
 
-/// With fewer letters in front of it a star lets through what nobody thought of.
+/// A shorter prefix would match headers that were not meant.
 const LEAST_PREFIX: usize = 3;
 
 // === impl ResponseHeaders ===
 
 impl ResponseHeaders {
-    /// Why a field of this name stays behind whatever the lists say.
+    /// Why a header of this name is dropped whatever the lists say.
     pub fn withheld(name: &str) -> Option<&'static str> {
         Some(match name {
             "alt-svc" => "it would lead the client to another server",
@@ -35,12 +35,12 @@ impl ResponseHeaders {
     }
 }
 
-/// Reads the table; what is added passes like the rest.
+/// Reads the table; the `add` list extends the `pass` list.
 pub(super) fn read(cursor: &Cursor<'_>) -> Option<ResponseHeaders> {
-    let mut fields = cursor.fields()?;
-    let pass = fields.required("pass").and_then(|names| names.list(name));
-    let add = fields.required("add").and_then(|names| names.list(name));
-    fields.finish();
+    let mut table = cursor.table()?;
+    let pass = table.required("pass").and_then(|names| names.list(name));
+    let add = table.required("add").and_then(|names| names.list(name));
+    table.finish();
     let mut headers = ResponseHeaders::default();
     for (name, is_prefix) in pass?.into_iter().chain(add?) {
         if is_prefix {
@@ -52,7 +52,7 @@ pub(super) fn read(cursor: &Cursor<'_>) -> Option<ResponseHeaders> {
     Some(headers)
 }
 
-/// A name, and whether it is only how a name begins.
+/// A name, and whether it is only a prefix.
 fn name(cursor: &Cursor<'_>) -> Option<(HeaderName, bool)> {
     let (name, is_prefix) = cursor.parse(
         "a header name, or its first letters and a star",

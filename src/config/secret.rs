@@ -1,4 +1,4 @@
-//! Secrets are references; what they lead to is read here and shown nowhere.
+//! Secret references: the secrets they lead to are read here and shown nowhere.
 
 use std::{fs, path::PathBuf};
 
@@ -7,10 +7,10 @@ use secrecy::SecretString;
 
 use super::cursor::{Cursor, Secrets};
 
-/// A secret and the reference that led to it, for messages.
+/// A secret and its reference, for messages.
 pub(super) struct Secret {
     pub(super) value: SecretString,
-    /// Why there is none, where there need not be one.
+    /// Why there is no secret, where none is required.
     pub(super) problem: Option<String>,
     pub(super) file: Option<PathBuf>,
     pub(super) reference: String,
@@ -19,7 +19,7 @@ pub(super) struct Secret {
 const WRITE_A_REFERENCE: &str =
     "write { env = \"NAME\" } for an environment variable, or { file = \"PATH\" }";
 
-/// Reads `{ env = "NAME" }` or `{ file = "PATH" }` and what it leads to.
+/// Reads `{ env = "NAME" }` or `{ file = "PATH" }` and the secret that it leads to.
 pub(super) fn read(cursor: &Cursor<'_>) -> Option<Secret> {
     if cursor.node.as_str().is_some() {
         return cursor.refuse(
@@ -27,9 +27,9 @@ pub(super) fn read(cursor: &Cursor<'_>) -> Option<Secret> {
             WRITE_A_REFERENCE,
         );
     }
-    let mut fields = cursor.fields()?;
-    let (env, file) = (fields.optional("env"), fields.optional("file"));
-    fields.finish();
+    let mut table = cursor.table()?;
+    let (env, file) = (table.get("env"), table.get("file"));
+    table.finish();
 
     let (reference, file, found) = match (env, file) {
         (Some(name), None) => {
@@ -58,7 +58,7 @@ pub(super) fn read(cursor: &Cursor<'_>) -> Option<Secret> {
                 format!("put the secret into {reference}, or name another place"),
             );
         }
-        (found, Secrets::LeftAlone) => (SecretString::default(), found.err()),
+        (found, Secrets::Unresolved) => (SecretString::default(), found.err()),
     };
     Some(Secret {
         value,
@@ -80,7 +80,7 @@ fn usable(found: Result<String, String>) -> Result<SecretString, String> {
     Ok(value.into())
 }
 
-/// Editors and `echo` end a file with a line break that is no part of the secret.
+/// Editors and `echo` end a file with a line break that is not part of the secret.
 fn without_line_end(mut text: String) -> String {
     if text.ends_with('\n') {
         text.pop();

@@ -1,4 +1,4 @@
-//! The keys at the top: how clients reach pacegate, and how it runs.
+//! The top-level keys: how clients reach pacegate, and how it runs.
 
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf};
 
@@ -9,36 +9,36 @@ use super::{
     Config, Listen, ListenTls,
     cursor::{Cursor, Secrets},
     expand, limits, log,
-    origin::Origin,
+    provenance::Provenance,
     secret::{self, Secret},
     units, upstream,
 };
 
-/// More threads than any machine has cores for them.
+/// More threads than any machine has cores.
 const MOST_WORKERS: usize = 1024;
 
 /// Reads the whole configuration.
 pub(super) fn config(cursor: &Cursor<'_>) -> Option<Config> {
-    let mut fields = cursor.fields()?;
-    let listen_at = fields.required("listen");
+    let mut table = cursor.table()?;
+    let listen_at = table.required("listen");
     let listen = listen_at.as_ref().and_then(listen);
-    let listen_tls = fields.maybe("listen-tls", |at| listen_tls(at, listen.as_ref()));
-    let keys = fields
+    let listen_tls = table.optional_with("listen-tls", |at| listen_tls(at, listen.as_ref()));
+    let keys = table
         .required("client-keys")
         .and_then(|keys| keys.list(|key| Some((key.clone(), secret::read(key)?))));
     if let (Some(at), Some(listen), Some(keys)) = (&listen_at, &listen, &keys) {
         check_keys(at, listen, keys);
     }
-    let allowed_hosts = fields
+    let allowed_hosts = table
         .required("allowed-hosts")
         .and_then(|hosts| hosts.list(host));
-    let allowed_origins = fields
+    let allowed_origins = table
         .required("allowed-origins")
         .and_then(|origins| origins.list(web_origin));
-    let max_body = fields
+    let max_body = table
         .required("max-body")
         .and_then(|size| size.parse("a size with its unit", "32MiB", units::size));
-    let limits_at = fields.required("limits");
+    let limits_at = table.required("limits");
     let limits = limits_at.as_ref().and_then(limits::read);
     if let (Some(at), Some(limits), Some(max_body)) = (&limits_at, &limits, max_body)
         && limits.max_bodies < max_body
@@ -48,18 +48,18 @@ pub(super) fn config(cursor: &Cursor<'_>) -> Option<Config> {
             "raise limits.max-bodies, or lower max-body",
         );
     }
-    let drain_timeout = fields
+    let drain_timeout = table
         .required("drain-timeout")
         .and_then(|time| time.duration());
-    let workers = fields
+    let workers = table
         .required("workers")
         .and_then(|workers| NonZeroUsize::new(workers.integer(1, MOST_WORKERS)?));
-    let state_dir = fields.required("state-dir").and_then(|at| state_dir(&at));
-    let log = fields.required("log").and_then(|at| log::log(&at));
-    let upstreams = fields
+    let state_dir = table.required("state-dir").and_then(|at| state_dir(&at));
+    let log = table.required("log").and_then(|at| log::log(&at));
+    let upstreams = table
         .required("upstream")
         .and_then(|at| upstream::read(&at));
-    fields.finish();
+    table.finish();
 
     Some(Config {
         listen: listen?,
@@ -100,20 +100,20 @@ fn listen_tls(cursor: &Cursor<'_>, listen: Option<&Listen>) -> Option<ListenTls>
             "delete it: what goes over the socket does not leave this machine",
         );
     }
-    let mut fields = cursor.fields()?;
-    let cert_file = fields.required("cert-file").and_then(|file| file.file());
-    let key_file = fields.required("key-file").and_then(|file| file.file());
-    fields.finish();
+    let mut table = cursor.table()?;
+    let cert_file = table.required("cert-file").and_then(|file| file.file());
+    let key_file = table.required("key-file").and_then(|file| file.file());
+    table.finish();
     Some(ListenTls {
         cert_file: cert_file?,
         key_file: key_file?,
     })
 }
 
-/// Whoever can connect can spend the account: beyond this machine only a key that cannot be
-/// guessed keeps strangers out.
+/// Clients that can connect can spend the account. On an address that other machines can reach,
+/// only an unguessable key keeps strangers out.
 fn check_keys(at: &Cursor<'_>, listen: &Listen, keys: &[(Cursor<'_>, Secret)]) {
-    /// The command in the hint makes a key of 256 bits.
+    /// The command makes a key of 256 bits.
     const MAKE_ONE: &str = "make one with: openssl rand -hex 32";
     let exposed = match listen {
         Listen::Tcp(address) => !address.ip().is_loopback(),
@@ -129,7 +129,7 @@ fn check_keys(at: &Cursor<'_>, listen: &Listen, keys: &[(Cursor<'_>, Secret)]) {
         );
     }
     for (cursor, key) in keys {
-        if cursor.scope.secrets == Secrets::LeftAlone {
+        if cursor.scope.secrets == Secrets::Unresolved {
             continue;
         }
         let problem = if is_sample(key.value.expose_secret()) {
@@ -145,7 +145,7 @@ fn check_keys(at: &Cursor<'_>, listen: &Listen, keys: &[(Cursor<'_>, Secret)]) {
     }
 }
 
-/// Words that stand where a key should be.
+/// Whether the key is a placeholder from a sample.
 fn is_sample(key: &str) -> bool {
     const SAMPLES: [&str; 10] = [
         "apikey", "changeit", "changeme", "example", "key", "password", "sample", "secret", "test",
@@ -158,9 +158,9 @@ fn is_sample(key: &str) -> bool {
     one_character || (key.len() < 22 && SAMPLES.contains(&stripped))
 }
 
-/// Whether a key was typed, not drawn: a word in it, something repeated, few characters, or
-/// neighbours of the alphabet side by side. A random key of 128 bits looks like none of these once
-/// in ten million.
+/// Whether a key was typed, not generated: it contains a word, repeats itself, has few characters,
+/// or has neighbours of the alphabet side by side. This is true of one random key of 128 bits in
+/// ten million.
 fn is_guessable(key: &str) -> bool {
     const WORDS: [&str; 9] = [
         "changeit",
@@ -193,7 +193,7 @@ fn is_guessable(key: &str) -> bool {
         || WORDS.iter().any(|word| lower.contains(word))
 }
 
-/// 16 bytes are 32 hexadecimal digits or 22 of base64.
+/// Whether the key has 16 bytes: 32 hexadecimal digits or 22 of base64.
 fn has_128_bits(key: &str) -> bool {
     let hexadecimal = key
         .bytes()
@@ -217,7 +217,7 @@ fn web_origin(cursor: &Cursor<'_>) -> Option<String> {
         |text| {
             let uri = text.parse::<Uri>().ok()?;
             let origin = format!("{}://{}", uri.scheme_str()?, uri.authority()?);
-            // What browsers send is in lower case.
+            // Browsers send it in lower case.
             origin
                 .eq_ignore_ascii_case(text)
                 .then(|| text.to_ascii_lowercase())
@@ -230,10 +230,11 @@ fn web_origin(cursor: &Cursor<'_>) -> Option<String> {
     reason = "without a place, and wrong, are different"
 )]
 fn state_dir(cursor: &Cursor<'_>) -> Option<Option<PathBuf>> {
-    let homeless = *cursor.origin() == Origin::BuiltIn
+    let without_home = *cursor.provenance() == Provenance::BuiltIn
         && expand::path(cursor.str()?, cursor.scope.env).is_err();
-    // A container without a home needs no place as long as nothing is kept there.
-    if homeless {
+    // A container without a home directory needs no state directory unless something is saved
+    // there.
+    if without_home {
         return Some(None);
     }
     cursor.file().map(Some)

@@ -1,4 +1,4 @@
-//! Which file is read.
+//! Finds the configuration file.
 
 use std::{
     fs, io,
@@ -8,13 +8,13 @@ use std::{
 use super::{
     Platform,
     error::Problem,
-    origin::Origin,
+    provenance::Provenance,
     tree::{self, Node},
 };
 
-/// Where a configuration is to come from.
+/// Where to load a configuration from.
 #[derive(Clone)]
-pub struct Source<'a> {
+pub struct ConfigSource<'a> {
     /// The file named on the command line.
     pub config: Option<PathBuf>,
     /// The preset named on the command line: no file is read, and it is the only upstream.
@@ -27,18 +27,18 @@ pub struct Source<'a> {
     pub log_format: Option<String>,
     /// Looks up an environment variable.
     pub env: &'a dyn Fn(&str) -> Option<String>,
-    /// What header profiles say about the machine.
+    /// The placeholders of header profiles.
     pub platform: Platform,
 }
 
-/// A file that was found.
+/// A configuration file that was found.
 pub(super) struct Found {
     pub(super) path: PathBuf,
     pub(super) tree: Node,
 }
 
-impl<'a> Source<'a> {
-    /// The usual places, nothing from the command line, this machine.
+impl<'a> ConfigSource<'a> {
+    /// A source with the default paths, no command-line options, and this machine's platform.
     pub fn new(env: &'a dyn Fn(&str) -> Option<String>) -> Self {
         Self {
             config: None,
@@ -51,7 +51,7 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// The file to read; `None` if nobody named one and no usual place has one.
+    /// The file to read; `None` if none was named and no default path has one.
     pub(super) fn find(&self) -> Result<Option<Found>, Problem> {
         let named = match (&self.config, &self.preset) {
             (Some(path), _) => Some((path.clone(), "--config")),
@@ -95,7 +95,7 @@ impl<'a> Source<'a> {
             .collect()
     }
 
-    /// An empty variable counts as none.
+    /// An empty variable counts as unset.
     fn variable(&self, name: &str) -> Option<String> {
         (self.env)(name).filter(|value| !value.is_empty())
     }
@@ -110,10 +110,10 @@ impl Found {
     }
 }
 
-/// Parses a file of the person's.
+/// Parses a user's file.
 pub(super) fn parse_file(path: &Path, text: &str) -> Result<Node, Problem> {
     let shared: std::sync::Arc<Path> = path.into();
-    tree::parse(text, |line| Origin::File {
+    tree::parse(text, |line| Provenance::File {
         path: shared.clone(),
         line,
     })

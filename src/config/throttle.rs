@@ -5,23 +5,23 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 
 use super::{
-    Busy, JitterThrottle, Order, Per, Quota,
-    cursor::{Cursor, Fields},
+    BusyJitter, JitterThrottleSettings, Per, QueueOrder, Quota,
+    cursor::{Cursor, TableReader},
     data::Folder,
     tree::Node,
     units,
 };
 
-/// The table of a layer's settings.
+/// The key of the settings.
 const TABLE: &str = "jitter-throttle";
 
-/// Puts what the profile named in `upstream` says under the keys that stand beside the name.
+/// Merges the profile that `upstream` names with the keys beside its name, which win.
 pub(super) fn expand_profile(upstream: &mut Node) {
     let Some(table) = upstream.get_mut(TABLE) else {
         return;
     };
     let profile = table.get("profile").and_then(Node::as_str);
-    // The reader names an unknown profile, and where it stands.
+    // The reader reports an unknown profile and its place.
     if let Some(Ok(mut profile)) = profile.and_then(|name| Folder::Throttle.read(name)) {
         profile.merge(table.clone());
         *table = profile;
@@ -29,36 +29,36 @@ pub(super) fn expand_profile(upstream: &mut Node) {
 }
 
 /// Reads the settings.
-pub(super) fn read(cursor: &Cursor<'_>) -> Option<JitterThrottle> {
-    let mut fields = cursor.fields()?;
+pub(super) fn read(cursor: &Cursor<'_>) -> Option<JitterThrottleSettings> {
+    let mut table = cursor.table()?;
     let profiles: Vec<_> = Folder::Throttle
         .names()
         .into_iter()
         .map(|name| (name, name))
         .collect();
-    let profile = fields
+    let profile = table
         .required("profile")
         .and_then(|profile| profile.choice(&profiles));
-    let min_interval = fields
+    let min_interval = table
         .required("min-interval")
         .and_then(|interval| interval.duration());
-    let jitter = fields.required("jitter").and_then(|range| jitter(&range));
-    let busy = fields.maybe("busy", busy);
-    let idle_jitter = fields.required("idle-jitter").and_then(|idle| idle.bool());
-    let quotas = fields
+    let jitter = table.required("jitter").and_then(|range| jitter(&range));
+    let busy = table.optional_with("busy", busy);
+    let idle_jitter = table.required("idle-jitter").and_then(|idle| idle.bool());
+    let quotas = table
         .required("quotas")
         .and_then(|quotas| quotas.list(quota));
-    let concurrency = fields.maybe("concurrency", Cursor::count);
-    let max_queue = fields
+    let concurrency = table.optional_with("concurrency", Cursor::count);
+    let max_queue = table
         .required("max-queue")
         .and_then(|most| most.integer(0, 1_000_000));
-    let max_wait = fields.required("max-wait").and_then(|wait| wait.duration());
-    let order = fields
+    let max_wait = table.required("max-wait").and_then(|wait| wait.duration());
+    let order = table
         .required("order")
-        .and_then(|order| order.choice(&[("fair", Order::Fair), ("fifo", Order::Fifo)]));
-    fields.finish();
+        .and_then(|order| order.choice(&[("fair", QueueOrder::Fair), ("fifo", QueueOrder::Fifo)]));
+    table.finish();
 
-    Some(JitterThrottle {
+    Some(JitterThrottleSettings {
         profile: profile?.into(),
         min_interval: min_interval?,
         jitter: jitter?,
@@ -91,15 +91,15 @@ fn jitter(cursor: &Cursor<'_>) -> Option<(Duration, Duration)> {
     Some((from, to))
 }
 
-fn busy(cursor: &Cursor<'_>) -> Option<Busy> {
-    let mut fields = cursor.fields()?;
-    let from = fields.required("from").and_then(|from| from.count());
-    let within = fields
+fn busy(cursor: &Cursor<'_>) -> Option<BusyJitter> {
+    let mut table = cursor.table()?;
+    let from = table.required("from").and_then(|from| from.count());
+    let within = table
         .required("within")
         .and_then(|within| within.duration());
-    let range = fields.required("jitter").and_then(|range| jitter(&range));
-    fields.finish();
-    Some(Busy {
+    let range = table.required("jitter").and_then(|range| jitter(&range));
+    table.finish();
+    Some(BusyJitter {
         from: from?,
         within: within?,
         jitter: range?,
@@ -107,34 +107,30 @@ fn busy(cursor: &Cursor<'_>) -> Option<Busy> {
 }
 
 fn quota(cursor: &Cursor<'_>) -> Option<Quota> {
-    let mut fields = cursor.fields()?;
-    let requests = fields
+    let mut table = cursor.table()?;
+    let requests = table
         .required("requests")
         .and_then(|requests| requests.count());
-    let per = fields
+    let per = table
         .required("per")
-        .and_then(|word| per(&word, &mut fields));
-    fields.finish();
+        .and_then(|word| per(&word, &mut table));
+    table.finish();
     Some(Quota {
         requests: requests?,
         per: per?,
     })
 }
 
-/// Only calendar times have a zone, and only a month begins on a day of one's own.
-fn per(word: &Cursor<'_>, fields: &mut Fields<'_>) -> Option<Per> {
+/// Only calendar periods have a zone, and only months an anchor day.
+fn per(word: &Cursor<'_>, table: &mut TableReader<'_>) -> Option<Per> {
     Some(match word.str()? {
-        "day" => Per::Day {
-            zone: zone(fields)?,
-        },
-        "week" => Per::Week {
-            zone: zone(fields)?,
-        },
+        "day" => Per::Day { zone: zone(table)? },
+        "week" => Per::Week { zone: zone(table)? },
         "month" => Per::Month {
-            zone: zone(fields)?,
+            zone: zone(table)?,
             // Every month has 28 days.
-            anchor_day: fields
-                .maybe("anchor-day", |day| day.integer(1, 28))?
+            anchor_day: table
+                .optional_with("anchor-day", |day| day.integer(1, 28))?
                 .unwrap_or(1),
         },
         _ => Per::Window(word.parse(
@@ -145,9 +141,9 @@ fn per(word: &Cursor<'_>, fields: &mut Fields<'_>) -> Option<Per> {
     })
 }
 
-fn zone(fields: &mut Fields<'_>) -> Option<String> {
+fn zone(table: &mut TableReader<'_>) -> Option<String> {
     let known = |name: &str| TimeZone::get(name).is_ok().then(|| name.to_owned());
-    let zone = fields.maybe("zone", |zone| {
+    let zone = table.optional_with("zone", |zone| {
         zone.parse("the name of a time zone", "Asia/Shanghai", known)
     })?;
     Some(zone.unwrap_or_else(|| "UTC".into()))

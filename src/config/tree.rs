@@ -1,4 +1,4 @@
-//! TOML as a tree in which every value knows where it came from, and the merging of such trees.
+//! TOML as a tree of values with their provenance, and the merging of such trees.
 
 use std::fmt;
 
@@ -7,16 +7,16 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{error::Problem, origin::Origin};
+use super::{error::Problem, provenance::Provenance};
 
-/// A value and its origin.
+/// A value and its provenance.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
-    pub(super) origin: Origin,
+    pub(super) provenance: Provenance,
     pub(super) value: Value,
 }
 
-/// Entries of a table stay in the order in which they were written.
+/// A value; the entries of a table keep the order of the file.
 #[derive(Clone, Debug)]
 pub(super) enum Value {
     Array(Vec<Node>),
@@ -24,23 +24,23 @@ pub(super) enum Value {
     Table(Vec<(String, Node)>),
 }
 
-/// Parses TOML; `origin` makes an origin of a line, counted from 1.
-pub(super) fn parse(text: &str, origin: impl Fn(usize) -> Origin) -> Result<Node, Problem> {
+/// Parses TOML; `provenance` returns the provenance of a line, counted from 1.
+pub(super) fn parse(text: &str, provenance: impl Fn(usize) -> Provenance) -> Result<Node, Problem> {
     let at = |offset: usize| {
         let before = text.as_bytes().get(..offset).unwrap_or(text.as_bytes());
-        origin(1 + before.iter().filter(|byte| **byte == b'\n').count())
+        provenance(1 + before.iter().filter(|byte| **byte == b'\n').count())
     };
     let table = DeTable::parse(text).map_err(|error| {
         let offset = error.span().map_or(0, |span| span.start);
         Problem::new(format!("not TOML: {}", error.message())).at(at(offset))
     })?;
     Ok(Node {
-        origin: at(0),
+        provenance: at(0),
         value: convert_table(table.get_ref(), &at),
     })
 }
 
-fn convert_table(table: &DeTable<'_>, at: &impl Fn(usize) -> Origin) -> Value {
+fn convert_table(table: &DeTable<'_>, at: &impl Fn(usize) -> Provenance) -> Value {
     let mut entries: Vec<(&Spanned<_>, _)> = table.iter().collect();
     entries.sort_by_key(|(key, _)| key.span().start);
     Value::Table(
@@ -48,7 +48,7 @@ fn convert_table(table: &DeTable<'_>, at: &impl Fn(usize) -> Origin) -> Value {
             .into_iter()
             .map(|(key, value)| {
                 let node = Node {
-                    origin: at(key.span().start),
+                    provenance: at(key.span().start),
                     value: convert(value, at),
                 };
                 (key.get_ref().to_string(), node)
@@ -57,12 +57,12 @@ fn convert_table(table: &DeTable<'_>, at: &impl Fn(usize) -> Origin) -> Value {
     )
 }
 
-fn convert(value: &Spanned<DeValue<'_>>, at: &impl Fn(usize) -> Origin) -> Value {
+fn convert(value: &Spanned<DeValue<'_>>, at: &impl Fn(usize) -> Provenance) -> Value {
     let scalar = match value.get_ref() {
         DeValue::Table(table) => return convert_table(table, at),
         DeValue::Array(items) => {
             let node = |item: &Spanned<DeValue<'_>>| Node {
-                origin: at(item.span().start),
+                provenance: at(item.span().start),
                 value: convert(item, at),
             };
             return Value::Array(items.iter().map(node).collect());
@@ -70,7 +70,7 @@ fn convert(value: &Spanned<DeValue<'_>>, at: &impl Fn(usize) -> Origin) -> Value
         DeValue::String(text) => toml::Value::String(text.to_string()),
         DeValue::Boolean(value) => toml::Value::Boolean(*value),
         DeValue::Datetime(value) => toml::Value::Datetime(*value),
-        // A number too large to be one stays text; whoever reads it refuses that.
+        // A number that is too large stays text, which the reader refuses.
         DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
             .map_or_else(
                 |_| toml::Value::String(number.to_string()),
@@ -87,23 +87,23 @@ fn convert(value: &Spanned<DeValue<'_>>, at: &impl Fn(usize) -> Origin) -> Value
 // === impl Node ===
 
 impl Node {
-    pub(super) fn table(origin: Origin) -> Self {
+    pub(super) fn table(provenance: Provenance) -> Self {
         Self {
-            origin,
+            provenance,
             value: Value::Table(Vec::new()),
         }
     }
 
-    pub(super) fn text(origin: Origin, text: &str) -> Self {
+    pub(super) fn text(provenance: Provenance, text: &str) -> Self {
         Self {
-            origin,
+            provenance,
             value: Value::Scalar(toml::Value::String(text.into())),
         }
     }
 
-    /// Lays `overlay` over this: its scalars and arrays win, tables are merged key by key.
+    /// Merges `overlay` into this: its scalars and arrays win, tables are merged key by key.
     pub(super) fn merge(&mut self, overlay: Self) {
-        self.origin = overlay.origin;
+        self.provenance = overlay.provenance;
         match (&mut self.value, overlay.value) {
             (Value::Table(base), Value::Table(entries)) => {
                 for (key, node) in entries {
@@ -118,7 +118,7 @@ impl Node {
         }
     }
 
-    /// Puts `node` under `key`, in the place of what was there.
+    /// Sets `key` to `node`.
     pub(super) fn set(&mut self, key: &str, node: Self) {
         if let Some(old) = self.get_mut(key) {
             *old = node;
@@ -156,7 +156,7 @@ impl Node {
         }
     }
 
-    /// What it is, for messages that must not show it.
+    /// The value's type, for messages that must not show the value.
     pub(super) fn kind(&self) -> &'static str {
         match &self.value {
             Value::Array(_) => "a list",
@@ -169,7 +169,7 @@ impl Node {
     }
 }
 
-/// Tables that make sense only as one: a secret reference, and credentials of another kind.
+/// Tables that are replaced as a whole: a secret reference, and credentials of another kind.
 fn is_whole(key: &str, base: &Node, overlay: &Node) -> bool {
     let kind = |node: &Node| node.get("kind").and_then(Node::as_str).map(str::to_owned);
     key == "key" || kind(overlay).is_some_and(|new| kind(base) != Some(new))
@@ -200,7 +200,7 @@ fn inline(node: &Node) -> String {
     }
 }
 
-/// Quoted where TOML asks for it.
+/// The key, quoted where TOML requires it.
 pub(super) fn inline_key(key: &str) -> String {
     let bare = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     if !key.is_empty() && key.bytes().all(bare) {
@@ -215,7 +215,7 @@ mod tests {
     use super::*;
 
     fn tree(text: &str) -> Node {
-        parse(text, |_| Origin::BuiltIn).unwrap()
+        parse(text, |_| Provenance::BuiltIn).unwrap()
     }
 
     #[test]
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn knows_the_line_of_every_value() {
-        let line = |line| Origin::File {
+        let line = |line| Provenance::File {
             path: std::path::Path::new("f").into(),
             line,
         };
@@ -260,7 +260,7 @@ mod tests {
         };
         let lines: Vec<_> = [root.get("a").unwrap(), list, &items[1]]
             .iter()
-            .map(|node| node.origin.line())
+            .map(|node| node.provenance.line())
             .collect();
         assert_eq!(lines, [Some(1), Some(4), Some(6)]);
     }

@@ -1,15 +1,15 @@
-//! Values that carry their unit.
+//! Values with their unit.
 
 use std::time::Duration;
 
 /// `1s`, `500ms`, `5m`, `5h`.
 pub(super) fn duration(text: &str) -> Option<Duration> {
-    // humantime takes a bare 0; a unit is asked for here even so.
+    // humantime accepts a bare 0; here it needs a unit as well.
     text.ends_with(char::is_alphabetic)
         .then(|| humantime::parse_duration(text).ok())?
 }
 
-/// `500ms..1500ms`, both included, in any order.
+/// `500ms..1500ms`, both inclusive, in any order.
 pub(super) fn range(text: &str) -> Option<(Duration, Duration)> {
     let (from, to) = text.split_once("..")?;
     Some((duration(from.trim())?, duration(to.trim())?))
@@ -17,7 +17,7 @@ pub(super) fn range(text: &str) -> Option<(Duration, Duration)> {
 
 /// `32MiB`, in bytes.
 pub(super) fn size(text: &str) -> Option<usize> {
-    // bytesize takes a bare number for bytes; here that is more likely a forgotten unit.
+    // bytesize reads a bare number as bytes; here it is more likely a forgotten unit.
     if text.ends_with(|last: char| last.is_ascii_digit()) {
         return None;
     }
@@ -26,13 +26,13 @@ pub(super) fn size(text: &str) -> Option<usize> {
         .and_then(|size| usize::try_from(size.as_u64()).ok())
 }
 
-/// `20%`, as a share from 0 to 1.
+/// `20%`, as a fraction from 0 to 1.
 pub(super) fn percent(text: &str) -> Option<f64> {
     let number: f64 = text.strip_suffix('%')?.trim().parse().ok()?;
     (0.0..=100.0).contains(&number).then_some(number / 100.0)
 }
 
-/// A duration as it would be written.
+/// Formats a duration as it is written in a config.
 pub(crate) fn show(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
 }

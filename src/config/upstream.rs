@@ -1,38 +1,38 @@
-//! The upstreams: defaults laid under each, then read and checked against themselves.
+//! `[[upstream]]`: merges the defaults into each, then reads and checks it.
 
 use std::collections::HashSet;
 
 use http::{Uri, uri::Scheme};
 
 use super::{
-    Credentials, HttpVersion, JitterThrottle, LayerName, Model, Per, RetryOn429, Roots, Tls,
-    TokenRefresh, Upstream,
+    Credentials, HttpVersion, JitterThrottleSettings, LayerName, Model, Per, RetryOn429Settings,
+    Roots, Tls, TokenRefreshSettings, Upstream,
     credentials::{self, is_loopback},
-    cursor::{Cursor, Fields},
+    cursor::{Cursor, TableReader},
     data::{self, Folder},
     dialect,
     error::{Problem, suggestion},
     header_align, limits, order,
-    origin::Origin,
+    provenance::Provenance,
     response_headers, throttle,
     tree::Node,
     units,
 };
 
-/// HTTP/2 says the limit in 32 bits.
+/// HTTP/2 carries the limit in 32 bits.
 const MOST_HEAD: usize = u32::MAX as usize;
 
-/// Lays the defaults of every upstream and those of its preset under `written`. Without a name it
-/// gets its preset's.
+/// Merges the defaults of every upstream, those of the preset, and `written`. The default name is
+/// the preset's.
 pub(super) fn with_defaults(written: Node, path: &str) -> Result<Node, Problem> {
     let mut layers = vec![data::upstream()?];
-    // A preset that isn't a string is the reader's to refuse.
+    // A preset that is not a string is left for the reader to refuse.
     if let Some(preset) = written.get("preset")
         && let Some(name) = preset.as_str()
     {
         let found = Folder::Presets.read(name).ok_or_else(|| {
             Problem::new(format!("unknown preset \"{name}\""))
-                .at(preset.origin.clone())
+                .at(preset.provenance.clone())
                 .key(format!("{path}.preset"))
                 .hint(suggestion(name, &Folder::Presets.names()))
         })?;
@@ -41,8 +41,8 @@ pub(super) fn with_defaults(written: Node, path: &str) -> Result<Node, Problem> 
     layers.push(written);
 
     let said = |key| layers.iter().rev().find_map(|layer: &Node| layer.get(key));
-    let mut node = Node::table(Origin::BuiltIn);
-    // First what people look for first, whoever says it.
+    let mut node = Node::table(Provenance::BuiltIn);
+    // The most important keys come first, whichever layer sets them.
     for (key, value) in [
         ("name", said("name").or_else(|| said("preset"))),
         ("preset", said("preset")),
@@ -59,7 +59,7 @@ pub(super) fn with_defaults(written: Node, path: &str) -> Result<Node, Problem> 
     Ok(node)
 }
 
-/// Reads `[[upstream]]`: at least one, names unique.
+/// Reads `[[upstream]]`: at least one, with unique names.
 pub(super) fn read(cursor: &Cursor<'_>) -> Option<Vec<Upstream>> {
     let items = cursor.items()?;
     if items.is_empty() {
@@ -79,31 +79,29 @@ pub(super) fn read(cursor: &Cursor<'_>) -> Option<Vec<Upstream>> {
     cursor.list(upstream)
 }
 
-/// Long, because every key of an upstream has its line here.
+/// Long, because each key of an upstream has its line here.
 fn upstream(cursor: &Cursor<'_>) -> Option<Upstream> {
-    let mut fields = cursor.fields()?;
-    let name = fields
-        .required("name")
-        .and_then(|name| upstream_name(&name));
-    let preset = fields.maybe("preset", Cursor::string);
-    let base = fields.required("base-url");
+    let mut table = cursor.table()?;
+    let name = table.required("name").and_then(|name| upstream_name(&name));
+    let preset = table.optional_with("preset", Cursor::string);
+    let base = table.required("base-url");
     let base_url = base.as_ref().and_then(base_url);
-    let mut dialect = fields.required("dialect").and_then(|at| dialect::read(&at));
-    let models = fields
+    let mut dialect = table.required("dialect").and_then(|at| dialect::read(&at));
+    let models = table
         .required("models")
         .and_then(|models| models.list(model));
-    let pipeline_at = fields.required("pipeline");
+    let pipeline_at = table.required("pipeline");
     let pipeline = pipeline_at.as_ref().and_then(order::read);
-    let http = fields.required("http").and_then(|http| {
+    let http = table.required("http").and_then(|http| {
         http.choice(&[
             ("auto", HttpVersion::Auto),
             ("h1", HttpVersion::H1),
             ("h2", HttpVersion::H2),
         ])
     });
-    let max_head = limits::size(&mut fields, "max-head", MOST_HEAD);
+    let max_head = limits::size(&mut table, "max-head", MOST_HEAD);
     let mut time = |key| {
-        fields
+        table
             .required(key)
             .and_then(|time: Cursor<'_>| time.duration())
     };
@@ -112,33 +110,33 @@ fn upstream(cursor: &Cursor<'_>) -> Option<Upstream> {
         time("head-timeout"),
         time("idle-timeout"),
     );
-    let tls = fields.required("tls").and_then(|at| tls(&at));
-    let response_headers = fields
+    let tls = table.required("tls").and_then(|at| tls(&at));
+    let response_headers = table
         .required("response-headers")
         .and_then(|at| response_headers::read(&at));
-    let credentials = fields
+    let credentials = table
         .required("credentials")
         .and_then(|at| credentials::read(&at));
     let header_align = layer(
-        &mut fields,
+        &mut table,
         LayerName::HeaderAlign,
         &pipeline,
         header_align::read,
     );
-    let retry_on_429 = layer(&mut fields, LayerName::RetryOn429, &pipeline, retry_on_429);
+    let retry_on_429 = layer(&mut table, LayerName::RetryOn429, &pipeline, retry_on_429);
     let token_refresh = layer(
-        &mut fields,
+        &mut table,
         LayerName::TokenRefresh,
         &pipeline,
         token_refresh,
     );
     let jitter_throttle = layer(
-        &mut fields,
+        &mut table,
         LayerName::JitterThrottle,
         &pipeline,
         throttle::read,
     );
-    fields.finish();
+    table.finish();
 
     if let (Some(at), Some(url), Some(credentials)) = (&base, &base_url, &credentials) {
         check_secrecy(at, url, credentials);
@@ -155,7 +153,7 @@ fn upstream(cursor: &Cursor<'_>) -> Option<Upstream> {
         name: name?,
         preset: preset?,
         base_url: base_url?,
-        base_url_written: base.is_some_and(|base| base.origin().is_written()),
+        base_url_written: base.is_some_and(|base| base.provenance().is_written()),
         dialect: dialect?,
         models: models?,
         pipeline: pipeline?,
@@ -174,10 +172,11 @@ fn upstream(cursor: &Cursor<'_>) -> Option<Upstream> {
     })
 }
 
-/// The day that the account's months begin on, if the person has told: a preset can only guess.
-fn month_anchor(cursor: &Cursor<'_>, throttle: &JitterThrottle) -> Option<u8> {
+/// The day of the month on which the account's months begin, if the user named one: a preset can
+/// only guess.
+fn month_anchor(cursor: &Cursor<'_>, throttle: &JitterThrottleSettings) -> Option<u8> {
     let settings = cursor.node.get(LayerName::JitterThrottle.name())?;
-    if !settings.get("quotas")?.origin.is_written() {
+    if !settings.get("quotas")?.provenance.is_written() {
         return None;
     }
     throttle.quotas.iter().find_map(|quota| match quota.per {
@@ -186,19 +185,19 @@ fn month_anchor(cursor: &Cursor<'_>, throttle: &JitterThrottle) -> Option<u8> {
     })
 }
 
-/// Reads a layer's settings. Those that a person wrote for a layer that isn't there are refused;
-/// a preset's are merely of no use.
+/// Reads a layer's settings. Settings that the user wrote for a layer that is not in the pipeline
+/// are refused; those of a preset are ignored.
 fn layer<'a, T>(
-    fields: &mut Fields<'a>,
+    table: &mut TableReader<'a>,
     layer: LayerName,
     pipeline: &Option<Vec<LayerName>>,
     read: impl FnOnce(&Cursor<'a>) -> Option<T>,
 ) -> Option<T> {
-    let cursor = fields.required(layer.name())?;
+    let cursor = table.required(layer.name())?;
     let listed = pipeline
         .as_ref()
         .is_none_or(|pipeline| pipeline.contains(&layer));
-    if !listed && cursor.origin().is_written() {
+    if !listed && cursor.provenance().is_written() {
         return cursor.refuse(
             "settings for a layer that is not in the pipeline",
             format!("add \"{}\" to the pipeline, or delete them", layer.name()),
@@ -224,7 +223,7 @@ fn base_url(cursor: &Cursor<'_>) -> Option<Uri> {
     if url.query().is_some() {
         return cursor.expected("a URL without a query", "delete the ? and what follows");
     }
-    // What was a URL with a slash at its end is one without it.
+    // A URL without its trailing slash is still a URL.
     url.to_string().trim_end_matches('/').parse().ok()
 }
 
@@ -258,12 +257,13 @@ fn check_bearer(at: &Cursor<'_>, pipeline: &[LayerName], credentials: &Credentia
 }
 
 fn model(cursor: &Cursor<'_>) -> Option<Model> {
-    let mut fields = cursor.fields()?;
-    let mut tokens = |key| fields.maybe(key, |at: &Cursor<'_>| at.integer(1, u64::from(u32::MAX)));
+    let mut table = cursor.table()?;
+    let mut tokens =
+        |key| table.optional_with(key, |at: &Cursor<'_>| at.integer(1, u64::from(u32::MAX)));
     let (context, output) = (tokens("context"), tokens("output"));
-    let id = fields.required("id").and_then(|id| id.string());
-    let input = fields.maybe("input", Cursor::strings);
-    fields.finish();
+    let id = table.required("id").and_then(|id| id.string());
+    let input = table.optional_with("input", Cursor::strings);
+    table.finish();
     Some(Model {
         id: id?,
         context: context?,
@@ -273,32 +273,32 @@ fn model(cursor: &Cursor<'_>) -> Option<Model> {
 }
 
 fn tls(cursor: &Cursor<'_>) -> Option<Tls> {
-    let mut fields = cursor.fields()?;
-    let roots = fields
+    let mut table = cursor.table()?;
+    let roots = table
         .required("roots")
         .and_then(|roots| roots.choice(&[("bundled", Roots::Bundled), ("system", Roots::System)]));
-    let ca_file = fields.maybe("ca-file", Cursor::file);
-    fields.finish();
+    let ca_file = table.optional_with("ca-file", Cursor::file);
+    table.finish();
     Some(Tls {
         roots: roots?,
         ca_file: ca_file?,
     })
 }
 
-fn retry_on_429(cursor: &Cursor<'_>) -> Option<RetryOn429> {
-    let mut fields = cursor.fields()?;
-    let max_retries = fields
+fn retry_on_429(cursor: &Cursor<'_>) -> Option<RetryOn429Settings> {
+    let mut table = cursor.table()?;
+    let max_retries = table
         .required("max-retries")
         .and_then(|most| most.integer(0, 100));
-    let max_hold = fields.required("max-hold").and_then(|hold| hold.duration());
-    let default_wait = fields
+    let max_hold = table.required("max-hold").and_then(|hold| hold.duration());
+    let default_wait = table
         .required("default-wait")
         .and_then(|wait| wait.duration());
-    let budget = fields
+    let budget = table
         .required("budget")
         .and_then(|budget| budget.parse("a share from 0% to 100%", "20%", units::percent));
-    fields.finish();
-    Some(RetryOn429 {
+    table.finish();
+    Some(RetryOn429Settings {
         max_retries: max_retries?,
         max_hold: max_hold?,
         default_wait: default_wait?,
@@ -306,9 +306,9 @@ fn retry_on_429(cursor: &Cursor<'_>) -> Option<RetryOn429> {
     })
 }
 
-fn token_refresh(cursor: &Cursor<'_>) -> Option<TokenRefresh> {
-    let mut fields = cursor.fields()?;
-    let early = fields.required("early").and_then(|early| early.duration());
-    fields.finish();
-    Some(TokenRefresh { early: early? })
+fn token_refresh(cursor: &Cursor<'_>) -> Option<TokenRefreshSettings> {
+    let mut table = cursor.table()?;
+    let early = table.required("early").and_then(|early| early.duration());
+    table.finish();
+    Some(TokenRefreshSettings { early: early? })
 }

@@ -1,17 +1,14 @@
 //! An API key as a token source.
 //!
 //! A key from a file is read again when the file changes, so a key can be replaced without a
-//! restart. The file is looked at when a token is asked for, at most every five seconds; there is
-//! no watcher, because change notices do not reach bind mounts. A file that is gone or holds no
-//! key takes nothing away: the key in use is kept.
+//! restart; [`file_version`](super::file_version) says when it is checked. If the file is gone or
+//! holds no key, the last key stays in use.
 
 use std::{
     fmt,
-    fs::{self, File},
+    fs::File,
     io::{self, Read},
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
 };
 
 use pacegate_layers::token::{BearerToken, TokenFuture, TokenSource};
@@ -20,48 +17,41 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::file_version::{CheckTimer, FileVersion};
 use crate::config::ApiKey;
 
-/// The key of an upstream.
+/// The API key of one upstream.
 pub struct ApiKeySource {
     reference: String,
     file: Option<PathBuf>,
-    state: Mutex<State>,
+    state: Mutex<KeyState>,
 }
 
-struct State {
+struct KeyState {
     token: BearerToken,
-    looked_at: Option<Instant>,
-    /// The state of the file when it was last looked at; `None` where there was none.
-    seen: Option<Seen>,
+    checks: CheckTimer,
+    /// The version of the file at the last check; `None` where there was none.
+    version: Option<FileVersion>,
 }
 
-/// Tells one state of a file from another without reading it.
-#[derive(Clone, Copy, PartialEq)]
-struct Seen {
-    modified: Option<SystemTime>,
-    inode: u64,
-    len: u64,
-}
-
-/// A key that cannot be sent. No text shows it.
+/// Why a key cannot be sent. No message shows the key.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiKeyError {
-    /// The reference points at nothing.
+    /// The reference leads to an empty key.
     #[error("the API key from {reference} is empty; put the provider's key there")]
     Empty {
         /// The reference as written in the config.
         reference: String,
     },
-    /// The file cannot be read any more.
+    /// The key file cannot be read any more.
     #[error("the API key from {reference} cannot be read: {reason}")]
     Unreadable {
         /// The reference as written in the config.
         reference: String,
-        /// What the system said.
+        /// The system's error.
         reason: io::Error,
     },
-    /// It holds characters that no header carries, such as a line break.
+    /// The key has characters that no header carries, such as a line break.
     #[error(
         "the API key from {reference} has characters that an HTTP header cannot carry; it must be \
          the key alone, on one line"
@@ -75,17 +65,17 @@ pub enum ApiKeyError {
 // === impl ApiKeySource ===
 
 impl ApiKeySource {
-    /// A source that gives `key`, without the white space around it: a key file usually ends with
-    /// a line break.
+    /// A source of `key`, without the white space around it: a key file usually ends with a line
+    /// break.
     ///
     /// # Errors
     ///
-    /// [`ApiKeyError`] if nothing is left or if it cannot stand in a header.
+    /// [`ApiKeyError`] if the key is empty or cannot stand in a header.
     pub fn new(key: &ApiKey) -> Result<Self, ApiKeyError> {
-        let state = State {
+        let state = KeyState {
             token: token(key.key.expose_secret(), 0, &key.reference)?,
-            looked_at: None,
-            seen: None,
+            checks: CheckTimer::default(),
+            version: None,
         };
         Ok(Self {
             reference: key.reference.clone(),
@@ -94,22 +84,19 @@ impl ApiKeySource {
         })
     }
 
-    /// Reads the key again if its file has changed. Blocks as long as a few hundred bytes of the
-    /// page cache take.
-    fn look(&self, file: &Path, state: &mut State) {
-        let now = Instant::now();
-        if state
-            .looked_at
-            .is_some_and(|before| now - before < LOOK_EVERY)
-        {
+    /// Reads the key again if its file has changed. Blocks for some microseconds, for a few hundred
+    /// bytes in the page cache.
+    fn reload_if_changed(&self, file: &Path, state: &mut KeyState) {
+        if !state.checks.begin_check(Instant::now()) {
             return;
         }
-        state.looked_at = Some(now);
-        let seen = Seen::of(file);
-        if seen == state.seen {
+        // Orchestrators mount secrets behind symbolic links, so those are followed. A pipe, such as
+        // that of a shell's `<(…)`, has no version: it was read once, when the config was loaded.
+        let version = FileVersion::of_link_target(file);
+        if version == state.version {
             return;
         }
-        state.seen = seen;
+        state.version = version;
         match self.read(file, state.token.generation() + 1) {
             Ok(token) if token.header() == state.token.header() => {}
             Ok(token) => {
@@ -138,10 +125,10 @@ impl ApiKeySource {
 
 impl TokenSource for ApiKeySource {
     fn token(&self) -> TokenFuture {
-        // Every change of the state is complete before anything that can panic.
+        // Nothing panics between two changes of the state.
         let mut state = self.state.lock();
         if let Some(file) = &self.file {
-            self.look(file, &mut state);
+            self.reload_if_changed(file, &mut state);
         }
         TokenFuture::ready(Ok(state.token.clone()))
     }
@@ -159,7 +146,7 @@ impl fmt::Debug for ApiKeySource {
     }
 }
 
-/// The token that `key` makes.
+/// The bearer token for `key`.
 fn token(key: &str, generation: u64, reference: &str) -> Result<BearerToken, ApiKeyError> {
     let reference = reference.to_owned();
     match key.trim() {
@@ -168,31 +155,15 @@ fn token(key: &str, generation: u64, reference: &str) -> Result<BearerToken, Api
     }
 }
 
-/// As often as a credentials file is looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
-
-/// No key comes near it.
+/// Far more than any key needs.
 const MAX_LEN: u64 = 64 * 1024;
-
-// === impl Seen ===
-
-impl Seen {
-    /// Links are followed: orchestrators mount secrets behind them. What is no regular file, such
-    /// as the pipe of a shell's `<(…)`, could be read once only, and was when the config was
-    /// loaded.
-    fn of(path: &Path) -> Option<Self> {
-        let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
-        Some(Self {
-            modified: metadata.modified().ok(),
-            inode: metadata.ino(),
-            len: metadata.len(),
-        })
-    }
-}
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::credentials::file_version::CHECK_INTERVAL;
 
     fn key(key: &str, file: Option<PathBuf>) -> ApiKey {
         ApiKey {
@@ -244,14 +215,14 @@ mod tests {
 
         fs::write(&file, "sk-long-2\n").unwrap();
         assert_eq!(given(&source).await, "Bearer sk-1", "it looked too soon");
-        tokio::time::sleep(LOOK_EVERY).await;
-        let renewed = source.refresh(&stale).await.unwrap();
-        assert_eq!(renewed.header(), "Bearer sk-long-2");
-        assert_ne!(renewed.generation(), stale.generation());
+        tokio::time::sleep(CHECK_INTERVAL).await;
+        let refreshed = source.refresh(&stale).await.unwrap();
+        assert_eq!(refreshed.header(), "Bearer sk-long-2");
+        assert_ne!(refreshed.generation(), stale.generation());
 
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(CHECK_INTERVAL).await;
         let same = source.token().await.unwrap();
-        assert_eq!(same.generation(), renewed.generation());
+        assert_eq!(same.generation(), refreshed.generation());
     }
 
     #[tokio::test(start_paused = true)]
@@ -271,7 +242,7 @@ mod tests {
                 Some(content) => fs::write(&file, content).unwrap(),
                 None => drop(fs::remove_file(&file)),
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
             let expected = match content {
                 Some("sk-2") => "Bearer sk-2",
                 _ => "Bearer sk-1",

@@ -1,10 +1,10 @@
-//! The lock file that programs sharing a credentials file take before they renew the token.
+//! The lock file that programs sharing a credentials file take before they refresh the token.
 //!
-//! The protocol is theirs, not ours: the file is made with `O_EXCL`, holds a random id, is given
-//! up for dead by its age, and some of its users delete it whoever it belongs to. So holding a
-//! [`Lock`] makes a collision unlikely, never impossible: whoever holds it still compares the
-//! file before writing, and is done in under ten seconds, the age at which the most impatient
-//! program steals it. Its time is never touched to prolong it.
+//! The protocol belongs to those programs: the file is created with `O_EXCL`, holds a random id and
+//! counts as abandoned by its age, and some programs delete it even if it is not theirs. So a
+//! [`CredentialsLock`] makes a collision unlikely, never impossible: its holder still compares the
+//! credentials file before writing, and finishes in under ten seconds, the age at which the most
+//! impatient program steals the lock. The lock file's time is never updated to prolong it.
 
 use std::{
     ffi::OsStr,
@@ -18,36 +18,38 @@ use std::{
 use tracing::debug;
 use uuid::Uuid;
 
-use super::{WallClock, leftovers::sweep};
+use super::stale_files;
+use crate::wall_clock::WallClock;
 
-/// A lock file that was ours when it was made. Dropping it removes the file if it still is.
+/// A lock file that this process created. Dropping it removes the file if it still holds this
+/// lock's id.
 #[derive(Debug)]
 #[must_use = "dropping the lock releases it"]
-pub struct Lock {
+pub struct CredentialsLock {
     path: PathBuf,
     id: String,
 }
 
-/// Why a lock was not taken.
+/// Why the lock was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Somebody held it all the time.
+    /// Another program held it during every attempt.
     #[error("{} is held by another program", .0.display())]
     Busy(PathBuf),
-    /// It cannot be made.
+    /// The lock file cannot be created.
     #[error("{} cannot be made: {reason}", path.display())]
     Io {
         /// The lock file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         reason: io::Error,
     },
 }
 
-// === impl Lock ===
+// === impl CredentialsLock ===
 
-impl Lock {
-    /// Takes the lock that belongs to the credentials file `file`, waiting up to 29 s for it.
+impl CredentialsLock {
+    /// Takes the lock of the credentials file `file`, waiting up to 29 s for it.
     ///
     /// # Errors
     ///
@@ -55,7 +57,7 @@ impl Lock {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves nothing behind.
+    /// Cancel safe: a dropped future leaves no lock file behind.
     pub async fn acquire(file: &Path, wall_clock: &WallClock) -> Result<Self, LockError> {
         let path = path_beside(file);
         let mut delay = FIRST_DELAY;
@@ -87,12 +89,12 @@ impl Lock {
             .open(path)?;
         let id = Uuid::new_v4().to_string();
         if let Err(error) = file.write_all(id.as_bytes()) {
-            // Ours without doubt: it was made a moment ago and is far from stale.
+            // Certainly this process's file: it was created a moment ago and is far from stale.
             let _best_effort = fs::remove_file(path);
             return Err(error);
         }
         if let (Some(directory), Ok(ours)) = (path.parent(), file.metadata()) {
-            sweep(directory, &ours, |name| is_grave(path, name));
+            stale_files::remove(directory, &ours, |name| is_stolen_path(path, name));
         }
         Ok(Self {
             path: path.to_owned(),
@@ -101,7 +103,7 @@ impl Lock {
     }
 }
 
-impl Drop for Lock {
+impl Drop for CredentialsLock {
     fn drop(&mut self) {
         match fs::read_to_string(&self.path) {
             Ok(id) if id == self.id => {
@@ -112,20 +114,21 @@ impl Drop for Lock {
     }
 }
 
-/// The lock's path: the extension replaced, as in `oauth_creds.json` and `oauth_creds.lock`.
+/// The lock's path: the file's with another extension, as in `oauth_creds.json` and
+/// `oauth_creds.lock`.
 fn path_beside(file: &Path) -> PathBuf {
     let path = file.with_extension("lock");
     if path != file {
         return path;
     }
-    // A credentials file that is called so itself must not be stolen from as a stale lock.
+    // A credentials file with that extension must not be taken for a stale lock.
     let mut path = path.into_os_string();
     path.push(".lock");
     path.into()
 }
 
-/// Removes a lock whose owner must be dead. By rename first: of several who find it stale, one
-/// wins, and a lock that was new after all can be put back.
+/// Removes a lock whose owner must be dead. Renames it first: of several programs that find it
+/// stale one wins, and a fresh lock that was renamed by mistake can be put back.
 fn steal_if_stale(path: &Path, wall_clock: &WallClock) -> bool {
     let is_stale = |path: &Path| {
         fs::symlink_metadata(path)
@@ -139,30 +142,31 @@ fn steal_if_stale(path: &Path, wall_clock: &WallClock) -> bool {
     if !is_stale(path) {
         return false;
     }
-    let grave = grave_beside(path);
-    if fs::rename(path, &grave).is_err() {
+    let stolen_path = stolen_path_beside(path);
+    if fs::rename(path, &stolen_path).is_err() {
         return false;
     }
-    let stolen = is_stale(&grave);
+    let stolen = is_stale(&stolen_path);
     if !stolen {
-        // Another thief was faster and this is its lock. Linking fails if there is a newer one.
-        let _lost = fs::hard_link(&grave, path);
+        // Another program stole it first and this is its new lock. Linking fails if there is an
+        // even newer one.
+        let _lost = fs::hard_link(&stolen_path, path);
     }
-    let _best_effort = fs::remove_file(&grave);
+    let _best_effort = fs::remove_file(&stolen_path);
     debug!(path = %path.display(), stolen, "Found a stale lock");
     stolen
 }
 
-/// Where a lock that is being stolen from `path` lies for a moment. If its thief is killed there,
-/// whoever takes the lock later sweeps it. One that is swept under its thief's hands, because the
-/// lock in it was that old already, costs the thief another try.
-fn grave_beside(path: &Path) -> PathBuf {
-    let mut grave = path.as_os_str().to_owned();
-    grave.push(format!(".{}", Uuid::new_v4()));
-    grave.into()
+/// The path to which a lock is renamed while it is stolen. If this process is killed then, the next
+/// holder of a lock removes the file. A file that is removed too early, because the stolen lock was
+/// already that old, costs another attempt.
+fn stolen_path_beside(path: &Path) -> PathBuf {
+    let mut stolen_path = path.as_os_str().to_owned();
+    stolen_path.push(format!(".{}", Uuid::new_v4()));
+    stolen_path.into()
 }
 
-fn is_grave(path: &Path, name: &OsStr) -> bool {
+fn is_stolen_path(path: &Path, name: &OsStr) -> bool {
     path.file_name()
         .and_then(|lock| {
             name.to_str()?
@@ -172,21 +176,21 @@ fn is_grave(path: &Path, name: &OsStr) -> bool {
         .is_some_and(|id| Uuid::try_parse(id).is_ok())
 }
 
-/// The age at which the patient programs steal it; the impatient ones do so after 10 s.
+/// The age at which the patient programs steal it; the impatient ones steal it after 10 s.
 const STALE: Duration = Duration::from_secs(35);
-/// Attempts to make the lock file, as the other programs do it.
+/// Attempts to create the lock file, as many as the other programs make.
 const TRIES: u32 = 20;
-/// The wait after the first attempt, as the other programs do it.
+/// The wait after the first attempt, the same as the other programs'.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
-/// How much longer each wait is than the one before.
+/// The factor by which each wait is longer than the one before.
 const DELAY_GROWTH: f64 = 1.5;
-/// No wait is longer.
+/// The longest wait.
 const LONGEST_DELAY: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::credentials::system_clock;
+    use crate::wall_clock::system_clock;
 
     #[test]
     fn lies_beside_the_file_and_never_is_the_file() {
@@ -202,17 +206,17 @@ mod tests {
     #[test]
     fn knows_its_own_graves_by_name() {
         let path = Path::new("/a/creds.lock");
-        let grave = grave_beside(path);
-        assert_eq!(grave.parent(), path.parent());
-        assert!(is_grave(path, grave.file_name().unwrap()));
-        // The second is how another program calls its own.
+        let stolen_path = stolen_path_beside(path);
+        assert_eq!(stolen_path.parent(), path.parent());
+        assert!(is_stolen_path(path, stolen_path.file_name().unwrap()));
+        // The second is how another program names its stolen locks.
         let id = "0d9a1c3e-8f27-4b56-9c8e-2a64d1b7f035";
         for other in [
             "creds.lock",
             &format!("creds.lock.stale.{id}"),
             &format!("other.lock.{id}"),
         ] {
-            assert!(!is_grave(path, OsStr::new(other)), "{other}");
+            assert!(!is_stolen_path(path, OsStr::new(other)), "{other}");
         }
     }
 
@@ -220,9 +224,13 @@ mod tests {
     async fn gives_up_after_29_seconds_of_a_live_lock() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("creds.json");
-        let _held = Lock::acquire(&file, &system_clock()).await.unwrap();
+        let _held = CredentialsLock::acquire(&file, &system_clock())
+            .await
+            .unwrap();
         let start = tokio::time::Instant::now();
-        let error = Lock::acquire(&file, &system_clock()).await.unwrap_err();
+        let error = CredentialsLock::acquire(&file, &system_clock())
+            .await
+            .unwrap_err();
         assert!(matches!(error, LockError::Busy(_)));
         let waited = start.elapsed().as_secs();
         assert!((28..=30).contains(&waited), "{waited}");

@@ -1,21 +1,12 @@
-//! Who holds the tokens.
+//! Tokens of upstreams: where they are read from, refreshed and stored.
 //!
-//! [`source`] is what a pipeline asks; it keeps the tokens of a file ([`store`]) that other
-//! programs read and renew too, so every renewal happens under their [`lock`] and nothing about
-//! the file is ever taken for granted.
-
-use std::{sync::Arc, time::SystemTime};
+//! [`source`] serves the tokens of a credentials file ([`store`]) that other programs read and
+//! refresh as well. Every refresh therefore happens under their [`lock`], and the file is read
+//! again before each decision. [`api_key`] serves an API key.
 
 pub mod api_key;
-mod leftovers;
+pub mod file_version;
 pub mod lock;
 pub mod source;
+mod stale_files;
 pub mod store;
-
-/// The wall clock: tokens expire, and locks go stale, by the time that other programs see.
-pub type WallClock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
-
-/// The machine's own wall clock.
-pub fn system_clock() -> WallClock {
-    Arc::new(SystemTime::now)
-}

@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use super::home::Home;
 use crate::{
-    config::{self, Config, Source},
-    credentials::store::{Credentials, CredentialsFile, WriteError},
+    config::{self, Config, ConfigSource},
+    credentials::store::{CredentialsFile, OAuthCredentials, WriteError},
     simulator::{Access, Arrival, Behaviour, ChatLimits, Options, Simulator, WindowLimit},
 };
 
@@ -34,7 +34,7 @@ pub struct DemoSetup {
 pub enum SetupError {
     /// The temporary credentials cannot be written.
     #[error(transparent)]
-    Credentials(#[from] WriteError),
+    OAuthCredentials(#[from] WriteError),
     /// The simulator cannot listen.
     #[error("the simulator cannot listen: {0}")]
     Listen(#[from] io::Error),
@@ -64,13 +64,13 @@ const LIMIT: WindowLimit = WindowLimit {
 /// If `listen` is not valid.
 pub fn config(home: &Home, listen: Option<String>) -> Result<Config, config::Error> {
     let env = |name: &str| (name == "HOME").then(|| home.path().display().to_string());
-    let source = Source {
+    let source = ConfigSource {
         // An empty config file: all defaults, and no other file is searched for.
         config: Some("/dev/null".into()),
         listen,
         // Errors are shown, and the table is not disturbed.
         log_level: Some("warn".into()),
-        ..Source::new(&env)
+        ..ConfigSource::new(&env)
     };
     Ok(config::load(&source)?.config)
 }
@@ -145,12 +145,12 @@ impl DemoSetup {
     }
 }
 
-fn login(upstream: &Simulator, expiry: SystemTime) -> Credentials {
+fn login(upstream: &Simulator, expiry: SystemTime) -> OAuthCredentials {
     let grant = upstream.issue();
     let since_1970 = expiry
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
-    Credentials {
+    OAuthCredentials {
         access_token: grant.access_token.into(),
         token_type: "Bearer".into(),
         refresh_token: grant.refresh_token.into(),

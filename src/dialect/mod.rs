@@ -12,7 +12,7 @@ use pacegate_layers::{
 };
 
 use self::error_body::ErrorBody;
-use crate::config::{self, Dialect, DialectRule, Until};
+use crate::config::{self, Dialect, DialectRule, ResetsAt};
 
 mod decode;
 mod error_body;
@@ -55,7 +55,7 @@ impl DialectClassifier {
 
     /// How long until the instant that `until` speaks of, by the upstream's own clock where it
     /// shows one: the reset is on its side.
-    fn reset(&self, until: &Until, headers: &HeaderMap) -> Option<Duration> {
+    fn reset(&self, until: &ResetsAt, headers: &HeaderMap) -> Option<Duration> {
         let date = headers
             .get(header::DATE)
             .and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
@@ -86,10 +86,10 @@ impl Classify for DialectClassifier {
         let mut rules = self.0.rules.iter();
         let decides = |rule: &&DialectRule| matches(rule, status, &document, answer.headers);
         match rules.find(decides).map(|rule| &rule.verdict) {
-            Some(config::Verdict::Exhausted(until)) => Verdict::Exhausted {
+            Some(config::RuleVerdict::Exhausted(until)) => Verdict::Exhausted {
                 reset: self.reset(until, answer.headers),
             },
-            Some(config::Verdict::Retry { pace, at_least }) => Verdict::Retry {
+            Some(config::RuleVerdict::Retry { pace, at_least }) => Verdict::Retry {
                 recovery: match pace {
                     config::Pace::FewerAtOnce => Recovery::FewerAtOnce,
                     config::Pace::Ramp => Recovery::Ramp,
@@ -97,7 +97,7 @@ impl Classify for DialectClassifier {
                 },
                 at_least: at_least.unwrap_or_default(),
             },
-            Some(config::Verdict::Pass) | None => Verdict::Pass,
+            Some(config::RuleVerdict::Pass) | None => Verdict::Pass,
         }
     }
 }
@@ -142,7 +142,7 @@ mod tests {
 
     use super::*;
 
-    fn rule(status: u16, verdict: config::Verdict) -> DialectRule {
+    fn rule(status: u16, verdict: config::RuleVerdict) -> DialectRule {
         DialectRule {
             status: vec![StatusCode::from_u16(status).unwrap()],
             code: Vec::new(),
@@ -154,8 +154,8 @@ mod tests {
     }
 
     fn classifier() -> DialectClassifier {
-        let exhausted = config::Verdict::Exhausted(Until::AtMost(Duration::from_secs(9)));
-        let retry = config::Verdict::Retry {
+        let exhausted = config::RuleVerdict::Exhausted(ResetsAt::AtMost(Duration::from_secs(9)));
+        let retry = config::RuleVerdict::Retry {
             pace: config::Pace::Same,
             at_least: None,
         };
@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn the_upstreams_clock_tells_when_its_day_ends() {
-        let midnight = Until::Day(jiff::tz::TimeZone::UTC);
+        let midnight = ResetsAt::Day(jiff::tz::TimeZone::UTC);
         let headers = [(
             header::DATE,
             "Mon, 23 Nov 2026 23:59:50 GMT".parse().unwrap(),

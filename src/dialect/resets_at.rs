@@ -8,19 +8,19 @@ use jiff::{
     tz::TimeZone,
 };
 
-use crate::config::Until;
+use crate::config::ResetsAt;
 
 /// How long from `now` until there is some again; `None` is what nobody knows.
-pub(super) fn reset(until: &Until, now: SystemTime) -> Option<Duration> {
+pub(super) fn reset(until: &ResetsAt, now: SystemTime) -> Option<Duration> {
     match until {
-        Until::AtMost(longest) => Some(*longest),
-        Until::Day(zone) => start_of(zone, now, |today| today.tomorrow().ok()),
-        Until::Month { zone, anchor_day } => {
+        ResetsAt::AtMost(longest) => Some(*longest),
+        ResetsAt::Day(zone) => start_of(zone, now, |today| today.tomorrow().ok()),
+        ResetsAt::Month { zone, anchor_day } => {
             let anchor_day = i8::try_from((*anchor_day)?).ok()?;
             start_of(zone, now, |today| month_after(today, anchor_day))
         }
-        Until::Unknown => None,
-        Until::Week(zone) => start_of(zone, now, |today| {
+        ResetsAt::Unknown => None,
+        ResetsAt::Week(zone) => start_of(zone, now, |today| {
             today.nth_weekday(1, Weekday::Monday).ok()
         }),
     }
@@ -58,7 +58,7 @@ mod tests {
     }
 
     /// In hours.
-    fn hours(until: &Until, now: &str) -> Option<f64> {
+    fn hours(until: &ResetsAt, now: &str) -> Option<f64> {
         let now: Timestamp = now.parse().unwrap();
         let now = SystemTime::try_from(now).unwrap();
         Some(reset(until, now)?.as_secs_f64() / 3600.0)
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn a_day_ends_at_the_zones_own_midnight() {
-        let day = |name| Until::Day(zone(name));
+        let day = |name| ResetsAt::Day(zone(name));
         assert_eq!(hours(&day("Asia/Shanghai"), NOW), Some(4.0));
         assert_eq!(hours(&day("UTC"), NOW), Some(12.0));
         assert_eq!(hours(&day("America/Los_Angeles"), NOW), Some(20.0));
@@ -78,21 +78,21 @@ mod tests {
 
     #[test]
     fn a_day_with_a_change_of_the_clock_is_as_long_as_it_is() {
-        let berlin = Until::Day(zone("Europe/Berlin"));
+        let berlin = ResetsAt::Day(zone("Europe/Berlin"));
         assert_eq!(hours(&berlin, "2026-03-28T23:00:00Z"), Some(23.0));
         assert_eq!(hours(&berlin, "2026-10-24T22:00:00Z"), Some(25.0));
     }
 
     #[test]
     fn a_week_ends_on_monday() {
-        let week = Until::Week(zone("Asia/Shanghai"));
+        let week = ResetsAt::Week(zone("Asia/Shanghai"));
         assert_eq!(hours(&week, NOW), Some(6.0 * 24.0 + 4.0));
         assert_eq!(hours(&week, "2026-11-22T15:00:00Z"), Some(1.0));
     }
 
     #[test]
     fn a_month_ends_on_its_anchor_if_that_is_known() {
-        let month = |anchor_day| Until::Month {
+        let month = |anchor_day| ResetsAt::Month {
             zone: zone("Asia/Shanghai"),
             anchor_day,
         };
@@ -104,9 +104,9 @@ mod tests {
 
     #[test]
     fn a_rolling_window_is_over_in_its_own_length_and_the_unknown_never() {
-        let rolling = Until::AtMost(Duration::from_secs(5 * 3600));
+        let rolling = ResetsAt::AtMost(Duration::from_secs(5 * 3600));
         assert_eq!(hours(&rolling, NOW), Some(5.0));
-        assert_eq!(hours(&Until::Unknown, NOW), None);
+        assert_eq!(hours(&ResetsAt::Unknown, NOW), None);
     }
 
     proptest! {
@@ -114,8 +114,8 @@ mod tests {
         fn every_reset_is_ahead_and_within_its_period(seconds in 0u64..4_000_000_000, anchor in 1u8..=28) {
             let now = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
             for name in ["UTC", "Asia/Shanghai", "America/Los_Angeles", "America/Santiago"] {
-                let month = Until::Month { zone: zone(name), anchor_day: Some(anchor) };
-                for (until, days) in [(Until::Day(zone(name)), 1), (Until::Week(zone(name)), 7), (month, 31)] {
+                let month = ResetsAt::Month { zone: zone(name), anchor_day: Some(anchor) };
+                for (until, days) in [(ResetsAt::Day(zone(name)), 1), (ResetsAt::Week(zone(name)), 7), (month, 31)] {
                     let reset = reset(&until, now).unwrap();
                     // An hour for a change of the clock.
                     let longest = Duration::from_secs(days * 24 * 3600 + 3600);

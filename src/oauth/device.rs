@@ -1,8 +1,9 @@
-//! A login on another device ([RFC 8628]) with PKCE: begin, tell the person, poll.
+//! The device authorization grant ([RFC 8628]) with PKCE: begin, show the code, poll.
 //!
-//! Polls keep the distance that the server asks for, counted from the end of one to the begin of
-//! the next. What may pass (a server error, nonsense, a broken connection) is asked again; only a
-//! word of the server's, or the end of the code's life, ends the login.
+//! Polls keep the interval that the server asks for, from the end of one to the start of the next.
+//! After a transient failure (a server error, a malformed response, a broken connection) the next
+//! poll goes on; only an error code of the server, or the expiry of the device code, ends the
+//! login.
 //!
 //! [RFC 8628]: https://www.rfc-editor.org/rfc/rfc8628
 
@@ -20,89 +21,89 @@ use tower::Service;
 use uuid::Uuid;
 
 use super::{
-    exchange::{self, Refusal, Unusable, in_brackets, presentable},
+    exchange::{self, ExchangeError, OAuthErrorResponse, parenthesized, printable},
     pkce::Verifier,
-    refresh::{Grant, TokenEndpoint},
+    refresh::{IssuedTokens, TokenEndpoint},
 };
 
-/// Where logins begin.
+/// The endpoints of a login.
 #[derive(Clone, Debug)]
 pub struct DeviceEndpoint {
-    /// Where the first request goes.
+    /// The device authorization endpoint.
     pub url: Uri,
-    /// What the login is for, separated by spaces.
+    /// The requested scopes, separated by spaces.
     pub scope: String,
-    /// Where the token is polled for, as whom, and under which header fields both requests go.
+    /// The token endpoint, the client id, and the request headers for both endpoints.
     pub token: TokenEndpoint,
 }
 
-/// A login that waits for its person.
-pub struct Login {
-    /// What the person types in, if the page asks for it.
+/// A login that waits for confirmation in a browser.
+pub struct DeviceAuthorization {
+    /// The code to type in, if the page asks for it.
     pub user_code: String,
-    /// The page.
-    pub page: Uri,
-    /// The page with the code typed in, where there is one.
-    pub page_with_code: Option<Uri>,
-    /// When it is too late.
+    /// The page to open.
+    pub verification_uri: Uri,
+    /// The page with the code filled in, if the server offers one.
+    pub verification_uri_complete: Option<Uri>,
+    /// When the code expires.
     pub expires: Instant,
     device_code: SecretString,
     interval: Duration,
 }
 
-/// Something between two polls that is worth telling.
+/// A poll that did not end the login.
 #[derive(Debug)]
-pub enum Trouble {
-    /// The server wants more time between two polls: so much from now on.
+pub enum PollEvent {
+    /// The server asked for a longer interval: this one from now on.
     SlowDown(Duration),
-    /// A poll brought nothing; the next may.
+    /// The poll failed; the next one may succeed.
     Transient(BoxError),
 }
 
-/// Why there is no login. No text holds a secret.
+/// Why a login failed. No message holds a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {
-    /// The person said no.
+    /// The user denied it.
     #[error("the login was denied")]
     Denied,
-    /// Nobody decided in time.
+    /// The code expired first.
     #[error("the code has expired before anybody confirmed it")]
     Expired,
-    /// The server wants nothing of it.
-    #[error("the login was refused: {code}{}", in_brackets(.description))]
+    /// The server refused it.
+    #[error("the login was refused: {code}{}", parenthesized(.description))]
     Refused {
         /// The error code of RFC 6749 §5.2.
         code: String,
-        /// What else it said.
+        /// The server's description.
         description: Option<String>,
     },
-    /// The login could not begin.
+    /// The first request failed.
     #[error("the login could not begin")]
-    Unusable(#[source] BoxError),
+    NotStarted(#[source] BoxError),
 }
 
-enum Verdict {
+enum PollOutcome {
     Final(LoginError),
-    Granted(Grant),
+    Granted(IssuedTokens),
     Pending,
     SlowDown,
     Transient(BoxError),
 }
 
-/// Begins a login at `endpoint`, to be proven with `verifier`.
+/// Requests a device authorization from `endpoint`, to be proven with `verifier`.
 ///
 /// # Errors
 ///
-/// [`LoginError::Refused`] and [`LoginError::Unusable`], after eight seconds at the latest.
+/// [`LoginError::Refused`] and [`LoginError::NotStarted`], after eight seconds at the latest.
 ///
 /// # Cancel safety
 ///
-/// A dropped future leaves nothing but a code on the server that expires.
+/// Cancel safe: a dropped future leaves a code on the server, which expires.
 pub async fn begin<S, B>(
     service: S,
     endpoint: &DeviceEndpoint,
     verifier: &Verifier,
-) -> Result<Login, LoginError>
+) -> Result<DeviceAuthorization, LoginError>
 where
     S: Service<Request<Full<Bytes>>, Response = Response<B>>,
     S::Error: Into<BoxError>,
@@ -117,48 +118,48 @@ where
     ];
     let id = Uuid::new_v4().to_string();
     let own = HeaderValue::from_str(&id).map(|id| (X_REQUEST_ID, id)).ok();
-    let request = exchange::request(
+    let request = exchange::form_request(
         &endpoint.url,
         &endpoint.token.headers,
         own.as_slice(),
         &form,
     );
-    let (status, body) = exchange::whole(service, request)
+    let (status, body) = exchange::send(service, request)
         .await
-        .map_err(LoginError::Unusable)?;
-    if let Ok(refusal) = serde_json::from_slice::<Refusal>(&body) {
-        // Nothing secret was sent.
+        .map_err(LoginError::NotStarted)?;
+    if let Ok(refusal) = serde_json::from_slice::<OAuthErrorResponse>(&body) {
+        // No secret was sent that the response could repeat.
         return Err(LoginError::Refused {
-            code: presentable(&refusal.error, &[]),
-            description: refusal.error_description.map(|it| presentable(&it, &[])),
+            code: printable(&refusal.error, &[]),
+            description: refusal.error_description.map(|it| printable(&it, &[])),
         });
     }
     if !status.is_success() {
-        return Err(LoginError::Unusable(Unusable::Status(status).into()));
+        return Err(LoginError::NotStarted(ExchangeError::Status(status).into()));
     }
-    Login::parse(&body).map_err(|error| LoginError::Unusable(error.into()))
+    DeviceAuthorization::parse(&body).map_err(|error| LoginError::NotStarted(error.into()))
 }
 
-/// Some services want it on the first request; it says nothing.
+/// Some services require it on the first request; its value has no meaning.
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Polls until the person has decided or `login` has expired, and tells `trouble` what was wrong
-/// with a poll.
+/// Polls until the user has decided or `login` has expired, and passes the failures of polls to
+/// `on_event`.
 ///
 /// # Errors
 ///
-/// [`LoginError`], except for [`LoginError::Unusable`].
+/// [`LoginError`], except for [`LoginError::NotStarted`].
 ///
 /// # Cancel safety
 ///
-/// A token that was on its way when the future was dropped is lost; nothing else is.
+/// Not cancel safe: a token that was on its way when the future was dropped is lost.
 pub async fn poll<S, B>(
     service: S,
     endpoint: &TokenEndpoint,
-    login: &Login,
+    login: &DeviceAuthorization,
     verifier: &Verifier,
-    mut trouble: impl FnMut(Trouble),
-) -> Result<Grant, LoginError>
+    mut on_event: impl FnMut(PollEvent),
+) -> Result<IssuedTokens, LoginError>
 where
     S: Service<Request<Full<Bytes>>, Response = Response<B>> + Clone,
     S::Error: Into<BoxError>,
@@ -174,86 +175,86 @@ where
         }
         sleep_until(next).await;
         let form = [
-            ("grant_type", GRANT_TYPE),
+            ("grant_type", DEVICE_GRANT_TYPE),
             ("client_id", &*endpoint.client_id),
             ("device_code", login.device_code.expose_secret()),
             ("code_verifier", verifier.expose()),
         ];
-        let request = exchange::request(&endpoint.url, &endpoint.headers, &[], &form);
-        let verdict = match exchange::whole(service.clone(), request).await {
-            Ok((status, body)) => judge(status, &body, &[&login.device_code, verifier.secret()]),
+        let request = exchange::form_request(&endpoint.url, &endpoint.headers, &[], &form);
+        let outcome = match exchange::send(service.clone(), request).await {
+            Ok((status, body)) => {
+                poll_outcome(status, &body, &[&login.device_code, verifier.secret()])
+            }
             Err(error) => {
-                if matches!(error.downcast_ref(), Some(Unusable::Elapsed)) {
+                if matches!(error.downcast_ref(), Some(ExchangeError::Elapsed)) {
                     // RFC 8628 §3.5: poll less often after a time-out.
-                    interval = interval
-                        .saturating_mul(2)
-                        .min(LONGEST_INTERVAL.max(interval));
+                    interval = interval.saturating_mul(2).min(MAX_INTERVAL.max(interval));
                 }
-                Verdict::Transient(error)
+                PollOutcome::Transient(error)
             }
         };
-        match verdict {
-            Verdict::Final(error) => return Err(error),
-            Verdict::Granted(grant) => return Ok(grant),
-            Verdict::Pending => {}
-            Verdict::SlowDown => {
-                interval = interval.saturating_add(SLOW_DOWN);
-                trouble(Trouble::SlowDown(interval));
+        match outcome {
+            PollOutcome::Final(error) => return Err(error),
+            PollOutcome::Granted(tokens) => return Ok(tokens),
+            PollOutcome::Pending => {}
+            PollOutcome::SlowDown => {
+                interval = interval.saturating_add(SLOW_DOWN_STEP);
+                on_event(PollEvent::SlowDown(interval));
             }
-            Verdict::Transient(error) => trouble(Trouble::Transient(error)),
+            PollOutcome::Transient(error) => on_event(PollEvent::Transient(error)),
         }
     }
 }
 
 /// RFC 8628 §3.4.
-const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:device_code";
+const DEVICE_GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:device_code";
 
-/// RFC 8628 §3.5, for each time that the server says so.
-const SLOW_DOWN: Duration = Duration::from_secs(5);
+/// RFC 8628 §3.5: added at each `slow_down`.
+const SLOW_DOWN_STEP: Duration = Duration::from_secs(5);
 
-/// Time-outs alone make no interval longer: a person is waiting.
-const LONGEST_INTERVAL: Duration = Duration::from_secs(60);
+/// The longest interval that time-outs alone lead to: a user is waiting.
+const MAX_INTERVAL: Duration = Duration::from_secs(60);
 
-fn judge(status: StatusCode, body: &[u8], sent: &[&SecretString]) -> Verdict {
-    let transient = |error: Unusable| Verdict::Transient(error.into());
+fn poll_outcome(status: StatusCode, body: &[u8], sent: &[&SecretString]) -> PollOutcome {
+    let transient = |error: ExchangeError| PollOutcome::Transient(error.into());
     if status.is_server_error() {
-        return transient(Unusable::Status(status));
+        return transient(ExchangeError::Status(status));
     }
-    // Whatever the status: some services say "pending" with a 200, a 403 or a 428.
-    let refusal = serde_json::from_slice::<Refusal>(body);
+    // Read for any status: some services return "pending" with a 200, a 403 or a 428.
+    let refusal = serde_json::from_slice::<OAuthErrorResponse>(body);
     match refusal.as_ref().map(|refusal| &*refusal.error) {
-        Ok("authorization_pending") => Verdict::Pending,
-        Ok("slow_down") => Verdict::SlowDown,
-        Ok("access_denied") => Verdict::Final(LoginError::Denied),
-        Ok("expired_token") => Verdict::Final(LoginError::Expired),
-        Ok("server_error" | "temporarily_unavailable") => transient(Unusable::Status(status)),
-        Ok(code) => Verdict::Final(LoginError::Refused {
-            code: presentable(code, sent),
+        Ok("authorization_pending") => PollOutcome::Pending,
+        Ok("slow_down") => PollOutcome::SlowDown,
+        Ok("access_denied") => PollOutcome::Final(LoginError::Denied),
+        Ok("expired_token") => PollOutcome::Final(LoginError::Expired),
+        Ok("server_error" | "temporarily_unavailable") => transient(ExchangeError::Status(status)),
+        Ok(code) => PollOutcome::Final(LoginError::Refused {
+            code: printable(code, sent),
             description: refusal
                 .as_ref()
                 .ok()
                 .and_then(|it| it.error_description.as_ref())
-                .map(|it| presentable(it, sent)),
+                .map(|it| printable(it, sent)),
         }),
-        Err(_) if status == StatusCode::TOO_MANY_REQUESTS => Verdict::SlowDown,
-        Err(_) if status.is_success() => match Grant::parse(body) {
-            Ok(grant) => Verdict::Granted(grant),
+        Err(_) if status == StatusCode::TOO_MANY_REQUESTS => PollOutcome::SlowDown,
+        Err(_) if status.is_success() => match IssuedTokens::parse(body) {
+            Ok(tokens) => PollOutcome::Granted(tokens),
             Err(error) => transient(error),
         },
-        Err(_) => transient(Unusable::Status(status)),
+        Err(_) => transient(ExchangeError::Status(status)),
     }
 }
 
-// === impl Login ===
+// === impl DeviceAuthorization ===
 
-impl Login {
-    fn parse(body: &[u8]) -> Result<Self, Unusable> {
+impl DeviceAuthorization {
+    fn parse(body: &[u8]) -> Result<Self, ExchangeError> {
         /// RFC 8628 §3.2.
         #[derive(Deserialize)]
-        struct Answer {
+        struct DeviceAuthorizationResponse {
             device_code: String,
             user_code: String,
-            // As some services wrote it before the RFC.
+            // The name that some services used before the RFC.
             #[serde(alias = "verification_url")]
             verification_uri: String,
             verification_uri_complete: Option<String>,
@@ -261,39 +262,43 @@ impl Login {
             interval: Option<f64>,
         }
 
-        let answer: Answer = serde_json::from_slice(body).map_err(|_| Unusable::NotADevice)?;
+        let response: DeviceAuthorizationResponse =
+            serde_json::from_slice(body).map_err(|_| ExchangeError::NotAnAuthorization)?;
         let seconds = |it| Duration::try_from_secs_f64(it).ok();
-        let lifetime = seconds(answer.expires_in).ok_or(Unusable::NotADevice)?;
-        let interval = answer.interval.and_then(seconds);
+        let lifetime = seconds(response.expires_in).ok_or(ExchangeError::NotAnAuthorization)?;
+        let interval = response.interval.and_then(seconds);
         Ok(Self {
-            user_code: presentable(&answer.user_code, &[]),
-            page: page(&answer.verification_uri).ok_or(Unusable::NotAPage)?,
-            page_with_code: answer.verification_uri_complete.as_deref().and_then(page),
-            expires: Instant::now() + lifetime.min(LONGEST_LIFE),
-            device_code: answer.device_code.into(),
-            interval: interval.unwrap_or(USUAL_INTERVAL).max(LEAST_INTERVAL),
+            user_code: printable(&response.user_code, &[]),
+            verification_uri: web_uri(&response.verification_uri).ok_or(ExchangeError::NotAPage)?,
+            verification_uri_complete: response
+                .verification_uri_complete
+                .as_deref()
+                .and_then(web_uri),
+            expires: Instant::now() + lifetime.min(MAX_LIFETIME),
+            device_code: response.device_code.into(),
+            interval: interval.unwrap_or(DEFAULT_INTERVAL).max(MIN_INTERVAL),
         })
     }
 }
 
-/// RFC 8628 §3.2, where the server names none.
-const USUAL_INTERVAL: Duration = Duration::from_secs(5);
-/// A server that says 0 is not taken at its word.
-const LEAST_INTERVAL: Duration = Duration::from_secs(1);
-/// Keeps nonsense within what a clock can hold: a day.
-const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// RFC 8628 §3.2: the interval if the server names none.
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);
+/// The shortest interval, also if the server says 0.
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
+/// The longest lifetime believed, a day: keeps absurd values within the clock's range.
+const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
-/// A page for a browser, and nothing else that a program could be made to open.
-fn page(text: &str) -> Option<Uri> {
-    let page = text.parse::<Uri>().ok()?;
-    let is_web = [&Scheme::HTTP, &Scheme::HTTPS].contains(&page.scheme()?);
-    is_web.then_some(page)
+/// An http or https URL: a browser must not be made to open anything else.
+fn web_uri(text: &str) -> Option<Uri> {
+    let uri = text.parse::<Uri>().ok()?;
+    let is_web = [&Scheme::HTTP, &Scheme::HTTPS].contains(&uri.scheme()?);
+    is_web.then_some(uri)
 }
 
-impl fmt::Debug for Login {
+impl fmt::Debug for DeviceAuthorization {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Login")
-            .field("page", &self.page)
+            .field("verification_uri", &self.verification_uri)
             .field("interval", &self.interval)
             .finish_non_exhaustive()
     }

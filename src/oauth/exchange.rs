@@ -1,4 +1,4 @@
-//! One request to an OAuth endpoint: what every one of them looks like, and what came back.
+//! One request to an OAuth endpoint, and its response.
 
 use std::time::Duration;
 
@@ -19,15 +19,15 @@ use crate::{
     dialect,
 };
 
-/// What was wrong with an answer or the lack of one.
+/// Why a request brought no usable response.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unusable {
-    #[error("no answer within {}s", TOTAL.as_secs())]
+pub(super) enum ExchangeError {
+    #[error("no answer within {}s", TOTAL_TIMEOUT.as_secs())]
     Elapsed,
     #[error("the answer has no access_token that a header can carry")]
     NoToken,
     #[error("the answer is not the JSON of a login that has begun")]
-    NotADevice,
+    NotAnAuthorization,
     #[error("the answer is not the JSON of a token")]
     NotJson,
     #[error("the answer names a page that is no http or https URL")]
@@ -38,20 +38,22 @@ pub(super) enum Unusable {
 
 /// RFC 6749 §5.2.
 #[derive(Deserialize)]
-pub(super) struct Refusal {
+pub(super) struct OAuthErrorResponse {
     pub(super) error: String,
     #[serde(default)]
     pub(super) error_description: Option<String>,
 }
 
-/// Others take the lock on the shared file away after 10 s; reading and writing it need the rest.
-const TOTAL: Duration = Duration::from_secs(8);
+/// Other programs steal the lock of the shared file after 10 s; reading and writing the file take
+/// the rest.
+const TOTAL_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// An answer is a few KiB.
+/// Far more than the few KiB of a response.
 const MAX_BODY: usize = 64 * 1024;
 
-/// The fields in `listed`, a place as an empty value; where nothing is listed, this program's name.
-pub(super) fn headers(listed: &[HeaderField]) -> HeaderMap {
+/// The headers in `listed`, with an empty value for a reserved position; this program's name if
+/// nothing is listed.
+pub(super) fn endpoint_headers(listed: &[HeaderField]) -> HeaderMap {
     const AGENT: HeaderValue =
         HeaderValue::from_static(concat!("pacegate/", env!("CARGO_PKG_VERSION")));
     if listed.is_empty() {
@@ -69,9 +71,8 @@ pub(super) fn headers(listed: &[HeaderField]) -> HeaderMap {
         .collect()
 }
 
-/// A form to `url`, under `fields` as [`headers`] made them. `own` is what this request puts into a
-/// place, if there is one for it.
-pub(super) fn request(
+/// A form to `url` with `fields` as [`endpoint_headers`] made them. `own` fills reserved positions.
+pub(super) fn form_request(
     url: &Uri,
     fields: &HeaderMap,
     own: &[(HeaderName, HeaderValue)],
@@ -95,7 +96,7 @@ pub(super) fn request(
             let known = usual.iter().chain(own).find(|(known, _)| known == name);
             match known {
                 Some((_, known)) => known,
-                // The HTTP client finds its place and fills it.
+                // The HTTP client fills the reserved position of `host`.
                 None if name == header::HOST => value,
                 None => continue,
             }
@@ -111,12 +112,12 @@ pub(super) fn request(
     request
 }
 
-/// Sends `request` and reads the whole answer, decoded where it is encoded.
+/// Sends `request` and reads the whole response, decoding its body.
 ///
 /// # Errors
 ///
-/// Whatever kept the answer away, after eight seconds at the latest.
-pub(super) async fn whole<S, B>(
+/// The error of the client or the body, or [`ExchangeError::Elapsed`] after eight seconds.
+pub(super) async fn send<S, B>(
     service: S,
     request: Request<Full<Bytes>>,
 ) -> Result<(StatusCode, Bytes), BoxError>
@@ -136,14 +137,14 @@ where
         let body = Bytes::from(dialect::decoded_prefix(&head.headers, &body).into_owned());
         Ok((head.status, body))
     };
-    tokio::time::timeout(TOTAL, exchange)
+    tokio::time::timeout(TOTAL_TIMEOUT, exchange)
         .await
-        .unwrap_or_else(|_| Err(Unusable::Elapsed.into()))
+        .unwrap_or_else(|_| Err(ExchangeError::Elapsed.into()))
 }
 
-/// A stranger's words, fit for a line of a log or a terminal: short, printable, and without the
-/// secrets should they repeat them.
-pub(super) fn presentable(text: &str, secrets: &[&SecretString]) -> String {
+/// Text from a server, made fit for a log line or a terminal: short, printable, and with `secrets`
+/// masked should the server repeat them.
+pub(super) fn printable(text: &str, secrets: &[&SecretString]) -> String {
     const LONGEST: usize = 200;
     secrets
         .iter()
@@ -156,7 +157,7 @@ pub(super) fn presentable(text: &str, secrets: &[&SecretString]) -> String {
         .collect()
 }
 
-pub(super) fn in_brackets(description: &Option<String>) -> String {
+pub(super) fn parenthesized(description: &Option<String>) -> String {
     description
         .as_ref()
         .map(|it| format!(" ({it})"))

@@ -1,7 +1,8 @@
-//! `application/x-www-form-urlencoded`, with `%20` for a space: readers of forms take it for the same
-//! as `+`, and it is what the captured clients send.
+//! `application/x-www-form-urlencoded`, with `%20` for a space: servers read it like `+`, and the
+//! captured clients send it.
 
-/// Encodes `fields` in the order given; what is not unreserved in [RFC 3986 §2.3] is escaped.
+/// Encodes `fields` in the order given; escapes all characters that are not unreserved in [RFC 3986
+/// §2.3].
 ///
 /// [RFC 3986 §2.3]: https://www.rfc-editor.org/rfc/rfc3986#section-2.3
 pub(super) fn encode(fields: &[(&str, &str)]) -> String {

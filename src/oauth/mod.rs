@@ -1,4 +1,4 @@
-//! The OAuth client's side of logins and token requests, for any provider.
+//! The client side of OAuth: device logins and token refreshes, for any provider.
 
 pub mod device;
 mod exchange;

@@ -1,4 +1,5 @@
-//! Proof that who polls for a token is who began the login ([RFC 7636], method S256).
+//! Proof that the client that polls for a token is the one that began the login ([RFC 7636], method
+//! S256).
 //!
 //! [RFC 7636]: https://www.rfc-editor.org/rfc/rfc7636
 
@@ -18,14 +19,14 @@ const RANDOM_BYTES: usize = 32;
 // === impl Verifier ===
 
 impl Verifier {
-    /// A new one.
+    /// A new verifier, drawn from `random`.
     pub fn generate(random: &mut impl CryptoRng) -> Self {
         let mut bytes = [0; RANDOM_BYTES];
         random.fill_bytes(&mut bytes);
         Self(BASE64_URL_SAFE_NO_PAD.encode(bytes).into())
     }
 
-    /// What is told at the beginning; it does not give the verifier away.
+    /// The challenge for the first request; it does not reveal the verifier.
     pub fn challenge(&self) -> String {
         BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(self.expose()))
     }

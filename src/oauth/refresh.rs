@@ -1,6 +1,6 @@
-//! Buying a new access token with a refresh token ([RFC 6749 §6]).
+//! Obtains a new access token with a refresh token ([RFC 6749 §6]).
 //!
-//! One request, one verdict. Whether and when to ask again is the caller's business.
+//! Sends one request. Whether and when to try again is the caller's decision.
 //!
 //! [RFC 6749 §6]: https://www.rfc-editor.org/rfc/rfc6749#section-6
 
@@ -19,54 +19,54 @@ use serde::Deserialize;
 use serde_json::Value;
 use tower::Service;
 
-use super::exchange::{self, Refusal, Unusable, in_brackets, presentable};
+use super::exchange::{self, ExchangeError, OAuthErrorResponse, parenthesized, printable};
 use crate::config;
 
-/// A token endpoint and who asks there.
+/// A token endpoint and the client that uses it.
 #[derive(Clone, Debug)]
 pub struct TokenEndpoint {
-    /// Where the requests go.
+    /// The endpoint's URL.
     pub url: Uri,
     /// The client's public id.
     pub client_id: String,
-    /// Sent with each request, in this order, after `content-type` and `accept` where those are not
-    /// named here. One without a value is a place for what a request sets by itself, and is left
-    /// out where it sets nothing.
+    /// Sent with each request, in this order, after `content-type` and `accept` unless those are
+    /// listed here. A header with an empty value reserves the position of one that the request sets
+    /// by itself, and is left out if it sets none.
     pub headers: HeaderMap,
 }
 
-/// What a token endpoint gave.
-pub struct Grant {
+/// The tokens that a token endpoint issued.
+pub struct IssuedTokens {
     /// The new access token.
     pub access_token: SecretString,
-    /// The next refresh token; without one, the old one stays good.
+    /// The next refresh token; if there is none, the old one stays valid.
     pub refresh_token: Option<SecretString>,
-    /// `Bearer` unless it said otherwise.
+    /// `Bearer` unless the endpoint named another type.
     pub token_type: String,
-    /// How long the access token lives, where the answer says so.
+    /// How long the access token lives, if the response says so.
     pub lifetime: Option<Duration>,
-    /// Where the token may be used; without one, nothing has changed.
+    /// The base URL at which the token may be used; if there is none, the old one stays.
     pub resource_url: Option<String>,
 }
 
-/// Why there is no new token. No text holds a token.
+/// Why there is no new token. No message holds a token.
 #[derive(Debug, thiserror::Error)]
 pub enum RefreshError {
-    /// This refresh token, or this client, will not get one however often it asks.
-    #[error("the token endpoint refused: {code}{}", in_brackets(.description))]
+    /// The endpoint refused this refresh token or this client for good.
+    #[error("the token endpoint refused: {code}{}", parenthesized(.description))]
     Refused {
         /// The error code of RFC 6749 §5.2.
         code: String,
-        /// What else it said.
+        /// The endpoint's description.
         description: Option<String>,
     },
-    /// The endpoint did not get to an answer; the refresh token may still be good.
+    /// There was no usable response; the refresh token may still be valid.
     #[error("the token endpoint gave no usable answer")]
     Transient(#[source] BoxError),
 }
 
-/// Asks `endpoint` for a token that replaces the one `refresh_token` came with, through
-/// `service`.
+/// Requests a token from `endpoint` through `service` that replaces the one `refresh_token` came
+/// with.
 ///
 /// # Errors
 ///
@@ -80,7 +80,7 @@ pub async fn refresh<S, B>(
     service: S,
     endpoint: &TokenEndpoint,
     refresh_token: &SecretString,
-) -> Result<Grant, RefreshError>
+) -> Result<IssuedTokens, RefreshError>
 where
     S: Service<Request<Full<Bytes>>, Response = Response<B>>,
     S::Error: Into<BoxError>,
@@ -88,49 +88,47 @@ where
     B::Error: Into<BoxError>,
 {
     let request = endpoint.request(refresh_token);
-    let (status, body) = exchange::whole(service, request)
+    let (status, body) = exchange::send(service, request)
         .await
         .map_err(RefreshError::Transient)?;
     if status.is_success() {
-        return Grant::parse(&body).map_err(|error| RefreshError::Transient(error.into()));
+        return IssuedTokens::parse(&body).map_err(|error| RefreshError::Transient(error.into()));
     }
     Err(refusal(status, &body, refresh_token)
-        .unwrap_or_else(|| RefreshError::Transient(Unusable::Status(status).into())))
+        .unwrap_or_else(|| RefreshError::Transient(ExchangeError::Status(status).into())))
 }
 
 fn refusal(status: StatusCode, body: &[u8], spent: &SecretString) -> Option<RefreshError> {
     if !matches!(status, StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED) {
         return None;
     }
-    let refusal: Refusal = serde_json::from_slice(body).ok()?;
-    // Codes that other parts of OAuth use for "later" and that some endpoints answer here.
+    let refusal: OAuthErrorResponse = serde_json::from_slice(body).ok()?;
+    // Transient codes of other parts of OAuth, which some endpoints send here as well.
     if ["temporarily_unavailable", "server_error", "slow_down"].contains(&&*refusal.error) {
         return None;
     }
     Some(RefreshError::Refused {
-        code: presentable(&refusal.error, &[spent]),
-        description: refusal
-            .error_description
-            .map(|it| presentable(&it, &[spent])),
+        code: printable(&refusal.error, &[spent]),
+        description: refusal.error_description.map(|it| printable(&it, &[spent])),
     })
 }
 
 // === impl TokenEndpoint ===
 
 impl TokenEndpoint {
-    /// The endpoint at `url`, asked as `client_id`, under the name of this program.
+    /// The endpoint at `url` for the client `client_id`, with this program's own headers.
     pub fn new(url: Uri, client_id: impl Into<String>) -> Self {
         Self {
             url,
             client_id: client_id.into(),
-            headers: exchange::headers(&[]),
+            headers: exchange::endpoint_headers(&[]),
         }
     }
 
-    /// The endpoint that the configuration names, with the header fields that it lists.
+    /// The endpoint of the configuration, with its headers.
     pub fn configured(oauth: &config::OAuth) -> Self {
         Self {
-            headers: exchange::headers(&oauth.headers),
+            headers: exchange::endpoint_headers(&oauth.headers),
             ..Self::new(oauth.token_url.clone(), oauth.client_id.clone())
         }
     }
@@ -141,27 +139,27 @@ impl TokenEndpoint {
             ("refresh_token", refresh_token.expose_secret()),
             ("client_id", &self.client_id),
         ];
-        exchange::request(&self.url, &self.headers, &[], &form)
+        exchange::form_request(&self.url, &self.headers, &[], &form)
     }
 }
 
-// === impl Grant ===
+// === impl IssuedTokens ===
 
-impl Grant {
-    /// When the access token expires, asked for at `now`, in milliseconds since 1970.
+impl IssuedTokens {
+    /// When an access token requested at `now` expires, in milliseconds since 1970.
     pub fn expiry_date(&self, now: SystemTime) -> u64 {
-        let lifetime = self.lifetime.unwrap_or(UNSTATED_LIFETIME);
-        let since_1970 = (now + lifetime.min(LONGEST_LIFETIME))
+        let lifetime = self.lifetime.unwrap_or(DEFAULT_LIFETIME);
+        let since_1970 = (now + lifetime.min(MAX_LIFETIME))
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
         u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
     }
 
-    pub(super) fn parse(body: &[u8]) -> Result<Self, Unusable> {
-        /// RFC 6749 §5.1. The lifetime is read leniently: an answer that is refused for a detail
-        /// has cost a refresh token.
+    pub(super) fn parse(body: &[u8]) -> Result<Self, ExchangeError> {
+        /// RFC 6749 §5.1. The lifetime is parsed leniently: a response refused for a detail would
+        /// have cost a refresh token.
         #[derive(Deserialize)]
-        struct Answer {
+        struct AccessTokenResponse {
             access_token: Option<String>,
             refresh_token: Option<String>,
             token_type: Option<String>,
@@ -170,34 +168,36 @@ impl Grant {
             resource_url: Option<String>,
         }
 
-        let answer: Answer = serde_json::from_slice(body).map_err(|_| Unusable::NotJson)?;
-        let access_token = answer.access_token.unwrap_or_default();
+        let response: AccessTokenResponse =
+            serde_json::from_slice(body).map_err(|_| ExchangeError::NotJson)?;
+        let access_token = response.access_token.unwrap_or_default();
         if access_token.is_empty() || BearerToken::new(&access_token, 0).is_err() {
-            return Err(Unusable::NoToken);
+            return Err(ExchangeError::NoToken);
         }
-        let seconds = match &answer.expires_in {
+        let seconds = match &response.expires_in {
             Value::String(text) => text.parse().ok(),
             other => other.as_f64(),
         };
         Ok(Self {
             access_token: access_token.into(),
-            refresh_token: answer
+            refresh_token: response
                 .refresh_token
                 .filter(|it| !it.is_empty())
                 .map(Into::into),
-            token_type: answer.token_type.unwrap_or_else(|| "Bearer".to_owned()),
+            token_type: response.token_type.unwrap_or_else(|| "Bearer".to_owned()),
             lifetime: seconds.and_then(|it| Duration::try_from_secs_f64(it).ok()),
-            resource_url: answer.resource_url.filter(|it| !it.is_empty()),
+            resource_url: response.resource_url.filter(|it| !it.is_empty()),
         })
     }
 }
 
-/// Taken where the endpoint names none, as RFC 6749 allows; one that is too long costs a 401.
-const UNSTATED_LIFETIME: Duration = Duration::from_secs(3600);
-/// Keeps nonsense within what a date can hold: a year.
-const LONGEST_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
+/// The lifetime if the endpoint names none, which RFC 6749 allows; if it is too long, the upstream
+/// answers 401.
+const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
+/// The longest lifetime believed, a year: keeps absurd values within the range of dates.
+const MAX_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 
-impl fmt::Debug for Grant {
+impl fmt::Debug for IssuedTokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Grant")
             .field("token_type", &self.token_type)
@@ -220,7 +220,7 @@ mod tests {
         TokenEndpoint::new(Uri::from_static("https://id.example/token"), "the client")
     }
 
-    async fn answer(status: u16, body: &'static str) -> Result<Grant, RefreshError> {
+    async fn refresh_with(status: u16, body: &'static str) -> Result<IssuedTokens, RefreshError> {
         let service = tower::service_fn(move |_request| async move {
             let mut response = Response::new(Full::<Bytes>::from(body));
             *response.status_mut() = status.try_into().unwrap();
@@ -257,21 +257,21 @@ mod tests {
 
     #[tokio::test]
     async fn what_an_answer_leaves_out_is_left_to_the_caller() {
-        let grant = answer(200, r#"{"access_token":"a","expires_in":"60","x":1}"#)
+        let tokens = refresh_with(200, r#"{"access_token":"a","expires_in":"60","x":1}"#)
             .await
             .unwrap();
-        assert_eq!(grant.lifetime, Some(Duration::from_secs(60)));
-        assert!(grant.refresh_token.is_none() && grant.resource_url.is_none());
-        let grant = answer(200, r#"{"access_token":"a","expires_in":-1}"#)
+        assert_eq!(tokens.lifetime, Some(Duration::from_secs(60)));
+        assert!(tokens.refresh_token.is_none() && tokens.resource_url.is_none());
+        let tokens = refresh_with(200, r#"{"access_token":"a","expires_in":-1}"#)
             .await
             .unwrap();
-        assert_eq!(grant.lifetime, None);
+        assert_eq!(tokens.lifetime, None);
     }
 
     #[tokio::test]
     async fn only_a_readable_400_or_401_is_a_refusal() {
         for status in [400, 401] {
-            let error = answer(status, r#"{"error":"invalid_grant"}"#)
+            let error = refresh_with(status, r#"{"error":"invalid_grant"}"#)
                 .await
                 .unwrap_err();
             assert!(matches!(error, RefreshError::Refused { .. }), "{status}");
@@ -287,7 +287,7 @@ mod tests {
             (429, r#"{"error":"slow_down"}"#),
             (500, r#"{"error":"invalid_grant"}"#),
         ] {
-            let error = answer(status, body).await.unwrap_err();
+            let error = refresh_with(status, body).await.unwrap_err();
             assert!(
                 matches!(error, RefreshError::Transient(_)),
                 "{status} {body}"
@@ -298,12 +298,12 @@ mod tests {
     #[tokio::test]
     async fn no_error_repeats_the_token() {
         let body = r#"{"error":"canary","error_description":"\u001b[1m canary is spent"}"#;
-        let error = answer(400, body).await.unwrap_err();
+        let error = refresh_with(400, body).await.unwrap_err();
         assert_eq!(
             error.to_string(),
             "the token endpoint refused: … ([1m … is spent)"
         );
-        let error = answer(200, r#"{"access_token":["canary"]}"#)
+        let error = refresh_with(200, r#"{"access_token":["canary"]}"#)
             .await
             .unwrap_err();
         assert!(!format!("{error:?}").contains("canary"));

@@ -1,10 +1,10 @@
-//! Days, weeks and months as a named zone's calendar has them.
+//! Calendar days, weeks and months in a named time zone.
 
 use jiff::{Timestamp, ToSpan, civil::Date, tz::TimeZone};
 
 use super::clock::Millis;
 
-/// A way to divide time into periods.
+/// Divides time into the days, weeks or months of a time zone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Calendar {
     pub(super) zone: TimeZone,
@@ -14,16 +14,15 @@ pub(super) struct Calendar {
 /// How long a period is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unit {
-    /// From one 00:00 to the next.
+    /// From 00:00 to the next 00:00.
     Day,
     /// From Monday 00:00.
     Week,
-    /// From 00:00 of this day, which every month has.
+    /// From 00:00 of this day of the month, 1 to 28.
     Month(i8),
 }
 
-/// One of the periods. Its beginning is known by the date, so that it stays the same one if the
-/// rules of a zone change.
+/// One period. Its first date identifies it and stays the same if the zone's rules change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Period {
     pub(super) begun: Date,
@@ -33,7 +32,7 @@ pub(super) struct Period {
 // === impl Calendar ===
 
 impl Calendar {
-    /// The period that `time` is in.
+    /// The period that contains `time`.
     pub(super) fn period_at(&self, time: Millis) -> Period {
         let time = Timestamp::from_millisecond(time).unwrap_or(Timestamp::MAX);
         let date = time.to_zoned_datetime(self.zone.clone()).date();
@@ -67,10 +66,10 @@ impl Calendar {
         }
     }
 
-    /// 00:00, or what comes instead where clocks go forward at midnight.
+    /// 00:00, or the first moment after it where the clocks skip midnight.
     fn first_moment(&self, date: Date) -> Millis {
         date.to_zoned_datetime(self.zone.clone())
-            // What lies beyond the calendar's last year does not come.
+            // Dates after the calendar's last year are never reached.
             .map_or(Millis::MAX, |start| start.timestamp().as_millisecond())
     }
 }

@@ -1,70 +1,70 @@
-//! Two times that never go back: one that flows evenly, and one that follows the calendar.
+//! Two clocks that never go back: monotonic time, continued across restarts, and wall-clock time.
 
 use std::{
     fmt,
-    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::time::Instant;
 
-use super::record::Times;
+use super::snapshot::Times;
+use crate::wall_clock::WallClock;
 
-/// The wall clock.
-pub type WallClock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
-
-/// Milliseconds since some beginning: the even time's own, or 1970.
+/// Milliseconds: of monotonic time since an arbitrary start, or of wall-clock time since 1970.
 pub(super) type Millis = i64;
 
-/// Reads both times.
+/// Reads both clocks.
 pub(super) struct Clock {
     wall: WallClock,
-    /// The even time at which this process began to count.
+    /// The monotonic time at which this process started.
     begun: (Millis, Instant),
-    /// As [`Clock::now`] has seen them last.
+    /// The result of the last [`Clock::now`].
     times: Times,
 }
 
-/// One moment.
+/// One moment on both clocks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Now {
     pub(super) instant: Instant,
-    /// Even time, rounded down.
-    pub(super) even: Millis,
-    /// Even time, rounded up: what is written down at this moment is not taken for older than it is.
-    pub(super) even_up: Millis,
-    /// The latest that the wall clock has ever shown.
-    pub(super) civil: Millis,
-    /// What it shows.
-    pub(super) wall: Millis,
+    /// Monotonic time, rounded down.
+    pub(super) monotonic_ms: Millis,
+    /// Monotonic time, rounded up: a dispatch saved with it never counts as older than it is.
+    pub(super) monotonic_ms_ceil: Millis,
+    /// The latest time that the wall clock has ever shown.
+    pub(super) latest_wall_ms: Millis,
+    /// The time that the wall clock shows.
+    pub(super) wall_ms: Millis,
 }
 
-/// A clock that is behind by less has been adjusted, not set.
-const ADJUSTED: Millis = 60_000;
+/// A wall clock that is behind by less was adjusted, not set back.
+const CLOCK_ADJUSTMENT: Millis = 60_000;
 
-/// About the year 9000, far from the end of what the calendar can express.
-pub(super) const LAST: Millis = 221_876_000_000_000;
+/// The latest time accepted: about the year 9000, which the calendar can still express.
+pub(super) const MAX_MILLIS: Millis = 221_876_000_000_000;
 
 // === impl Clock ===
 
 impl Clock {
-    /// Goes on from where a process left off, or begins.
-    pub(super) fn new(wall: WallClock, left_off: Option<Times>) -> Self {
+    /// Continues from the `previous` process's times; without them, starts at the wall-clock time.
+    pub(super) fn new(wall: WallClock, previous: Option<Times>) -> Self {
         let shown = millis(wall());
-        let times = match left_off {
+        let times = match previous {
             None => Times {
                 latest: shown,
-                even: shown,
+                monotonic_ms: shown,
             },
-            Some(Times { latest, even }) => Times {
+            Some(Times {
+                latest,
+                monotonic_ms,
+            }) => Times {
                 latest: latest.max(shown),
-                // One less, because both were rounded down.
-                even: even + (shown - latest - 1).max(0),
+                // One millisecond less, because both times were rounded down.
+                monotonic_ms: monotonic_ms + (shown - latest - 1).max(0),
             },
         };
         Self {
             wall,
-            begun: (times.even, Instant::now()),
+            begun: (times.monotonic_ms, Instant::now()),
             times,
         }
     }
@@ -75,23 +75,23 @@ impl Clock {
         let elapsed = instant.duration_since(self.begun.1);
         self.times = Times {
             latest: self.times.latest.max(wall),
-            even: self.begun.0 + whole_millis(elapsed),
+            monotonic_ms: self.begun.0 + whole_millis(elapsed),
         };
         Now {
             instant,
-            even: self.times.even,
-            even_up: self.at(instant),
-            civil: self.times.latest,
-            wall,
+            monotonic_ms: self.times.monotonic_ms,
+            monotonic_ms_ceil: self.at(instant),
+            latest_wall_ms: self.times.latest,
+            wall_ms: wall,
         }
     }
 
-    /// The even time at `instant`, rounded up.
+    /// The monotonic time at `instant`, rounded up.
     pub(super) fn at(&self, instant: Instant) -> Millis {
         self.begun.0 + millis_up(instant.duration_since(self.begun.1))
     }
 
-    /// What the next process has to know.
+    /// The times to save for the next process.
     pub(super) fn times(&self) -> Times {
         self.times
     }
@@ -111,22 +111,22 @@ impl fmt::Debug for Clock {
 impl Now {
     /// How far the wall clock is behind the latest time it has shown, if it was set back.
     pub(super) fn behind(&self) -> Option<Duration> {
-        let behind = self.civil - self.wall;
-        (behind > ADJUSTED).then(|| duration(behind))
+        let behind = self.latest_wall_ms - self.wall_ms;
+        (behind > CLOCK_ADJUSTMENT).then(|| duration(behind))
     }
 
-    /// The wall clock's time after `wait`.
+    /// The wall-clock time after `wait`.
     pub(super) fn wall_after(&self, wait: Duration) -> SystemTime {
-        UNIX_EPOCH + duration(self.wall) + wait
+        UNIX_EPOCH + duration(self.wall_ms) + wait
     }
 }
 
-/// Zero if negative.
+/// Converts milliseconds to a duration; a negative value becomes zero.
 pub(super) fn duration(millis: Millis) -> Duration {
     Duration::from_millis(u64::try_from(millis).unwrap_or(0))
 }
 
-/// Rounded up.
+/// Converts a duration to milliseconds, rounded up.
 pub(super) fn millis_up(duration: Duration) -> Millis {
     whole_millis(duration.saturating_add(Duration::from_nanos(999_999)))
 }
@@ -136,5 +136,5 @@ fn millis(time: SystemTime) -> Millis {
 }
 
 fn whole_millis(duration: Duration) -> Millis {
-    Millis::try_from(duration.as_millis()).map_or(LAST, |millis| millis.min(LAST))
+    Millis::try_from(duration.as_millis()).map_or(MAX_MILLIS, |millis| millis.min(MAX_MILLIS))
 }

@@ -7,11 +7,11 @@ use pacegate_layers::pacing::Fraction;
 use tokio::time::Instant;
 
 use super::{
-    Usage,
+    QuotaUsage,
     calendar::{Calendar, Period, Unit},
     clock::{Millis, Now, duration, millis_up},
-    record::{Count, Kept},
-    rolling::Rolling,
+    rolling::RollingCounter,
+    snapshot::{CounterSnapshot, SavedUsage},
 };
 use crate::config::{self, Per};
 
@@ -20,71 +20,71 @@ use crate::config::{self, Per};
 pub(super) struct Counter {
     text: String,
     per: Per,
-    kind: Kind,
+    kind: CounterKind,
 }
 
 #[derive(Debug)]
-enum Kind {
-    Calendar(Dated),
+enum CounterKind {
+    Calendar(CalendarCounter),
     Rolling {
-        rolling: Rolling,
-        /// No second warning before this even time.
-        quiet_until: Millis,
+        rolling: RollingCounter,
+        /// No warning is logged before this monotonic time.
+        no_warning_before: Millis,
     },
 }
 
 /// The count of the current day, week or month.
 #[derive(Debug)]
-struct Dated {
+struct CalendarCounter {
     calendar: Calendar,
     limit: NonZeroUsize,
     period: Period,
     used: u32,
-    /// When this process has seen the period begin; `None` if it was under way.
+    /// When the period began in this process; `None` if it had begun before.
     entered: Option<Instant>,
     warned: bool,
 }
 
-/// A zone that is not in the time zone database.
+/// A time zone that is not in the database.
 #[derive(Debug, thiserror::Error)]
 #[error("there is no time zone {0}")]
 pub struct UnknownZone(String);
 
-/// Windows up to this length limit the rate, so they shrink after refusals, and what was not sent
-/// still counts. From this length on they are what an account is sold with.
+/// Windows up to one hour limit the rate and shrink after refusals. Windows of one hour or more are
+/// an account's quota: a request that was not sent is refunded, and a warning precedes exhaustion.
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
-/// Longer than anybody waits, and short enough for any clock to be that far ahead.
-const FOREVER: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
+/// Caps waits at a hundred years, so that adding one to a time never overflows.
+const MAX_WAIT: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
 
 // === impl Counter ===
 
 impl Counter {
-    /// Goes on from what was `kept` of the same quota, or begins.
+    /// Continues the count that `saved` holds of the same quota; without one, starts at zero.
     pub(super) fn new(
         quota: &config::Quota,
-        kept: &[Count],
+        saved: &[CounterSnapshot],
         now: &Now,
     ) -> Result<Self, UnknownZone> {
-        let kept = kept.iter().find(|count| count.is_of(&quota.per));
-        let kept = kept.map(|count| &count.kept);
-        let dated = |zone: &str, unit| {
+        let saved = saved.iter().find(|count| count.is_of(&quota.per));
+        let saved = saved.map(|count| &count.usage);
+        let per_period = |zone: &str, unit| {
             let zone = TimeZone::get(zone).map_err(|_| UnknownZone(zone.into()))?;
             let calendar = Calendar { zone, unit };
-            Ok(Kind::Calendar(Dated::new(
+            Ok(CounterKind::Calendar(CalendarCounter::new(
                 calendar,
                 quota.requests,
-                kept,
+                saved,
                 now,
             )))
         };
         let kind = match &quota.per {
-            Per::Day { zone } => dated(zone, Unit::Day)?,
-            Per::Week { zone } => dated(zone, Unit::Week)?,
+            Per::Day { zone } => per_period(zone, Unit::Day)?,
+            Per::Week { zone } => per_period(zone, Unit::Week)?,
             Per::Month { zone, anchor_day } => {
-                dated(zone, Unit::Month(i8::try_from(*anchor_day).unwrap_or(1)))?
+                per_period(zone, Unit::Month(i8::try_from(*anchor_day).unwrap_or(1)))?
             }
-            Per::Window(per) => rolling(*per, quota.requests, kept, now),
+            Per::Window(per) => rolling(*per, quota.requests, saved, now),
         };
         Ok(Self {
             text: quota.to_string(),
@@ -97,11 +97,11 @@ impl Counter {
         &self.text
     }
 
-    /// How long until there is room for one more with `ahead` others before it; `None` is at once.
+    /// How long until a request with `ahead` others before it may leave; `None` means now.
     pub(super) fn wait(&mut self, ahead: usize, share: Fraction, now: &Now) -> Option<Duration> {
         let wait = match &mut self.kind {
-            Kind::Calendar(dated) => dated.wait(ahead, now)?,
-            Kind::Rolling { rolling, .. } => {
+            CounterKind::Calendar(counter) => counter.wait(ahead, now)?,
+            CounterKind::Rolling { rolling, .. } => {
                 let limit = if duration(rolling.per()) <= HOUR {
                     share.of(rolling.limit())
                 } else {
@@ -109,131 +109,138 @@ impl Counter {
                 };
                 duration(
                     rolling
-                        .next_slot(ahead, limit, now.even)?
-                        .saturating_sub(now.even),
+                        .next_slot(ahead, limit, now.monotonic_ms)?
+                        .saturating_sub(now.monotonic_ms),
                 )
             }
         };
-        Some(wait.min(FOREVER))
+        Some(wait.min(MAX_WAIT))
     }
 
     pub(super) fn record(&mut self, now: &Now) {
         match &mut self.kind {
-            Kind::Calendar(dated) => {
-                dated.turn_page(now);
-                dated.used = dated.used.saturating_add(1);
+            CounterKind::Calendar(counter) => {
+                counter.roll_over(now);
+                counter.used = counter.used.saturating_add(1);
             }
-            Kind::Rolling { rolling, .. } => rolling.record(now.even_up),
+            CounterKind::Rolling { rolling, .. } => rolling.record(now.monotonic_ms_ceil),
         }
     }
 
-    /// What was spent last has been written down, and leaves now.
-    pub(super) fn leaves(&mut self, now: &Now) {
-        if let Kind::Rolling { rolling, .. } = &mut self.kind {
-            rolling.put_off(now.even_up);
+    /// The request recorded last has been saved and leaves now.
+    pub(super) fn dispatched(&mut self, now: &Now) {
+        if let CounterKind::Rolling { rolling, .. } = &mut self.kind {
+            rolling.delay_latest(now.monotonic_ms_ceil);
         }
     }
 
-    /// Forgets the dispatch made at `spent`, which is `at` in even time, if it counts here.
+    /// Refunds the dispatch made at `spent`, which is `at` in monotonic time, if this quota
+    /// refunds.
     pub(super) fn refund(&mut self, at: Millis, spent: Instant, now: &Now) {
         match &mut self.kind {
-            Kind::Calendar(dated) => dated.refund(spent, now),
-            Kind::Rolling { rolling, .. } => {
+            CounterKind::Calendar(counter) => counter.refund(spent, now),
+            CounterKind::Rolling { rolling, .. } => {
                 if duration(rolling.per()) >= HOUR {
-                    rolling.refund(at, now.even);
+                    rolling.refund(at, now.monotonic_ms);
                 }
             }
         }
     }
 
-    /// True once in a period: when four fifths are used. A short window is there to be filled.
-    pub(super) fn is_running_out(&mut self, now: &Now) -> bool {
+    /// Returns true once a period, when 80 % are used. Windows under an hour never warn.
+    pub(super) fn should_warn(&mut self, now: &Now) -> bool {
         match &mut self.kind {
-            Kind::Calendar(dated) => {
-                let first = dated.used as usize >= mark(dated.limit) && !dated.warned;
-                dated.warned |= first;
+            CounterKind::Calendar(counter) => {
+                let first =
+                    counter.used as usize >= warning_threshold(counter.limit) && !counter.warned;
+                counter.warned |= first;
                 first
             }
-            Kind::Rolling {
+            CounterKind::Rolling {
                 rolling,
-                quiet_until,
+                no_warning_before,
             } => {
                 let first = duration(rolling.per()) >= HOUR
-                    && rolling.used(now.even) >= mark(rolling.limit())
-                    && *quiet_until <= now.even;
+                    && rolling.used(now.monotonic_ms) >= warning_threshold(rolling.limit())
+                    && *no_warning_before <= now.monotonic_ms;
                 if first {
-                    *quiet_until = now.even + rolling.per();
+                    *no_warning_before = now.monotonic_ms + rolling.per();
                 }
                 first
             }
         }
     }
 
-    pub(super) fn usage(&mut self, now: &Now) -> Usage {
+    pub(super) fn usage(&mut self, now: &Now) -> QuotaUsage {
         let (used, limit, wait) = match &mut self.kind {
-            Kind::Calendar(dated) => {
-                dated.turn_page(now);
-                (dated.used as usize, dated.limit, dated.until_end(now))
+            CounterKind::Calendar(counter) => {
+                counter.roll_over(now);
+                (counter.used as usize, counter.limit, counter.until_end(now))
             }
-            Kind::Rolling { rolling, .. } => {
-                let used = rolling.used(now.even);
-                let next = rolling.next_to_leave().unwrap_or(now.even);
+            CounterKind::Rolling { rolling, .. } => {
+                let used = rolling.used(now.monotonic_ms);
+                let next = rolling.next_to_leave().unwrap_or(now.monotonic_ms);
                 (
                     used,
                     rolling.limit(),
-                    duration(next.saturating_sub(now.even)),
+                    duration(next.saturating_sub(now.monotonic_ms)),
                 )
             }
         };
-        Usage {
+        QuotaUsage {
             quota: self.text.clone(),
             used,
             limit: limit.get(),
-            resets: now.wall_after(wait.min(FOREVER)),
+            resets: now.wall_after(wait.min(MAX_WAIT)),
         }
     }
 
-    /// What the next process has to know.
-    pub(super) fn count(&self) -> Count {
-        let kept = match &self.kind {
-            Kind::Calendar(dated) => Kept::Period {
-                begun: dated.period.begun,
-                used: dated.used,
+    /// The count to save for the next process.
+    pub(super) fn count(&self) -> CounterSnapshot {
+        let saved = match &self.kind {
+            CounterKind::Calendar(counter) => SavedUsage::Period {
+                begun: counter.period.begun,
+                used: counter.used,
             },
-            Kind::Rolling { rolling, .. } => Kept::Window {
+            CounterKind::Rolling { rolling, .. } => SavedUsage::Window {
                 spent: rolling.spent(),
             },
         };
-        Count::new(&self.per, kept)
+        CounterSnapshot::new(&self.per, saved)
     }
 }
 
-fn rolling(per: Duration, limit: NonZeroUsize, kept: Option<&Kept>, now: &Now) -> Kind {
+fn rolling(
+    per: Duration,
+    limit: NonZeroUsize,
+    saved: Option<&SavedUsage>,
+    now: &Now,
+) -> CounterKind {
     let per = millis_up(per);
-    let spent = match kept {
-        Some(Kept::Window { spent }) => spent.as_slice(),
+    let spent = match saved {
+        Some(SavedUsage::Window { spent }) => spent.as_slice(),
         _ => &[],
     };
-    let mut rolling = Rolling::new(per, limit, spent);
-    let warned = rolling.used(now.even) >= mark(limit);
-    Kind::Rolling {
+    let mut rolling = RollingCounter::new(per, limit, spent);
+    let warned = rolling.used(now.monotonic_ms) >= warning_threshold(limit);
+    CounterKind::Rolling {
         rolling,
-        quiet_until: now.even + if warned { per } else { 0 },
+        no_warning_before: now.monotonic_ms + if warned { per } else { 0 },
     }
 }
 
-/// Four fifths, rounded up.
-fn mark(limit: NonZeroUsize) -> usize {
+/// 80 % of the limit, rounded up.
+fn warning_threshold(limit: NonZeroUsize) -> usize {
     limit.get() - limit.get() / 5
 }
 
-// === impl Dated ===
+// === impl CalendarCounter ===
 
-impl Dated {
-    fn new(calendar: Calendar, limit: NonZeroUsize, kept: Option<&Kept>, now: &Now) -> Self {
-        let current = calendar.period_at(now.civil);
-        let (period, used) = match kept {
-            Some(Kept::Period { begun, used }) if *begun >= current.begun => {
+impl CalendarCounter {
+    fn new(calendar: Calendar, limit: NonZeroUsize, saved: Option<&SavedUsage>, now: &Now) -> Self {
+        let current = calendar.period_at(now.latest_wall_ms);
+        let (period, used) = match saved {
+            Some(SavedUsage::Period { begun, used }) if *begun >= current.begun => {
                 (calendar.period_from(*begun), *used)
             }
             _ => (current, 0),
@@ -244,17 +251,17 @@ impl Dated {
             period,
             used,
             entered: None,
-            warned: used as usize >= mark(limit),
+            warned: used as usize >= warning_threshold(limit),
         }
     }
 
-    /// Begins the next period if it is time.
-    fn turn_page(&mut self, now: &Now) {
-        if now.civil < self.period.end {
+    /// Starts the next period if the current one has ended.
+    fn roll_over(&mut self, now: &Now) {
+        if now.latest_wall_ms < self.period.end {
             return;
         }
-        let next = self.calendar.period_at(now.civil);
-        // Where a midnight comes twice, the calendar goes back by a day in between; counts do not.
+        let next = self.calendar.period_at(now.latest_wall_ms);
+        // Where the clocks go back over midnight, the date repeats; the count goes on.
         if next.begun > self.period.begun {
             self.period = next;
             self.used = 0;
@@ -264,9 +271,9 @@ impl Dated {
     }
 
     fn wait(&mut self, ahead: usize, now: &Now) -> Option<Duration> {
-        self.turn_page(now);
+        self.roll_over(now);
         let limit = self.limit.get();
-        // Those who find no room in this period, and not in so many others after it either.
+        // The number of later periods that are full as well.
         let rounds = (self.used as usize + ahead).checked_sub(limit)? / limit;
         let period = duration(self.calendar.period_at(self.period.end).end - self.period.end);
         let rounds = u32::try_from(rounds).unwrap_or(u32::MAX);
@@ -276,13 +283,13 @@ impl Dated {
         )
     }
 
-    /// By what the clock shows: if it was set back, the period is that much longer.
+    /// Measured by the wall clock: if it was set back, the period ends that much later.
     fn until_end(&self, now: &Now) -> Duration {
-        duration(self.period.end - now.wall)
+        duration(self.period.end - now.wall_ms)
     }
 
     fn refund(&mut self, spent: Instant, now: &Now) {
-        self.turn_page(now);
+        self.roll_over(now);
         if self.entered.is_none_or(|entered| entered <= spent) {
             self.used = self.used.saturating_sub(1);
         }

@@ -1,4 +1,4 @@
-//! The state file: one process at a time, and never half written.
+//! The state file: used by one process at a time, replaced atomically.
 
 use std::{
     fs::{self, DirBuilder, OpenOptions},
@@ -10,26 +10,26 @@ use std::{
 use tracing::{info, warn};
 
 use super::{
-    FILE_MODE, PeekError, Record, Store,
-    lock::{Failed, Held, Lock},
+    FILE_MODE, LedgerSnapshot, PeekError, Store,
+    lock::{AlreadyLocked, StateFileError, StateFileLock},
 };
 
-/// The file of one upstream, ours until dropped.
+/// The state file of one upstream, locked until dropped.
 #[derive(Debug)]
 pub(super) struct StateFile {
     path: PathBuf,
     temporary: PathBuf,
     failing: bool,
-    _lock: Lock,
+    _lock: StateFileLock,
 }
 
-/// Only the account that pacegate runs under looks into it.
+/// Only the account that runs pacegate may open the directory.
 const DIRECTORY_MODE: u32 = 0o700;
 
-/// What the file of `upstream` holds, whoever counts there; a replaced file is never half of one.
-pub(super) fn peek(directory: &Path, upstream: &str) -> Result<Option<Record>, PeekError> {
+/// Reads the file of `upstream` without its lock. Writes are atomic, so it is never half-written.
+pub(super) fn peek(directory: &Path, upstream: &str) -> Result<Option<LedgerSnapshot>, PeekError> {
     match fs::read(path_in(directory, upstream)) {
-        Ok(text) => Record::parse(&text)
+        Ok(text) => LedgerSnapshot::parse(&text)
             .map(Some)
             .map_err(|error| PeekError::Unreadable(error.to_string())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -44,17 +44,17 @@ fn path_in(directory: &Path, upstream: &str) -> PathBuf {
 // === impl StateFile ===
 
 impl StateFile {
-    /// Locks and reads the file of `upstream`. `None` in its place if it cannot be used; a warning
-    /// has said so.
+    /// Locks and reads the file of `upstream`. If it cannot be used, logs a warning and returns
+    /// `None` in its place.
     pub(super) fn open(
         directory: &Path,
         upstream: &str,
-    ) -> Result<(Option<Self>, Option<Record>), Held> {
+    ) -> Result<(Option<Self>, Option<LedgerSnapshot>), AlreadyLocked> {
         let path = path_in(directory, upstream);
         match Self::prepare(&path, upstream) {
-            Ok((file, record)) => Ok((Some(file), record)),
-            Err(Failed::Held(held)) => Err(held),
-            Err(Failed::Io(error)) => {
+            Ok((file, snapshot)) => Ok((Some(file), snapshot)),
+            Err(StateFileError::AlreadyLocked(held)) => Err(held),
+            Err(StateFileError::Io(error)) => {
                 warn!(
                     upstream,
                     path = %path.display(),
@@ -67,8 +67,8 @@ impl StateFile {
         }
     }
 
-    fn try_write(&self, record: &Record) -> io::Result<()> {
-        let text = serde_json::to_vec(record)?;
+    fn try_write(&self, snapshot: &LedgerSnapshot) -> io::Result<()> {
+        let text = serde_json::to_vec(snapshot)?;
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -78,14 +78,16 @@ impl StateFile {
             .open(&self.temporary)?;
         file.write_all(&text)?;
         file.sync_data()?;
-        // The directory is not synced: that takes as long again, and a killed process loses nothing
-        // without it. A power cut may undo renames that were not committed: on ext4 and xfs the last
-        // one, because each sync commits what came before it. Not the first time either: that file
-        // has nothing to lose.
+        // The directory is not synced: that would double the time, and a killed process loses
+        // nothing without it. A power cut may undo the last rename; each sync commits the earlier
+        // ones on ext4 and xfs. The first write skips it as well, because it replaces nothing.
         fs::rename(&self.temporary, &self.path)
     }
 
-    fn prepare(path: &Path, upstream: &str) -> Result<(Self, Option<Record>), Failed> {
+    fn prepare(
+        path: &Path,
+        upstream: &str,
+    ) -> Result<(Self, Option<LedgerSnapshot>), StateFileError> {
         if let Some(directory) = path.parent() {
             DirBuilder::new()
                 .recursive(true)
@@ -96,11 +98,11 @@ impl StateFile {
             path: path.to_owned(),
             temporary: path.with_extension("json.tmp"),
             failing: false,
-            _lock: Lock::take(path.with_extension("lock"), upstream)?,
+            _lock: StateFileLock::take(path.with_extension("lock"), upstream)?,
         };
-        let record = match fs::read(path) {
-            Ok(text) => match Record::parse(&text) {
-                Ok(record) => Some(record),
+        let snapshot = match fs::read(path) {
+            Ok(text) => match LedgerSnapshot::parse(&text) {
+                Ok(snapshot) => Some(snapshot),
                 Err(error) => {
                     let kept = path.with_extension("json.bad");
                     fs::rename(path, &kept)?;
@@ -117,14 +119,14 @@ impl StateFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error.into()),
         };
-        Ok((file, record))
+        Ok((file, snapshot))
     }
 }
 
 impl Store for StateFile {
-    /// A failure is told once; the next call tries again.
-    fn keep(&mut self, record: &Record) {
-        match (self.try_write(record), self.failing) {
+    /// Logs a failure once; the next call tries again.
+    fn save(&mut self, snapshot: &LedgerSnapshot) {
+        match (self.try_write(snapshot), self.failing) {
             (Ok(()), false) => {}
             (Ok(()), true) => {
                 self.failing = false;

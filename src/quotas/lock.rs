@@ -1,4 +1,4 @@
-//! One process counts on a state file.
+//! The lock that keeps a second process off a state file.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -10,34 +10,35 @@ use std::{
 
 use super::FILE_MODE;
 
-/// A lock, held until dropped. The system releases it with the process, however that ends.
+/// A lock on a state file, held until dropped. The system releases it when the process ends, even
+/// if it is killed.
 #[derive(Debug)]
-pub(super) struct Lock(File);
+pub(super) struct StateFileLock(File);
 
-/// Two processes that count on one file would both spend what is left.
+/// Another process uses the state file. Two processes would both spend the rest of a quota.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{} is locked: {holder} counts the quotas of upstream {upstream} there\n  hint: stop the other \
      one, or give each its own state-dir",
     lock.display()
 )]
-pub struct Held {
+pub struct AlreadyLocked {
     upstream: String,
     lock: PathBuf,
     holder: String,
 }
 
-/// Why there is no state file to count on.
-pub(super) enum Failed {
-    Held(Held),
+/// Why a state file cannot be opened.
+pub(super) enum StateFileError {
+    AlreadyLocked(AlreadyLocked),
     Io(io::Error),
 }
 
-// === impl Lock ===
+// === impl StateFileLock ===
 
-impl Lock {
-    /// Takes `path`: a file beside the state file, because that one is replaced by each write.
-    pub(super) fn take(path: PathBuf, upstream: &str) -> Result<Self, Failed> {
+impl StateFileLock {
+    /// Locks `path`, a file beside the state file: each write replaces the state file itself.
+    pub(super) fn take(path: PathBuf, upstream: &str) -> Result<Self, StateFileError> {
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -48,7 +49,7 @@ impl Lock {
             .open(&path)?;
         match file.try_lock() {
             Ok(()) => {
-                // For whoever comes second; the lock holds without it.
+                // Names the holder in a second process's error; the lock holds without it.
                 let _unsaid = file
                     .set_len(0)
                     .and_then(|()| write!(file, "{}", process::id()));
@@ -64,7 +65,7 @@ impl Lock {
                     }
                     _ => "another pacegate".into(),
                 };
-                Err(Failed::Held(Held {
+                Err(StateFileError::AlreadyLocked(AlreadyLocked {
                     upstream: upstream.into(),
                     lock: path,
                     holder,
@@ -74,17 +75,17 @@ impl Lock {
     }
 }
 
-impl Drop for Lock {
+impl Drop for StateFileLock {
     fn drop(&mut self) {
-        // Closing is not enough: a child that is just being started has the descriptor as well until
-        // it runs its own program. If this fails, that is all that is waited for.
+        // Closing is not enough: a child process holds a copy of the descriptor between fork and
+        // exec. If unlocking fails, the lock is free after that exec.
         let _best_effort = self.0.unlock();
     }
 }
 
-// === impl Failed ===
+// === impl StateFileError ===
 
-impl From<io::Error> for Failed {
+impl From<io::Error> for StateFileError {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
@@ -97,10 +98,10 @@ mod tests {
     #[test]
     fn is_free_once_dropped_also_while_a_child_still_has_its_descriptor() {
         let folder = tempfile::tempdir().unwrap();
-        let take = || Lock::take(folder.path().join("quotas-mine.lock"), "mine");
+        let take = || StateFileLock::take(folder.path().join("quotas-mine.lock"), "mine");
         let held = take().ok().unwrap();
         let childs = held.0.try_clone().unwrap();
-        assert!(matches!(take(), Err(Failed::Held(_))));
+        assert!(matches!(take(), Err(StateFileError::AlreadyLocked(_))));
         drop(held);
         assert!(take().is_ok());
         drop(childs);

@@ -1,29 +1,26 @@
-//! How much of an account's quotas is used, counted exactly over restarts.
+//! Counts how much of an account's quotas is used, exactly and across restarts.
 //!
-//! A [`Book`] holds all quotas of one upstream and is what its gate asks and tells. It is written
-//! to `quotas-NAME.json` in the state directory at each dispatch, in the poll that dispatches and
-//! before the request leaves. A process that is killed between the two has counted one request too
-//! many; whenever it is killed, never one too few. (A power cut may also undo the last write.) The
-//! thread that dispatches does nothing else meanwhile: 4 to 8 ms on the disk where it was measured,
-//! nearly all of it in `fsync`, once per dispatch; a gate spaces those out. The request counts from
-//! after that, when it leaves; the next process, if this one is killed before it dispatches again,
-//! counts the last one from before it.
+//! A [`QuotaLedger`] holds the counters of one upstream; the upstream's gate asks it for room and
+//! records dispatches in it. Each dispatch writes `quotas-NAME.json` in the state directory before
+//! the request leaves. A process that is killed in between has counted one request too many, never
+//! one too few. (A power cut may also undo the last write.) The write blocks the dispatching thread
+//! for 4 to 8 ms on the disk where it was measured, nearly all of it in `fsync`. The timestamp is
+//! taken after the write. After a crash the last entry may be a few ms early, never late.
 //!
 //! # Time
 //!
-//! - Windows such as `60s` or `5h` run on the monotonic clock: a wall clock that is set changes
-//!   nothing while the process lives. The time between two processes only the wall clock knows; if
-//!   it goes back meanwhile, no time has passed. Time in which the machine is suspended does not
-//!   count, so a window ends late after it, never early.
-//! - Days, weeks and months run on the wall clock, which never goes back: if it does, the latest
-//!   time that was seen stands until the clock has caught up, also over a restart. A clock that goes
-//!   forward by a day hands out a new day; nothing tells that from a night. To make a book forget
-//!   such a time, stop pacegate and remove the file.
+//! - Windows such as `60s` or `5h` run on the monotonic clock, so setting the wall clock changes
+//!   nothing while the process lives. The time between two processes comes from the wall clock; if
+//!   it went back meanwhile, no time has passed. Time in suspend does not count, so a window may
+//!   end late after it, never early.
+//! - Days, weeks and months run on the wall clock. If it goes back, the latest time seen stands
+//!   until the clock has caught up, also across a restart. If it goes forward by a day, a new day
+//!   begins. To make a ledger forget such a time, stop pacegate and remove the file.
 //!
 //! # What a changed config carries over
 //!
-//! The count of a window of the same length, and of a day, week or month in the same zone (and
-//! with the same anchor day), whatever the limits. Everything else starts anew.
+//! The count of a window of the same length, and of a day, week or month in the same zone (and with
+//! the same anchor day), whatever the limits. All other counts start at zero.
 
 use std::{fmt, io, path::Path, time::SystemTime};
 
@@ -32,78 +29,78 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::config;
+use crate::{config, wall_clock::WallClock};
 
 mod calendar;
 mod clock;
 mod counter;
 mod file;
 mod lock;
-mod record;
 mod rolling;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 
 pub use self::{
-    clock::WallClock,
     counter::UnknownZone,
-    lock::Held,
-    record::{Record, Unreadable},
+    lock::AlreadyLocked,
+    snapshot::{LedgerSnapshot, SnapshotError},
 };
 
 use self::{
     clock::{Clock, Now},
     counter::Counter,
     file::StateFile,
-    record::Count,
+    snapshot::CounterSnapshot,
 };
 
-/// Only the account that pacegate runs under reads and writes what is kept.
+/// Only the account that runs pacegate may read and write the state file and its lock.
 const FILE_MODE: u32 = 0o600;
 
-/// All quotas of one upstream.
+/// The quota counters of one upstream.
 #[derive(Debug)]
-pub struct Book(Mutex<State>);
+pub struct QuotaLedger(Mutex<LedgerState>);
 
-/// Where counts outlive their process.
+/// Storage for counts that outlive the process.
 pub trait Store: fmt::Debug + Send {
-    /// Puts `record` in the place of what was kept before. When it returns, no kill undoes that.
-    fn keep(&mut self, record: &Record);
+    /// Replaces the saved snapshot. Once this returns, killing the process does not undo the write.
+    /// May block; a store reports its failures itself.
+    fn save(&mut self, snapshot: &LedgerSnapshot);
 }
 
-/// A book that cannot be opened.
+/// Why a ledger cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process counts on the same file.
+    /// Another process, or another ledger of this one, uses the same state file.
     #[error(transparent)]
-    Held(#[from] Held),
-    /// A zone that is not in the time zone database. A checked config names none.
+    AlreadyLocked(#[from] AlreadyLocked),
+    /// A time zone that is not in the database. A checked config names none.
     #[error(transparent)]
     UnknownZone(#[from] UnknownZone),
 }
 
-/// A state file that does not say what is used.
+/// Why a state file tells nothing about usage.
 #[derive(Debug, thiserror::Error)]
 pub enum PeekError {
-    /// The system refused.
+    /// The file cannot be read.
     #[error("the state file cannot be read")]
     Io(#[from] io::Error),
-    /// A zone that is not in the time zone database. A checked config names none.
+    /// A time zone that is not in the database. A checked config names none.
     #[error(transparent)]
     UnknownZone(#[from] UnknownZone),
-    /// It is not one, or of another version.
+    /// It is not a state file, or one of a later version.
     #[error("the state file is not readable: {0}")]
     Unreadable(String),
 }
 
 /// How much of one quota is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Usage {
-    /// The quota in words, such as `1000 per day (Asia/Shanghai)`; no two of a book are equal.
+pub struct QuotaUsage {
+    /// The quota in words, such as `1000 per day (Asia/Shanghai)`; unique within a ledger.
     pub quota: String,
     /// How many dispatches count now.
     pub used: usize,
-    /// How many may.
+    /// The most dispatches that may count.
     pub limit: usize,
     /// When `used` shrinks next, by the wall clock: at the end of the day, week or month, or when
     /// the oldest dispatch leaves the window; now if nothing is used.
@@ -111,7 +108,7 @@ pub struct Usage {
 }
 
 #[derive(Debug)]
-struct State {
+struct LedgerState {
     upstream: String,
     clock: Clock,
     counters: Vec<Counter>,
@@ -119,20 +116,21 @@ struct State {
     store: Option<Box<dyn Store>>,
 }
 
-/// How much of each quota of `upstream` is used, by the state file alone: without its lock, so it may
-/// be another process that counts there. Without a file nothing has been used.
+/// Reads from the state file how much of each quota of `upstream` is used. Does not take its lock:
+/// another process may be counting there. Without a file, nothing has been used. Blocks while
+/// reading.
 ///
 /// # Errors
 ///
-/// [`PeekError`]; nothing is changed or kept aside.
+/// [`PeekError`]; the file stays as it is.
 pub fn peek(
     upstream: &str,
     quotas: &[config::Quota],
     state_dir: &Path,
     wall: WallClock,
-) -> Result<Vec<Usage>, PeekError> {
-    let record = file::peek(state_dir, upstream)?;
-    let (times, counts) = record.map(|it| (it.times, it.counts)).unzip();
+) -> Result<Vec<QuotaUsage>, PeekError> {
+    let snapshot = file::peek(state_dir, upstream)?;
+    let (times, counts) = snapshot.map(|it| (it.times, it.counts)).unzip();
     let now = Clock::new(wall, times).now();
     let mut counters = counters(quotas, counts.as_deref().unwrap_or_default(), &now)?;
     Ok(counters.iter_mut().map(|it| it.usage(&now)).collect())
@@ -140,13 +138,13 @@ pub fn peek(
 
 fn counters(
     quotas: &[config::Quota],
-    counts: &[Count],
+    counts: &[CounterSnapshot],
     now: &Now,
 ) -> Result<Vec<Counter>, UnknownZone> {
     let mut counters: Vec<Counter> = Vec::new();
     for quota in quotas {
         let counter = Counter::new(quota, counts, now)?;
-        // The same quota twice is the same promise.
+        // A quota that is listed twice is counted once.
         if !counters.iter().any(|known| known.text() == counter.text()) {
             counters.push(counter);
         }
@@ -154,23 +152,24 @@ fn counters(
     Ok(counters)
 }
 
-// === impl Book ===
+// === impl QuotaLedger ===
 
-impl Book {
-    /// Takes up the counts of `upstream` where the last process left them, and holds its file until
-    /// dropped. Without a `state_dir`, or with one that cannot be used, counts are kept in memory;
-    /// a warning says so.
+impl QuotaLedger {
+    /// Continues the counts that the last process saved for `upstream`, and locks its state file
+    /// until dropped. Without a usable `state_dir`, logs a warning and counts in memory. Blocks on
+    /// the disk.
     ///
     /// # Errors
     ///
-    /// [`OpenError::Held`] if another process, or another book in this one, counts on that file.
+    /// [`OpenError::AlreadyLocked`] if another process, or another ledger of this one, uses that
+    /// file; [`OpenError::UnknownZone`] for a time zone that is not in the database.
     pub fn open(
         upstream: &str,
         quotas: &[config::Quota],
         state_dir: Option<&Path>,
         wall: WallClock,
     ) -> Result<Self, OpenError> {
-        let (file, record) = match state_dir {
+        let (file, snapshot) = match state_dir {
             Some(directory) => StateFile::open(directory, upstream)?,
             None => {
                 warn!(
@@ -182,23 +181,23 @@ impl Book {
             }
         };
         let store = file.map(|file| Box::new(file) as Box<dyn Store>);
-        Ok(Self::resume(upstream, quotas, record, store, wall)?)
+        Ok(Self::resume(upstream, quotas, snapshot, store, wall)?)
     }
 
-    /// Takes up what a `record` says, if there is one, and keeps the counts in `store`; without one,
+    /// Continues from `snapshot`, if there is one, and saves counts in `store`; without one, counts
     /// in memory.
     ///
     /// # Errors
     ///
-    /// [`UnknownZone`] for a zone that is not in the time zone database.
+    /// [`UnknownZone`] for a time zone that is not in the database.
     pub fn resume(
         upstream: &str,
         quotas: &[config::Quota],
-        record: Option<Record>,
+        snapshot: Option<LedgerSnapshot>,
         store: Option<Box<dyn Store>>,
         wall: WallClock,
     ) -> Result<Self, UnknownZone> {
-        let (times, counts) = record.map(|it| (it.times, it.counts)).unzip();
+        let (times, counts) = snapshot.map(|it| (it.times, it.counts)).unzip();
         let mut clock = Clock::new(wall, times);
         let now = clock.now();
         if let Some(behind) = now.behind() {
@@ -210,7 +209,7 @@ impl Book {
             );
         }
         let counters = counters(quotas, counts.as_deref().unwrap_or_default(), &now)?;
-        let mut state = State {
+        let mut state = LedgerState {
             upstream: upstream.into(),
             clock,
             counters,
@@ -220,13 +219,13 @@ impl Book {
         Ok(Self(Mutex::new(state)))
     }
 
-    /// Counts by `quotas` from now on, in the same file; see the [module](self) for what is carried
-    /// over.
+    /// Replaces the quotas and saves to the same file; the [module](self) says which counts are
+    /// kept.
     ///
     /// # Errors
     ///
     /// [`UnknownZone`]; then nothing has changed.
-    pub fn change(&self, quotas: &[config::Quota]) -> Result<(), UnknownZone> {
+    pub fn set_quotas(&self, quotas: &[config::Quota]) -> Result<(), UnknownZone> {
         let mut state = self.lock();
         let now = state.clock.now();
         let counts: Vec<_> = state.counters.iter().map(Counter::count).collect();
@@ -243,19 +242,19 @@ impl Book {
     }
 
     /// How much of each quota is used, in the order of the config.
-    pub fn usage(&self) -> Vec<Usage> {
+    pub fn usage(&self) -> Vec<QuotaUsage> {
         let mut state = self.lock();
         let now = state.clock.now();
         let counters = state.counters.iter_mut();
         counters.map(|counter| counter.usage(&now)).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, LedgerState> {
         self.0.lock()
     }
 }
 
-impl Ledger for Book {
+impl Ledger for QuotaLedger {
     fn next_slot(&self, ahead: usize, share: Fraction) -> Option<Instant> {
         let mut state = self.lock();
         let now = state.clock.now();
@@ -266,31 +265,31 @@ impl Ledger for Book {
         Some(now.instant + waits.max()?)
     }
 
-    /// Blocks until it is on disk.
+    /// Blocks until the counts are on disk.
     fn record(&self) {
         let mut state = self.lock();
         let now = state.clock.now();
-        let State {
+        let LedgerState {
             upstream, counters, ..
         } = &mut *state;
         for counter in counters {
             counter.record(&now);
-            if counter.is_running_out(&now) {
-                let Usage {
+            if counter.should_warn(&now) {
+                let QuotaUsage {
                     quota, used, limit, ..
                 } = counter.usage(&now);
                 warn!(%upstream, quota, used, limit, "Most of a quota is used up");
             }
         }
         state.save();
-        // It leaves only now, and the upstream counts from when it comes.
+        // The request leaves only now, and the upstream counts it from its arrival.
         let now = state.clock.now();
         for counter in &mut state.counters {
-            counter.leaves(&now);
+            counter.dispatched(&now);
         }
     }
 
-    /// Blocks until it is on disk.
+    /// Blocks until the counts are on disk.
     fn refund(&self, spent: Instant) {
         let mut state = self.lock();
         let now = state.clock.now();
@@ -302,13 +301,13 @@ impl Ledger for Book {
     }
 }
 
-// === impl State ===
+// === impl LedgerState ===
 
-impl State {
+impl LedgerState {
     fn save(&mut self) {
         if let Some(store) = &mut self.store {
             let counts = self.counters.iter().map(Counter::count).collect();
-            store.keep(&Record::new(self.clock.times(), counts));
+            store.save(&LedgerSnapshot::new(self.clock.times(), counts));
         }
     }
 }

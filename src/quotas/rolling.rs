@@ -1,45 +1,49 @@
-//! So many in *any* stretch of some length.
+//! A limit on the dispatches in *any* window of a given length.
 
 use std::{collections::VecDeque, num::NonZeroUsize};
 
 use super::clock::Millis;
 
-/// What has been dispatched lately.
+/// The dispatches of the last window.
 #[derive(Debug)]
-pub(super) struct Rolling {
+pub(super) struct RollingCounter {
     per: Millis,
     limit: NonZeroUsize,
-    /// Dispatches within the same stretch of this length are remembered together.
-    grain: Millis,
+    /// Dispatches within the same interval of this length share a bucket.
+    bucket_ms: Millis,
     /// Oldest first.
     buckets: VecDeque<Bucket>,
     used: usize,
 }
 
-/// Dispatches that count until the last of them has left the window.
+/// Dispatches that all count until the last of them leaves the window.
 #[derive(Debug)]
 struct Bucket {
     last: Millis,
     count: u32,
 }
 
-/// Up to this limit every dispatch is remembered by itself: about 10 KiB in the file.
-const MOST_EXACT: usize = 512;
+/// Up to this limit, every dispatch has a bucket of its own: about 10 KiB in the file.
+const MAX_EXACT_LIMIT: usize = 512;
 
-/// Above it, a window is this many grains long: a dispatch counts for at most 0.4 % longer than it
-/// has to, and the file stays below 6 KiB.
-const GRAINS: Millis = 256;
+/// Above it, a window has this many buckets: a dispatch counts for at most 0.4 % longer than
+/// necessary, and the file stays below 6 KiB.
+const BUCKETS_PER_WINDOW: Millis = 256;
 
-// === impl Rolling ===
+// === impl RollingCounter ===
 
-impl Rolling {
+impl RollingCounter {
     pub(super) fn new(per: Millis, limit: NonZeroUsize, spent: &[(Millis, u32)]) -> Self {
-        let exact = limit.get() <= MOST_EXACT;
+        let exact = limit.get() <= MAX_EXACT_LIMIT;
         let buckets = spent.iter().map(|&(last, count)| Bucket { last, count });
         Self {
             per,
             limit,
-            grain: if exact { 1 } else { (per / GRAINS).max(1) },
+            bucket_ms: if exact {
+                1
+            } else {
+                (per / BUCKETS_PER_WINDOW).max(1)
+            },
             buckets: buckets.collect(),
             used: spent.iter().map(|(_, count)| *count as usize).sum(),
         }
@@ -63,17 +67,17 @@ impl Rolling {
         self.used
     }
 
-    /// How many at which time, oldest first.
+    /// Pairs of a time and the number of dispatches at it, oldest first.
     pub(super) fn spent(&self) -> Vec<(Millis, u32)> {
         let buckets = self.buckets.iter();
         buckets.map(|bucket| (bucket.last, bucket.count)).collect()
     }
 
-    /// When there is room for one more with `ahead` others before it and this limit.
+    /// When a request with `ahead` others before it may leave under `limit`; `None` means now.
     pub(super) fn next_slot(&mut self, ahead: usize, limit: usize, now: Millis) -> Option<Millis> {
         let used = self.used(now);
-        // The dispatch `limit` places earlier has to leave the window first. If that one is still
-        // to come, it in turn waits for an earlier one: a whole window later for each round.
+        // The dispatch `limit` places earlier must leave the window first. If that one is itself
+        // queued, it waits for an earlier one: each round adds a whole window.
         let (rounds, ahead) = (ahead / limit, ahead % limit);
         let first = (used + ahead)
             .checked_sub(limit)
@@ -86,7 +90,7 @@ impl Rolling {
         Some(first.unwrap_or(now).saturating_add(later))
     }
 
-    /// When the oldest leaves.
+    /// When the oldest bucket leaves the window.
     pub(super) fn next_to_leave(&self) -> Option<Millis> {
         Some(self.buckets.front()?.last + self.per)
     }
@@ -94,8 +98,11 @@ impl Rolling {
     pub(super) fn record(&mut self, at: Millis) {
         self.used += 1;
         match self.buckets.back_mut() {
-            // A process that has just begun may be a part of a millisecond behind the last one.
-            Some(newest) if at <= newest.last || at / self.grain == newest.last / self.grain => {
+            // A process that has just started may be a fraction of a millisecond behind the last
+            // one.
+            Some(newest)
+                if at <= newest.last || at / self.bucket_ms == newest.last / self.bucket_ms =>
+            {
                 newest.last = newest.last.max(at);
                 newest.count += 1;
             }
@@ -103,17 +110,17 @@ impl Rolling {
         }
     }
 
-    /// The latest dispatch was not before `at`.
-    pub(super) fn put_off(&mut self, at: Millis) {
+    /// Moves the latest dispatch to `at` unless it is later.
+    pub(super) fn delay_latest(&mut self, at: Millis) {
         if let Some(newest) = self.buckets.back_mut() {
             newest.last = newest.last.max(at);
         }
     }
 
-    /// Forgets one dispatch that was remembered at `at` or a little later.
+    /// Removes one dispatch that was recorded at `at`, or a little later in a shared bucket.
     pub(super) fn refund(&mut self, at: Millis, now: Millis) {
         self.used(now);
-        // One that has left the window takes no other with it.
+        // A dispatch that has left the window must not remove another one.
         if at + self.per <= now {
             return;
         }

@@ -17,7 +17,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::quotas::{Book, Usage};
+use crate::quotas::{QuotaLedger, QuotaUsage};
 
 /// What the edge counts.
 #[derive(Debug, Default)]
@@ -50,7 +50,7 @@ struct UpstreamLabel {
 
 /// Reads the books whenever somebody looks.
 #[derive(Debug)]
-struct Quotas(Vec<(String, Arc<Book>)>);
+struct Quotas(Vec<(String, Arc<QuotaLedger>)>);
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct QuotaLabels {
@@ -107,7 +107,7 @@ pub fn register_gates(registry: &mut Registry, gates: impl IntoIterator<Item = (
 /// Registers the books of the named upstreams on `registry`.
 pub fn register_quotas(
     registry: &mut Registry,
-    books: impl IntoIterator<Item = (String, Arc<Book>)>,
+    books: impl IntoIterator<Item = (String, Arc<QuotaLedger>)>,
 ) {
     registry.register_collector(Box::new(Quotas(books.into_iter().collect())));
 }
@@ -161,8 +161,8 @@ impl Quotas {
         encoder: &mut DescriptorEncoder<'_>,
         name: &str,
         help: &str,
-        usage: &[(QuotaLabels, Usage)],
-        read: fn(&Usage) -> usize,
+        usage: &[(QuotaLabels, QuotaUsage)],
+        read: fn(&QuotaUsage) -> usize,
     ) -> fmt::Result {
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (labels, usage) in usage {

@@ -20,7 +20,7 @@ use crate::{
         api_key::{ApiKeyError, ApiKeySource},
         source::{OAuthSource, Settings},
     },
-    quotas::{self, Book},
+    quotas::{self, QuotaLedger},
 };
 
 /// An upstream whose parts cannot be put together.
@@ -74,7 +74,7 @@ pub fn assemble(
 /// What an upstream takes over from the one of its name in the config before.
 #[derive(Debug, Default)]
 pub(super) struct Reused {
-    pub(super) book: Option<Arc<Book>>,
+    pub(super) book: Option<Arc<QuotaLedger>>,
     pub(super) gate: Option<Gate>,
 }
 
@@ -122,9 +122,9 @@ fn parts(
 
 fn book(
     upstream: &config::Upstream,
-    reused: Option<Arc<Book>>,
+    reused: Option<Arc<QuotaLedger>>,
     state_dir: Option<&Path>,
-) -> Result<Option<Arc<Book>>, quotas::OpenError> {
+) -> Result<Option<Arc<QuotaLedger>>, quotas::OpenError> {
     let quotas = &upstream.jitter_throttle.quotas;
     if quotas.is_empty() || !upstream.pipeline.contains(&LayerName::JitterThrottle) {
         return Ok(None);
@@ -133,7 +133,7 @@ fn book(
         Some(book) => Ok(Some(book)),
         None => {
             let wall = Arc::new(SystemTime::now);
-            let book = Book::open(&upstream.name, quotas, state_dir, wall)?;
+            let book = QuotaLedger::open(&upstream.name, quotas, state_dir, wall)?;
             Ok(Some(Arc::new(book)))
         }
     }

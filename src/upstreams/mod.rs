@@ -20,7 +20,7 @@ use tower::Service;
 
 use crate::{
     config::{self, LayerName},
-    quotas::Book,
+    quotas::QuotaLedger,
 };
 
 mod build;
@@ -52,7 +52,7 @@ pub struct Pipeline {
     /// The gate, if there is one in the list.
     pub gate: Option<Gate>,
     /// What the gate counts over restarts, if there are quotas.
-    pub quotas: Option<Arc<Book>>,
+    pub quotas: Option<Arc<QuotaLedger>>,
 }
 
 /// A pipeline that cannot be built. A checked config makes none of these.
@@ -78,7 +78,7 @@ pub fn build<C, B>(
     upstream: &config::Upstream,
     client: C,
     source: Option<Arc<dyn TokenSource>>,
-    quotas: Option<Arc<Book>>,
+    quotas: Option<Arc<QuotaLedger>>,
 ) -> Result<Pipeline, PipelineError>
 where
     C: Service<Request<Full<Bytes>>, Response = Response<B>, Error = BoxError>
@@ -96,7 +96,7 @@ where
 /// The gate of `upstream`, if there is one in its list.
 fn gate(
     upstream: &config::Upstream,
-    quotas: Option<&Arc<Book>>,
+    quotas: Option<&Arc<QuotaLedger>>,
 ) -> Result<Option<Gate>, ReversedJitter> {
     let throttled = upstream.pipeline.contains(&LayerName::JitterThrottle);
     let pacing = throttled
@@ -114,7 +114,7 @@ fn around<C, B>(
     client: C,
     source: Option<Arc<dyn TokenSource>>,
     gate: Option<Gate>,
-    quotas: Option<Arc<Book>>,
+    quotas: Option<Arc<QuotaLedger>>,
 ) -> Result<Pipeline, PipelineError>
 where
     C: Service<Request<Full<Bytes>>, Response = Response<B>, Error = BoxError>
@@ -138,7 +138,7 @@ where
 /// # Errors
 ///
 /// [`ReversedJitter`]; a checked config has none.
-pub fn pacing(settings: &config::JitterThrottle) -> Result<Pacing, ReversedJitter> {
+pub fn pacing(settings: &config::JitterThrottleSettings) -> Result<Pacing, ReversedJitter> {
     let (least, most) = settings.jitter;
     let pacing = match &settings.busy {
         Some(busy) => Pacing::new().busy(Busy {
@@ -156,7 +156,7 @@ pub fn pacing(settings: &config::JitterThrottle) -> Result<Pacing, ReversedJitte
         .max_queue(settings.max_queue)
         .max_wait(settings.max_wait)
         .order(match settings.order {
-            config::Order::Fair => Order::Fair,
-            config::Order::Fifo => Order::Fifo,
+            config::QueueOrder::Fair => Order::Fair,
+            config::QueueOrder::Fifo => Order::Fifo,
         }))
 }

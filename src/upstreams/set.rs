@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     config::{Config, LayerName, Upstream},
-    quotas::Book,
+    quotas::QuotaLedger,
 };
 
 /// All upstreams and their pipelines.
@@ -23,7 +23,7 @@ pub struct UpstreamSet {
     entries: Vec<Entry>,
     /// Every book that may still be counted in, also by requests that came before a reload: two
     /// books on one file would both spend what is left.
-    books: HashMap<String, Weak<Book>>,
+    books: HashMap<String, Weak<QuotaLedger>>,
     state_dir: Option<PathBuf>,
     tasks: TaskTracker,
 }
@@ -145,7 +145,7 @@ fn is_paced_alike(old: &Upstream, new: &Upstream) -> bool {
 // === impl Entry ===
 
 impl Entry {
-    fn book(&self) -> Option<(String, Weak<Book>)> {
+    fn book(&self) -> Option<(String, Weak<QuotaLedger>)> {
         let book = self.pipeline.quotas.as_ref()?;
         Some((self.upstream.name.clone(), Arc::downgrade(book)))
     }
@@ -154,7 +154,7 @@ impl Entry {
         let Some(book) = &self.pipeline.quotas else {
             return Ok(());
         };
-        book.change(&self.upstream.jitter_throttle.quotas)
+        book.set_quotas(&self.upstream.jitter_throttle.quotas)
             .map_err(|error| AssembleError::of_quotas(&self.upstream.name, error.into()))
     }
 }

@@ -19,13 +19,12 @@ use http::{Request, Response, Uri};
 use http_body_util::{BodyExt, Full};
 use pacegate::{
     credentials::{
-        WallClock,
-        lock::{Lock, LockError},
+        lock::{CredentialsLock, LockError},
         source::{OAuthSource, Settings},
-        store::{Credentials, CredentialsFile, ReadError, WriteError},
-        system_clock,
+        store::{CredentialsFile, OAuthCredentials, ReadError, WriteError},
     },
     oauth::refresh::TokenEndpoint,
+    wall_clock::{WallClock, system_clock},
 };
 use pacegate_layers::{error::BoxError, token::TokenSource};
 use tempfile::{TempDir, tempdir};
@@ -64,7 +63,7 @@ fn a_written_file_is_private_complete_and_newer() {
     fs::set_permissions(file.path(), fs::Permissions::from_mode(0o644)).unwrap();
     let stamp = file.write(&credentials(2, 6)).unwrap();
     assert!(stamp.modified() > ahead);
-    assert_eq!(file.stamp(), Some(stamp));
+    assert_eq!(file.version(), Some(stamp));
     assert_eq!(mode(file.path()), 0o600);
 }
 
@@ -97,7 +96,7 @@ fn what_is_not_a_regular_file_is_neither_read_nor_replaced() {
             ),
             "{name}"
         );
-        assert_eq!(file.stamp(), None, "{name}");
+        assert_eq!(file.version(), None, "{name}");
     }
     assert!(
         fs::read_to_string(target.path())
@@ -148,7 +147,9 @@ async fn the_lock_is_the_other_programs_lock() {
     let directory = tempdir().unwrap();
     let file = in_directory(&directory);
     let path = directory.path().join("oauth_creds.lock");
-    let lock = Lock::acquire(file.path(), &system_clock()).await.unwrap();
+    let lock = CredentialsLock::acquire(file.path(), &system_clock())
+        .await
+        .unwrap();
     assert_eq!(fs::read_to_string(&path).unwrap().len(), 36);
     assert_eq!(
         fs::metadata(&path).unwrap().permissions().mode() & 0o777,
@@ -162,9 +163,11 @@ async fn the_lock_is_the_other_programs_lock() {
 async fn a_lock_is_waited_for_and_then_taken() {
     let directory = tempdir().unwrap();
     let file = in_directory(&directory);
-    let held = Lock::acquire(file.path(), &system_clock()).await.unwrap();
+    let held = CredentialsLock::acquire(file.path(), &system_clock())
+        .await
+        .unwrap();
     let clock = system_clock();
-    let (taken, ()) = tokio::join!(Lock::acquire(file.path(), &clock), async {
+    let (taken, ()) = tokio::join!(CredentialsLock::acquire(file.path(), &clock), async {
         sleep(Duration::from_millis(150)).await;
         drop(held);
     });
@@ -194,7 +197,7 @@ async fn only_a_lock_older_than_35_seconds_is_stolen() {
         } else {
             Duration::from_millis(50)
         };
-        let taken = timeout(patience, Lock::acquire(file.path(), &clock)).await;
+        let taken = timeout(patience, CredentialsLock::acquire(file.path(), &clock)).await;
         assert_eq!(taken.is_ok(), stolen, "{age}");
         assert_eq!(
             fs::read_to_string(&path).unwrap() == "theirs",
@@ -210,7 +213,9 @@ async fn a_lock_that_was_lost_is_not_taken_from_its_new_owner() {
     let directory = tempdir().unwrap();
     let file = in_directory(&directory);
     let path = directory.path().join("oauth_creds.lock");
-    let lock = Lock::acquire(file.path(), &system_clock()).await.unwrap();
+    let lock = CredentialsLock::acquire(file.path(), &system_clock())
+        .await
+        .unwrap();
     fs::remove_file(&path).unwrap();
     fs::write(&path, "theirs").unwrap();
     drop(lock);
@@ -221,7 +226,9 @@ async fn a_lock_that_was_lost_is_not_taken_from_its_new_owner() {
 async fn a_lock_in_no_directory_is_an_error_at_once() {
     let directory = tempdir().unwrap();
     let file = directory.path().join("missing/oauth_creds.json");
-    let error = Lock::acquire(&file, &system_clock()).await.unwrap_err();
+    let error = CredentialsLock::acquire(&file, &system_clock())
+        .await
+        .unwrap_err();
     assert!(matches!(error, LockError::Io { .. }));
 }
 
@@ -292,8 +299,8 @@ fn in_directory(directory: &TempDir) -> CredentialsFile {
     CredentialsFile::new(directory.path().join("oauth_creds.json"))
 }
 
-fn credentials(number: u64, expiry_date: u64) -> Credentials {
-    Credentials {
+fn credentials(number: u64, expiry_date: u64) -> OAuthCredentials {
+    OAuthCredentials {
         access_token: format!("access-{number}").into(),
         token_type: "Bearer".to_owned(),
         refresh_token: format!("refresh-{number}").into(),

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use jiff::tz::TimeZone;
 use pacegate::{
     config::{self, Per},
-    quotas::WallClock,
+    wall_clock::WallClock,
 };
 use pacegate_layers::pacing::{Ledger, Order, Pacing};
 

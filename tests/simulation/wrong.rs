@@ -8,7 +8,7 @@ use std::{
 };
 
 use jiff::{Timestamp, ToSpan, civil::Date, tz::TimeZone};
-use pacegate::quotas::WallClock;
+use pacegate::wall_clock::WallClock;
 use pacegate_layers::pacing::{Fraction, Ledger};
 use tokio::time::Instant;
 

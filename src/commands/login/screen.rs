@@ -15,8 +15,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::{
     config::{Upstream, show_duration},
-    credentials::store::{Credentials, CredentialsFile},
-    oauth::device::{Login, Trouble},
+    credentials::store::{CredentialsFile, OAuthCredentials},
+    oauth::device::{DeviceAuthorization, PollEvent},
 };
 
 /// Stdout.
@@ -46,10 +46,13 @@ impl LoginScreen {
     pub(super) fn ask(
         &self,
         upstream: &Upstream,
-        login: &Login,
+        login: &DeviceAuthorization,
         no_browser: bool,
     ) -> io::Result<()> {
-        let page = login.page_with_code.as_ref().unwrap_or(&login.page);
+        let page = login
+            .verification_uri_complete
+            .as_ref()
+            .unwrap_or(&login.verification_uri);
         let mut out = io::stdout().lock();
         writeln!(
             out,
@@ -62,8 +65,8 @@ impl LoginScreen {
             writeln!(out, "{code}")?;
         }
         writeln!(out, "and confirm the code {}", login.user_code)?;
-        if login.page_with_code.is_some() {
-            writeln!(out, "(or type it in at {})", login.page)?;
+        if login.verification_uri_complete.is_some() {
+            writeln!(out, "(or type it in at {})", login.verification_uri)?;
         }
         if self.terminal && !no_browser && browse(page) {
             writeln!(out, "the page was opened in a browser")?;
@@ -93,13 +96,13 @@ impl LoginScreen {
     }
 
     /// Shows what was wrong with a poll.
-    pub(super) fn trouble(&self, trouble: &Trouble) {
+    pub(super) fn trouble(&self, trouble: &PollEvent) {
         let text = match trouble {
-            Trouble::SlowDown(interval) => {
+            PollEvent::SlowDown(interval) => {
                 let interval = show_duration(*interval);
                 format!("asked to slow down: asking every {interval} from now on")
             }
-            Trouble::Transient(error) => {
+            PollEvent::Transient(error) => {
                 format!("no usable answer, asking again: {}", chain_text(&**error))
             }
         };
@@ -116,7 +119,11 @@ impl LoginScreen {
     }
 
     /// Shows where the login was saved.
-    pub(super) fn done(&self, file: &CredentialsFile, credentials: &Credentials) -> io::Result<()> {
+    pub(super) fn done(
+        &self,
+        file: &CredentialsFile,
+        credentials: &OAuthCredentials,
+    ) -> io::Result<()> {
         let left = whole_seconds(credentials.valid_for(SystemTime::now()));
         let path = file.path().display();
         writeln!(

@@ -1,13 +1,11 @@
-//! A token source that keeps the tokens of a shared credentials file and renews them.
+//! A token source that serves the tokens of a shared credentials file and refreshes them.
 //!
-//! A valid token is given at once. Some time before it expires it is renewed in the background;
-//! once it has expired, or the upstream has refused it, whoever asks waits for the renewal. All
-//! who wait share one renewal, which runs in a task of its own, so nobody who leaves stops
-//! it. What is held and what to do next is decided in `state`.
+//! A valid token is returned at once. Some time before it expires, it is refreshed in the
+//! background. Once it has expired, or the upstream has rejected it, callers wait for the refresh.
+//! All callers share one refresh, which runs in a task of its own: a caller that is dropped does
+//! not stop it. `state` holds the token and decides what to do next.
 //!
-//! The file is looked at when a token is asked for, at most every five seconds; there is no
-//! watcher, because change notices do not reach bind mounts. Looking and reading block: that is
-//! some tens of microseconds for a few KiB in the page cache, less than a trip through the
+//! Checking and reading the file blocks for some tens of microseconds, less than a trip through the
 //! blocking pool. Writing waits for the disk and goes through the pool.
 
 use std::{
@@ -34,69 +32,66 @@ use tower::Service;
 use tracing::{Instrument, info_span, warn};
 
 use self::{
-    renew::{Failure, Outcome, Renewal},
-    state::{Standing, State, Step},
+    refresh::{PendingRefresh, RefreshFailure, RefreshResult},
+    state::{Action, SourceState, TokenState},
 };
-use super::{
-    WallClock,
-    store::{CredentialsFile, ReadError, Stored},
-    system_clock,
-};
+use super::store::{CredentialsFile, ReadError, StoredCredentials};
 use crate::{
     config,
-    oauth::refresh::{Grant, RefreshError, TokenEndpoint, refresh},
+    oauth::refresh::{IssuedTokens, RefreshError, TokenEndpoint, refresh},
+    wall_clock::{WallClock, system_clock},
 };
 
-mod renew;
+mod refresh;
 mod resource;
 mod state;
 #[cfg(test)]
 mod tests;
 
-/// What an [`OAuthSource`] has to know.
+/// Settings of an [`OAuthSource`].
 #[derive(Clone)]
 pub struct Settings {
     /// The credentials file.
     pub file: PathBuf,
-    /// Where tokens are renewed.
+    /// The endpoint that refreshes tokens.
     pub endpoint: TokenEndpoint,
-    /// How long before expiry a token is renewed in the background.
+    /// How long before expiry a token is refreshed in the background.
     pub early: Duration,
-    /// Hosts, with or without a port, whose `resource_url` is believed.
+    /// Hosts, with or without a port, that a `resource_url` may name.
     pub resource_hosts: Vec<String>,
-    /// What a person has to do to log in; completes the sentence `no credentials in PATH; …`.
+    /// How to log in; completes the sentence `no credentials in PATH; …`.
     pub login_hint: String,
-    /// What time it is.
+    /// The clock that expiry and the age of locks are measured by.
     pub wall_clock: WallClock,
 }
 
 /// The tokens of one credentials file. Clones share them.
 #[derive(Clone)]
-pub struct OAuthSource(Arc<Shared>);
+pub struct OAuthSource(Arc<SourceInner>);
 
-/// What the source and its renewals have in common.
-struct Shared {
+/// The part that the source and its running refresh share.
+struct SourceInner {
     settings: Settings,
     file: CredentialsFile,
-    ask: Ask,
+    send_refresh: RefreshFn,
     tasks: TaskTracker,
-    state: Mutex<State>,
+    state: Mutex<SourceState>,
     resource: watch::Sender<Option<Uri>>,
-    /// Done once the log has said that the file is open to others.
+    /// Logs once that the file is open to other accounts.
     exposed: Once,
 }
 
-/// Sends a refresh token to the endpoint. Boxed: it happens once an hour.
-type Ask = Box<dyn Fn(SecretString) -> Asking + Send + Sync>;
-type Asking = Pin<Box<dyn Future<Output = Result<Grant, RefreshError>> + Send>>;
+/// Sends a refresh token to the endpoint. Boxed because it runs once an hour.
+type RefreshFn = Box<dyn Fn(SecretString) -> RefreshFuture + Send + Sync>;
+type RefreshFuture = Pin<Box<dyn Future<Output = Result<IssuedTokens, RefreshError>> + Send>>;
 
 // === impl Settings ===
 
 impl Settings {
-    /// What the configuration says, with the machine's clock.
+    /// The settings of the configuration, with the machine's clock.
     pub fn new(
         oauth: &config::OAuth,
-        refresh: &config::TokenRefresh,
+        refresh: &config::TokenRefreshSettings,
         login_hint: impl Into<String>,
     ) -> Self {
         Self {
@@ -113,11 +108,11 @@ impl Settings {
 // === impl OAuthSource ===
 
 impl OAuthSource {
-    /// Reads the file once. That it is missing or broken is no error here: requests are told,
-    /// and a login is picked up.
+    /// Reads the file once. A missing or broken file is no error here: requests get an error until
+    /// a login repairs it.
     ///
-    /// Renewals go through `service` and run on `tasks`, so that a shutdown can wait for one
-    /// that may have spent a refresh token.
+    /// Refreshes go through `service` and run on `tasks`, so that a shutdown can wait for one that
+    /// may have spent a refresh token. Blocks while reading a few KiB.
     pub fn new<S, B>(settings: Settings, service: S, tasks: TaskTracker) -> Self
     where
         S: Service<Request<Full<Bytes>>, Response = Response<B>> + Clone + Send + 'static,
@@ -130,30 +125,30 @@ impl OAuthSource {
         let endpoint = settings.endpoint.clone();
         // In a mutex only because a service need not be `Sync`.
         let service = Mutex::new(service);
-        let ask: Ask = Box::new(move |refresh_token| {
+        let send_refresh: RefreshFn = Box::new(move |refresh_token| {
             let service = service.lock().clone();
             let endpoint = endpoint.clone();
             Box::pin(async move { refresh(service, &endpoint, &refresh_token).await })
         });
-        let shared = Shared {
+        let inner = SourceInner {
             file: CredentialsFile::new(&settings.file),
-            ask,
+            send_refresh,
             tasks,
-            state: Mutex::new(State::new(settings.early)),
+            state: Mutex::new(SourceState::new(settings.early)),
             resource: watch::Sender::new(None),
             exposed: Once::new(),
             settings,
         };
-        shared.look();
-        Self(Arc::new(shared))
+        inner.reload_if_changed();
+        Self(Arc::new(inner))
     }
 
-    /// The base URL that came with the token, if its host is allowed to have one.
+    /// The base URL in the token's `resource_url`, if its host is allowed.
     pub fn resource_base(&self) -> Option<Uri> {
         self.0.resource.borrow().clone()
     }
 
-    /// Follows [`resource_base`](Self::resource_base).
+    /// Receives each change of [`resource_base`](Self::resource_base).
     pub fn resource_changes(&self) -> watch::Receiver<Option<Uri>> {
         self.0.resource.subscribe()
     }
@@ -164,18 +159,18 @@ impl TokenSource for OAuthSource {
     ///
     /// Outside a tokio runtime.
     fn token(&self) -> TokenFuture {
-        self.0.look();
-        self.0.answer(self.0.state())
+        self.0.reload_if_changed();
+        self.0.next_token(self.0.state())
     }
 
     /// # Panics
     ///
     /// Outside a tokio runtime.
     fn refresh(&self, stale: &BearerToken) -> TokenFuture {
-        self.0.look();
+        self.0.reload_if_changed();
         let mut state = self.0.state();
         state.reject(stale.generation());
-        self.0.answer(state)
+        self.0.next_token(state)
     }
 }
 
@@ -187,94 +182,96 @@ impl fmt::Debug for OAuthSource {
     }
 }
 
-// === impl Shared ===
+// === impl SourceInner ===
 
-impl Shared {
-    /// Does what the state says is next for somebody who wants a token.
-    fn answer(self: &Arc<Self>, mut state: MutexGuard<'_, State>) -> TokenFuture {
-        match state.next_step(self.now(), Instant::now()) {
-            Step::Fail(failure) => TokenFuture::ready(Err(self.refuse(failure))),
-            Step::Give(token) => TokenFuture::ready(Ok(token)),
-            Step::GiveAndRenew(token) => {
-                let _in_background = self.start_renewal(&mut state);
+impl SourceInner {
+    /// Carries out the next action for a caller that wants a token.
+    fn next_token(self: &Arc<Self>, mut state: MutexGuard<'_, SourceState>) -> TokenFuture {
+        match state.next_action(self.now(), Instant::now()) {
+            Action::Fail(failure) => TokenFuture::ready(Err(self.token_error(failure))),
+            Action::Return(token) => TokenFuture::ready(Ok(token)),
+            Action::ReturnAndRefresh(token) => {
+                let _in_background = self.start_refresh(&mut state);
                 TokenFuture::ready(Ok(token))
             }
-            Step::Join(renewal) => self.wait_for(renewal),
-            Step::ReadAgain => self.read_again(),
-            Step::Renew => self.wait_for(self.start_renewal(&mut state)),
+            Action::Wait(pending_refresh) => self.wait_for(pending_refresh),
+            Action::Reread => self.reread(),
+            Action::Refresh => self.wait_for(self.start_refresh(&mut state)),
         }
     }
 
-    fn start_renewal(self: &Arc<Self>, state: &mut State) -> Renewal {
-        let (done, renewal) = watch::channel(None);
-        state.renewal_started(renewal.clone());
+    fn start_refresh(self: &Arc<Self>, state: &mut SourceState) -> PendingRefresh {
+        let (done, pending_refresh) = watch::channel(None);
+        state.refresh_started(pending_refresh.clone());
         self.tasks
-            .spawn(renew::run(self.clone(), done).instrument(info_span!("refresh")));
-        renewal
+            .spawn(refresh::run(self.clone(), done).instrument(info_span!("refresh")));
+        pending_refresh
     }
 
-    fn wait_for(self: &Arc<Self>, mut renewal: Renewal) -> TokenFuture {
-        let shared = self.clone();
+    fn wait_for(self: &Arc<Self>, mut pending_refresh: PendingRefresh) -> TokenFuture {
+        let inner = self.clone();
         TokenFuture::wait(async move {
-            let outcome = match renewal.wait_for(Option::is_some).await {
-                Ok(outcome) => outcome.clone(),
+            let result = match pending_refresh.wait_for(Option::is_some).await {
+                Ok(result) => result.clone(),
                 Err(_) => None,
             };
-            shared.after(outcome.unwrap_or_else(|| Err(Failure::vanished())))
+            inner.result_after(result.unwrap_or_else(|| Err(RefreshFailure::task_died())))
         })
     }
 
-    /// The file was half-written when it was looked at: gives its writer the time to end.
-    fn read_again(self: &Arc<Self>) -> TokenFuture {
-        let shared = self.clone();
+    /// The file was half-written when it was read: reads it again until its writer is done.
+    fn reread(self: &Arc<Self>) -> TokenFuture {
+        let inner = self.clone();
         TokenFuture::wait(async move {
-            let read = shared.file.read().await;
+            let read = inner.file.read().await;
             let next = {
-                let mut state = shared.state();
-                shared.take_reading(&mut state, read);
+                let mut state = inner.state();
+                inner.apply_read(&mut state, read);
                 if state.token().is_none() {
-                    return Err(shared.login(&state.problem()));
+                    return Err(inner.login_required(&state.problem()));
                 }
-                shared.answer(state)
+                inner.next_token(state)
             };
             next.await
         })
     }
 
-    /// What a caller gets whose renewal ended with `outcome`.
-    fn after(&self, outcome: Outcome) -> Result<BearerToken, TokenError> {
+    /// The result for a caller that waited for a refresh which ended with `result`.
+    fn result_after(&self, result: RefreshResult) -> Result<BearerToken, TokenError> {
         let state = self.state();
-        let Err(failure) = outcome else {
-            return state.token().ok_or_else(|| self.login(&state.problem()));
+        let Err(failure) = result else {
+            return state
+                .token()
+                .ok_or_else(|| self.login_required(&state.problem()));
         };
-        match (state.token(), state.standing(self.now()), &*failure) {
-            (Some(token), Standing::Good, _) => Ok(token),
-            // It is still the best we have, and may have been refused by mistake.
-            (Some(token), Standing::Rejected, Failure::Later(_)) => Ok(token),
-            _ => Err(self.refuse(failure)),
+        match (state.token(), state.token_state(self.now()), &*failure) {
+            (Some(token), TokenState::Valid, _) => Ok(token),
+            // It is still the best token there is, and may have been rejected by mistake.
+            (Some(token), TokenState::Rejected, RefreshFailure::Transient(_)) => Ok(token),
+            _ => Err(self.token_error(failure)),
         }
     }
 
-    fn refuse(&self, failure: Arc<Failure>) -> TokenError {
+    fn token_error(&self, failure: Arc<RefreshFailure>) -> TokenError {
         match &*failure {
-            Failure::Login(problem) => self.login(problem),
-            Failure::Later(_) => TokenError::Unavailable(Box::new(failure)),
+            RefreshFailure::LoginRequired(problem) => self.login_required(problem),
+            RefreshFailure::Transient(_) => TokenError::Unavailable(Box::new(failure)),
         }
     }
 
-    fn login(&self, problem: &str) -> TokenError {
+    fn login_required(&self, problem: &str) -> TokenError {
         TokenError::LoginRequired(format!("{problem}; {}", self.settings.login_hint))
     }
 
-    /// Notices that somebody else changed the file.
-    fn look(&self) {
+    /// Reads the file if another program has changed it.
+    fn reload_if_changed(&self) {
         let mut state = self.state();
-        if state.is_time_to_look(Instant::now()) && state.has_changed(self.file.stamp()) {
-            self.take_reading(&mut state, self.file.read_once());
+        if state.begin_check(Instant::now()) && state.has_changed(self.file.version()) {
+            self.apply_read(&mut state, self.file.read_once());
         }
     }
 
-    fn take_reading(&self, state: &mut State, read: Result<Stored, ReadError>) {
+    fn apply_read(&self, state: &mut SourceState, read: Result<StoredCredentials, ReadError>) {
         if read.as_ref().is_ok_and(|stored| stored.is_exposed) {
             self.exposed.call_once(|| {
                 warn!(
@@ -283,12 +280,12 @@ impl Shared {
                 );
             });
         }
-        state.take_reading(read, self.now());
-        self.follow_resource(state);
+        state.apply_read(read, self.now());
+        self.publish_resource(state);
     }
 
-    /// Tells the composer where the held token may be used.
-    fn follow_resource(&self, state: &mut State) {
+    /// Publishes where the current token may be used.
+    fn publish_resource(&self, state: &mut SourceState) {
         let Some(resource) = state.changed_resource() else {
             return;
         };
@@ -304,7 +301,7 @@ impl Shared {
         });
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SourceState> {
         self.state.lock()
     }
 

@@ -4,9 +4,9 @@ use std::net::IpAddr;
 
 use http::{Uri, uri::Scheme};
 
-/// A `resource_url` that must not be used.
+/// Why a `resource_url` must not be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Unusable {
+pub(super) enum ResourceUrlError {
     #[error("its host is not one of the allowed resource-hosts")]
     Host,
     #[error("it is not an http(s) URL of a host and a path")]
@@ -15,14 +15,14 @@ pub(super) enum Unusable {
     Unencrypted,
 }
 
-/// The base URL that `resource` means: `https://` and `/v1` are added where missing, and a slash
-/// at the end dropped.
+/// The base URL of `resource`: `https://` and `/v1` are added where missing, and a slash at the end
+/// is dropped.
 ///
 /// # Errors
 ///
-/// [`Unusable`] if its host is not in `hosts`: whoever can change the file must not be able to
-/// send the token anywhere else.
-pub(super) fn base_url(resource: &str, hosts: &[String]) -> Result<Uri, Unusable> {
+/// [`ResourceUrlError`] if its host is not in `hosts`, among others: a program that can change the
+/// file must not be able to redirect the token.
+pub(super) fn base_url(resource: &str, hosts: &[String]) -> Result<Uri, ResourceUrlError> {
     let resource = resource.trim().trim_end_matches('/');
     let mut url = if resource.contains("://") {
         resource.to_owned()
@@ -32,21 +32,21 @@ pub(super) fn base_url(resource: &str, hosts: &[String]) -> Result<Uri, Unusable
     if !url.ends_with("/v1") {
         url.push_str("/v1");
     }
-    let url = url.parse::<Uri>().map_err(|_| Unusable::NotUrl)?;
+    let url = url.parse::<Uri>().map_err(|_| ResourceUrlError::NotUrl)?;
     let (Some(host), Some(authority)) = (url.host(), url.authority()) else {
-        return Err(Unusable::NotUrl);
+        return Err(ResourceUrlError::NotUrl);
     };
     let is_web = url.scheme() == Some(&Scheme::HTTPS) || url.scheme() == Some(&Scheme::HTTP);
     if !is_web || url.query().is_some() || authority.as_str().contains('@') {
-        return Err(Unusable::NotUrl);
+        return Err(ResourceUrlError::NotUrl);
     }
     let is =
         |it: &String| it.eq_ignore_ascii_case(host) || it.eq_ignore_ascii_case(authority.as_str());
     if !hosts.iter().any(is) {
-        return Err(Unusable::Host);
+        return Err(ResourceUrlError::Host);
     }
     if url.scheme() == Some(&Scheme::HTTP) && !is_loopback(host) {
-        return Err(Unusable::Unencrypted);
+        return Err(ResourceUrlError::Unencrypted);
     }
     Ok(url)
 }
@@ -63,7 +63,7 @@ fn is_loopback(host: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn base(resource: &str) -> Result<String, Unusable> {
+    fn base(resource: &str) -> Result<String, ResourceUrlError> {
         let hosts = ["portal.example", "127.0.0.1"].map(str::to_owned);
         base_url(resource, &hosts).map(|it| it.to_string())
     }
@@ -97,7 +97,7 @@ mod tests {
             "https://evil.example/portal.example",
             "https://portal.example.",
         ] {
-            assert_eq!(base(resource), Err(Unusable::Host), "{resource}");
+            assert_eq!(base(resource), Err(ResourceUrlError::Host), "{resource}");
         }
         for resource in [
             "portal.example@evil.example",
@@ -111,6 +111,9 @@ mod tests {
 
     #[test]
     fn plain_http_is_for_loopback_only() {
-        assert_eq!(base("http://portal.example"), Err(Unusable::Unencrypted));
+        assert_eq!(
+            base("http://portal.example"),
+            Err(ResourceUrlError::Unencrypted)
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! What the source holds, and what is to be done next. No waiting, no file, no network.
+//! The state of a source, and what to do next. No waiting, no file, no network.
 
 use std::{
     sync::Arc,
@@ -9,86 +9,89 @@ use pacegate_layers::token::BearerToken;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
-use super::renew::{Failure, Outcome, Renewal};
-use crate::credentials::store::{Credentials, ReadError, Stamp, Stored};
+use super::refresh::{PendingRefresh, RefreshFailure, RefreshResult};
+use crate::credentials::{
+    file_version::{CheckTimer, FileVersion},
+    store::{OAuthCredentials, ReadError, StoredCredentials},
+};
 
-/// What is known about the tokens of one file.
+/// The state of one source.
 #[derive(Default)]
-pub(super) struct State {
+pub(super) struct SourceState {
     early: Duration,
-    held: Option<Held>,
-    /// How many tokens were held so far.
+    current: Option<CurrentToken>,
+    /// The number of tokens so far.
     generation: u64,
-    /// The state of the file as last read; `None` where there was nothing to read.
-    stamp: Option<Stamp>,
-    looked_at: Option<Instant>,
-    /// Why the last reading gave nothing.
+    /// The version of the file last read; `None` if there was nothing to read.
+    version: Option<FileVersion>,
+    checks: CheckTimer,
+    /// Why the last read found no credentials.
     problem: Option<ReadError>,
-    /// The `resource_url` that was last told.
+    /// The `resource_url` published last.
     resource: Option<String>,
-    renewal: Option<Renewal>,
-    /// The last renewal failed, but the next may not.
+    pending_refresh: Option<PendingRefresh>,
+    /// The last refresh failed, but the next may not.
     pause: Option<Pause>,
-    /// The last renewal was refused, and so will be every other of the same refresh token.
-    refused: Option<Refused>,
+    /// The last refresh was refused, as any other one with that refresh token will be.
+    refused: Option<RefusedRefresh>,
     unsaved: Option<Unsaved>,
 }
 
-struct Held {
+struct CurrentToken {
     token: BearerToken,
-    credentials: Credentials,
-    renew_at: SystemTime,
-    /// The upstream said 401 to it.
+    credentials: OAuthCredentials,
+    refresh_at: SystemTime,
+    /// The upstream has answered it with 401.
     rejected: bool,
 }
 
 struct Pause {
     until: Instant,
-    failure: Arc<Failure>,
+    failure: Arc<RefreshFailure>,
 }
 
-struct Refused {
+struct RefusedRefresh {
     refresh_token: SecretString,
-    failure: Arc<Failure>,
+    failure: Arc<RefreshFailure>,
 }
 
-/// The held credentials are newer than the file's, which could not be written.
+/// The current credentials are newer than the file, which could not be written.
 struct Unsaved {
     /// The refresh token that the file still holds, if there is a file.
-    on_file: Option<SecretString>,
+    file_refresh_token: Option<SecretString>,
     try_at: Instant,
 }
 
-/// What a token is worth.
+/// Whether a token can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
-    /// Nothing.
+pub(super) enum TokenState {
+    /// It has expired.
     Expired,
-    /// It has not expired, and nobody has refused it.
-    Good,
-    /// The upstream refused it before its time.
+    /// It has neither expired nor been rejected.
+    Valid,
+    /// The upstream has rejected it before it expired.
     Rejected,
 }
 
-/// What to do for somebody who wants a token.
-pub(super) enum Step {
-    /// There is none, and trying is no use now.
-    Fail(Arc<Failure>),
-    /// It is at hand.
-    Give(BearerToken),
-    /// It is at hand, and time to renew it.
-    GiveAndRenew(BearerToken),
-    /// Somebody is getting one.
-    Join(Renewal),
-    /// The file may have been read in the middle of a write.
-    ReadAgain,
-    /// Get one.
-    Renew,
+/// What to do for a caller that wants a token.
+pub(super) enum Action {
+    /// Fail: there is no token, and a refresh is no use now.
+    Fail(Arc<RefreshFailure>),
+    /// Return this token.
+    Return(BearerToken),
+    /// Return this token, and refresh it in the background.
+    ReturnAndRefresh(BearerToken),
+    /// Wait for the running refresh.
+    Wait(PendingRefresh),
+    /// Read the file again, which may have been half-written.
+    Reread,
+    /// Start a refresh and wait for it.
+    Refresh,
 }
 
-// === impl State ===
+// === impl SourceState ===
 
-impl State {
+impl SourceState {
     pub(super) fn new(early: Duration) -> Self {
         Self {
             early,
@@ -96,62 +99,60 @@ impl State {
         }
     }
 
-    /// Whether the file was not looked at for a while; if so, it is now.
-    pub(super) fn is_time_to_look(&mut self, now: Instant) -> bool {
-        let due = self
-            .looked_at
-            .is_none_or(|before| now - before >= LOOK_EVERY);
-        if due {
-            self.looked_at = Some(now);
-        }
-        due
+    /// Returns whether a check of the file is due; if so, it counts as done.
+    pub(super) fn begin_check(&mut self, now: Instant) -> bool {
+        self.checks.begin_check(now)
     }
 
-    /// Whether the file is worth reading, its state now being `stamp`.
-    pub(super) fn has_changed(&self, stamp: Option<Stamp>) -> bool {
-        stamp.is_none() || stamp != self.stamp
+    /// Whether the file has to be read, its version now being `version`.
+    pub(super) fn has_changed(&self, version: Option<FileVersion>) -> bool {
+        version.is_none() || version != self.version
     }
 
-    /// Takes what the file held. A file that is gone or broken takes nothing away.
-    pub(super) fn take_reading(&mut self, read: Result<Stored, ReadError>, now: SystemTime) {
+    /// Applies what was read. A file that is gone or broken changes no token.
+    pub(super) fn apply_read(
+        &mut self,
+        read: Result<StoredCredentials, ReadError>,
+        now: SystemTime,
+    ) {
         match read {
-            Ok(stored) if self.is_behind(Some(&stored.credentials.refresh_token)) => {
-                self.saw(stored.stamp);
+            Ok(stored) if self.file_is_behind(Some(&stored.credentials.refresh_token)) => {
+                self.note_version(stored.version);
             }
-            // What still works is not given up for what does not. The file does not count as
-            // seen: once ours has expired, it is taken.
+            // A valid token is not replaced by an expired one. The file's version is not noted, so
+            // it is read again once the current token has expired.
             Ok(stored)
                 if stored.credentials.valid_for(now).is_zero()
-                    && self.standing(now) == Standing::Good => {}
-            Ok(stored) => self.follow(stored),
+                    && self.token_state(now) == TokenState::Valid => {}
+            Ok(stored) => self.adopt(stored),
             Err(error) => {
-                self.stamp = None;
+                self.version = None;
                 self.problem = Some(error);
             }
         }
     }
 
-    /// Takes what the file held, whatever it is worth.
-    pub(super) fn follow(&mut self, stored: Stored) {
-        self.publish(stored.credentials, stored.stamp.modified());
-        self.saved(stored.stamp);
+    /// Makes the file's credentials current, whatever their state.
+    pub(super) fn adopt(&mut self, stored: StoredCredentials) {
+        self.publish(stored.credentials, stored.version.modified());
+        self.mark_saved(stored.version);
     }
 
-    fn saw(&mut self, stamp: Stamp) {
-        self.stamp = Some(stamp);
+    fn note_version(&mut self, version: FileVersion) {
+        self.version = Some(version);
         self.problem = None;
     }
 
-    /// Why there is nothing to hold.
+    /// Why there are no credentials.
     pub(super) fn problem(&self) -> String {
         self.problem
             .as_ref()
             .map_or_else(|| "no credentials".to_owned(), ToString::to_string)
     }
 
-    /// The held `resource_url`, if it is another one than the last time.
+    /// The current `resource_url`, if it differs from the one published last.
     pub(super) fn changed_resource(&mut self) -> Option<Option<String>> {
-        let resource = self.held.as_ref()?.credentials.resource_url.clone();
+        let resource = self.current.as_ref()?.credentials.resource_url.clone();
         if resource == self.resource {
             return None;
         }
@@ -159,125 +160,129 @@ impl State {
         Some(resource)
     }
 
-    /// The token held, whatever it is worth.
+    /// The current token, whatever its state.
     pub(super) fn token(&self) -> Option<BearerToken> {
-        self.held.as_ref().map(|held| held.token.clone())
+        self.current.as_ref().map(|current| current.token.clone())
     }
 
-    /// The credentials held, whatever they are worth.
-    pub(super) fn credentials(&self) -> Option<&Credentials> {
-        self.held.as_ref().map(|held| &held.credentials)
+    /// The current credentials, whatever their state.
+    pub(super) fn credentials(&self) -> Option<&OAuthCredentials> {
+        self.current.as_ref().map(|current| &current.credentials)
     }
 
-    /// What the held token is worth.
-    pub(super) fn standing(&self, now: SystemTime) -> Standing {
-        self.held
+    /// The state of the current token.
+    pub(super) fn token_state(&self, now: SystemTime) -> TokenState {
+        self.current
             .as_ref()
-            .map_or(Standing::Expired, |held| held.standing(now))
+            .map_or(TokenState::Expired, |current| current.token_state(now))
     }
 
-    /// The upstream refused the token of this generation.
+    /// Notes that the upstream has rejected the token of this generation.
     pub(super) fn reject(&mut self, generation: u64) {
-        if let Some(held) = self
-            .held
+        if let Some(current) = self
+            .current
             .as_mut()
             .filter(|it| it.token.generation() == generation)
         {
-            held.rejected = true;
+            current.rejected = true;
         }
     }
 
-    /// Holds `credentials`, issued at `issued` or a little later.
-    pub(super) fn publish(&mut self, credentials: Credentials, issued: SystemTime) {
+    /// Makes `credentials` current, which were issued at `issued` or a little later.
+    pub(super) fn publish(&mut self, credentials: OAuthCredentials, issued: SystemTime) {
         let lifetime = credentials
             .expiry()
             .duration_since(issued)
             .unwrap_or_default();
-        // A token may live for less than `early`: it would be renewed as soon as it is there.
-        let early = self.early.min(lifetime / SHARE_OF_LIFE);
-        let renew_at = credentials.expiry().checked_sub(early).unwrap_or(issued);
+        // A token may live for less than `early`: it would be refreshed as soon as it is issued.
+        let early = self.early.min(lifetime / LIFETIME_DIVISOR);
+        let refresh_at = credentials.expiry().checked_sub(early).unwrap_or(issued);
         if self
             .refused
             .as_ref()
-            .is_some_and(|it| !same(&it.refresh_token, &credentials.refresh_token))
+            .is_some_and(|it| !same_secret(&it.refresh_token, &credentials.refresh_token))
         {
             self.refused = None;
         }
-        if let Some(held) = &mut self.held
-            && same(&held.credentials.access_token, &credentials.access_token)
+        if let Some(current) = &mut self.current
+            && same_secret(&current.credentials.access_token, &credentials.access_token)
         {
-            held.credentials = credentials;
-            held.renew_at = renew_at;
+            current.credentials = credentials;
+            current.refresh_at = refresh_at;
             return;
         }
         let access_token = credentials.access_token.expose_secret();
         let Ok(token) = BearerToken::new(access_token, self.generation + 1) else {
-            // Never happens: the parsers of the file and of the endpoint's answer refuse it.
+            // Never happens: the parsers of the file and of the endpoint's response refuse such a
+            // token.
             return;
         };
         self.generation += 1;
         self.pause = None;
-        // Whoever got a new token with the same refresh token, or with none, was not refused.
+        // A new token with the same refresh token, or with none, means that it was not refused.
         self.refused = None;
-        self.held = Some(Held {
+        self.current = Some(CurrentToken {
             token,
             credentials,
-            renew_at,
+            refresh_at,
             rejected: false,
         });
     }
 
-    /// What to do for somebody who wants a token at `now`, which the runtime calls `instant`.
-    pub(super) fn next_step(&self, now: SystemTime, instant: Instant) -> Step {
-        let Some(held) = &self.held else {
+    /// The next action for a caller that wants a token at `now`, which the runtime calls `instant`.
+    pub(super) fn next_action(&self, now: SystemTime, instant: Instant) -> Action {
+        let Some(current) = &self.current else {
             return match &self.problem {
-                Some(ReadError::Malformed { .. }) => Step::ReadAgain,
-                _ => Step::Fail(Arc::new(Failure::Login(self.problem()))),
+                Some(ReadError::Malformed { .. }) => Action::Reread,
+                _ => Action::Fail(Arc::new(RefreshFailure::LoginRequired(self.problem()))),
             };
         };
-        let standing = held.standing(now);
-        let good = standing == Standing::Good;
-        let give = || held.token.clone();
-        if let Some(refused) = self.refused_for(&held.credentials) {
-            return if good {
-                Step::Give(give())
+        let token_state = current.token_state(now);
+        let valid = token_state == TokenState::Valid;
+        let token = || current.token.clone();
+        if let Some(refused) = self.refused_for(&current.credentials) {
+            return if valid {
+                Action::Return(token())
             } else {
-                Step::Fail(refused)
+                Action::Fail(refused)
             };
         }
         if !self.is_due(now) && !self.is_time_to_save(instant) {
-            return Step::Give(give());
+            return Action::Return(token());
         }
-        // One whose task has died without a word is not waited for.
-        let running = self.renewal.as_ref().filter(|it| it.has_changed().is_ok());
+        // A refresh whose task has died is not waited for.
+        let running = self
+            .pending_refresh
+            .as_ref()
+            .filter(|it| it.has_changed().is_ok());
         let pause = self.pause.as_ref().filter(|it| instant < it.until);
         match (running, pause) {
-            (Some(_), _) if good => Step::Give(give()),
-            (Some(renewal), _) => Step::Join(renewal.clone()),
-            (None, Some(pause)) if standing == Standing::Expired => {
-                Step::Fail(pause.failure.clone())
+            (Some(_), _) if valid => Action::Return(token()),
+            (Some(pending_refresh), _) => Action::Wait(pending_refresh.clone()),
+            (None, Some(pause)) if token_state == TokenState::Expired => {
+                Action::Fail(pause.failure.clone())
             }
-            (None, Some(_)) => Step::Give(give()),
-            (None, None) if good => Step::GiveAndRenew(give()),
-            (None, None) => Step::Renew,
+            (None, Some(_)) => Action::Return(token()),
+            (None, None) if valid => Action::ReturnAndRefresh(token()),
+            (None, None) => Action::Refresh,
         }
     }
 
-    /// Whether there is no held token, or it is time to renew it.
+    /// Whether there is no current token, or it is time to refresh it.
     pub(super) fn is_due(&self, now: SystemTime) -> bool {
-        self.held
+        self.current
             .as_ref()
-            .is_none_or(|it| it.standing(now) != Standing::Good || now >= it.renew_at)
+            .is_none_or(|it| it.token_state(now) != TokenState::Valid || now >= it.refresh_at)
     }
 
-    pub(super) fn renewal_started(&mut self, renewal: Renewal) {
-        self.renewal = Some(renewal);
+    pub(super) fn refresh_started(&mut self, pending_refresh: PendingRefresh) {
+        self.pending_refresh = Some(pending_refresh);
     }
 
-    pub(super) fn renewal_ended(&mut self, outcome: &Outcome, now: Instant) {
-        self.renewal = None;
-        self.pause = match outcome {
-            Err(failure) if failure.asks_for_a_pause() => Some(Pause {
+    pub(super) fn refresh_ended(&mut self, result: &RefreshResult, now: Instant) {
+        self.pending_refresh = None;
+        self.pause = match result {
+            Err(failure) if failure.needs_pause() => Some(Pause {
                 until: now + PAUSE,
                 failure: failure.clone(),
             }),
@@ -285,42 +290,51 @@ impl State {
         };
     }
 
-    /// Remembers that `refresh_token` is worth nothing.
-    pub(super) fn refuse(&mut self, refresh_token: SecretString, failure: Arc<Failure>) {
-        self.refused = Some(Refused {
+    /// Remembers that the endpoint has refused `refresh_token`.
+    pub(super) fn remember_refusal(
+        &mut self,
+        refresh_token: SecretString,
+        failure: Arc<RefreshFailure>,
+    ) {
+        self.refused = Some(RefusedRefresh {
             refresh_token,
             failure,
         });
     }
 
-    /// Why renewing `credentials` is known to be refused.
-    pub(super) fn refused_for(&self, credentials: &Credentials) -> Option<Arc<Failure>> {
+    /// The failure to return if refreshing `credentials` is known to be refused.
+    pub(super) fn refused_for(
+        &self,
+        credentials: &OAuthCredentials,
+    ) -> Option<Arc<RefreshFailure>> {
         let refused = self.refused.as_ref()?;
-        same(&refused.refresh_token, &credentials.refresh_token).then(|| refused.failure.clone())
+        same_secret(&refused.refresh_token, &credentials.refresh_token)
+            .then(|| refused.failure.clone())
     }
 
-    /// The held credentials are on file.
-    pub(super) fn saved(&mut self, stamp: Stamp) {
-        self.saw(stamp);
+    /// Notes that the file holds the current credentials.
+    pub(super) fn mark_saved(&mut self, version: FileVersion) {
+        self.note_version(version);
         self.unsaved = None;
     }
 
-    /// The held credentials could not be written over the file with the refresh token `on_file`.
-    pub(super) fn not_saved(&mut self, on_file: Option<SecretString>, now: Instant) {
+    /// Notes that the current credentials could not be written over the file with the refresh token
+    /// `file_refresh_token`.
+    pub(super) fn mark_unsaved(&mut self, file_refresh_token: Option<SecretString>, now: Instant) {
         self.unsaved = Some(Unsaved {
-            on_file,
+            file_refresh_token,
             try_at: now + PAUSE,
         });
     }
 
-    /// Whether the file is only behind: it holds `refresh_token`, which we have spent.
-    pub(super) fn is_behind(&self, refresh_token: Option<&SecretString>) -> bool {
-        self.unsaved
-            .as_ref()
-            .is_some_and(|unsaved| match (&unsaved.on_file, refresh_token) {
-                (Some(spent), Some(found)) => same(spent, found),
+    /// Whether the file lags behind: `refresh_token` in it has been spent.
+    pub(super) fn file_is_behind(&self, refresh_token: Option<&SecretString>) -> bool {
+        self.unsaved.as_ref().is_some_and(|unsaved| {
+            match (&unsaved.file_refresh_token, refresh_token) {
+                (Some(spent), Some(found)) => same_secret(spent, found),
                 (_, found) => found.is_none(),
-            })
+            }
+        })
     }
 
     fn is_time_to_save(&self, now: Instant) -> bool {
@@ -330,30 +344,27 @@ impl State {
     }
 }
 
-/// The other programs look no more often either.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
-
-/// Between two failed renewals: an endpoint in trouble is not to be asked by every request.
+/// The pause after a failed refresh: requests must not flood an endpoint in trouble.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// No token is renewed before three quarters of its life are over, however short that is.
-pub(super) const SHARE_OF_LIFE: u32 = 4;
+/// No token is refreshed before three quarters of its life are over, however short that is.
+pub(super) const LIFETIME_DIVISOR: u32 = 4;
 
-/// Compares two secrets that we hold both of: how long it takes tells nobody anything.
-pub(super) fn same(one: &SecretString, other: &SecretString) -> bool {
+/// Compares two secrets that this process holds both of: the timing tells nobody anything.
+pub(super) fn same_secret(one: &SecretString, other: &SecretString) -> bool {
     one.expose_secret() == other.expose_secret()
 }
 
-// === impl Held ===
+// === impl CurrentToken ===
 
-impl Held {
-    fn standing(&self, now: SystemTime) -> Standing {
+impl CurrentToken {
+    fn token_state(&self, now: SystemTime) -> TokenState {
         if self.credentials.valid_for(now).is_zero() {
-            Standing::Expired
+            TokenState::Expired
         } else if self.rejected {
-            Standing::Rejected
+            TokenState::Rejected
         } else {
-            Standing::Good
+            TokenState::Valid
         }
     }
 }

@@ -10,9 +10,9 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 
 use super::*;
-use crate::credentials::store::Credentials;
+use crate::credentials::store::OAuthCredentials;
 
-mod hardships;
+mod failures;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -20,121 +20,121 @@ const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test(start_paused = true)]
 async fn gives_a_valid_token_without_asking() {
-    let house = House::new().with_token("one", HOUR);
-    let source = house.source();
+    let fixture = Fixture::new().with_token("one", HOUR);
+    let source = fixture.source();
     assert_eq!(bearer(source.token().await), "Bearer one");
-    assert_eq!(house.calls(), 0);
+    assert_eq!(fixture.calls(), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn ten_refreshes_of_one_token_ask_once() {
-    let house = House::new().with_token("one", HOUR);
-    let source = house.source();
+    let fixture = Fixture::new().with_token("one", HOUR);
+    let source = fixture.source();
     let stale = source.token().await.unwrap();
     let waiting: Vec<_> = (0..10).map(|_| source.refresh(&stale)).collect();
     for token in waiting {
         assert_eq!(bearer(token.await), "Bearer access-1");
     }
     assert_eq!(bearer(source.refresh(&stale).await), "Bearer access-1");
-    assert_eq!(house.calls(), 1);
-    assert!(house.content().contains("refresh-1"));
+    assert_eq!(fixture.calls(), 1);
+    assert!(fixture.content().contains("refresh-1"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn renews_early_while_the_old_token_serves() {
-    let house = House::new().with_token("one", HOUR);
-    let source = house.source();
+async fn refreshes_early_while_the_old_token_serves() {
+    let fixture = Fixture::new().with_token("one", HOUR);
+    let source = fixture.source();
     sleep(HOUR - 4 * MINUTE).await;
     for _ in 0..3 {
         assert_eq!(bearer(source.token().await), "Bearer one");
     }
     sleep(SECOND).await;
     assert_eq!(bearer(source.token().await), "Bearer access-1");
-    assert_eq!(house.calls(), 1);
+    assert_eq!(fixture.calls(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_lives_shorter_than_early_is_not_renewed_all_the_time() {
-    let house = House::new().with_token("one", Duration::ZERO);
-    house.lifetime.store(60, Ordering::Relaxed);
-    let source = house.source();
+async fn a_token_that_lives_shorter_than_early_is_not_refreshed_all_the_time() {
+    let fixture = Fixture::new().with_token("one", Duration::ZERO);
+    fixture.lifetime.store(60, Ordering::Relaxed);
+    let source = fixture.source();
     for _ in 0..40 {
         source.token().await.unwrap();
         sleep(SECOND).await;
     }
-    assert_eq!(house.calls(), 1);
+    assert_eq!(fixture.calls(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_who_find_it_expired_wait_for_one_renewal() {
-    let house = House::new().with_token("one", SECOND);
-    let source = house.source();
+async fn callers_that_find_it_expired_wait_for_one_refresh() {
+    let fixture = Fixture::new().with_token("one", SECOND);
+    let source = fixture.source();
     sleep(2 * SECOND).await;
     let waiting: Vec<_> = (0..10).map(|_| source.token()).collect();
     for token in waiting {
         assert_eq!(bearer(token.await), "Bearer access-1");
     }
-    assert_eq!(house.calls(), 1);
+    assert_eq!(fixture.calls(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_that_leaves_does_not_stop_the_renewal() {
-    let house = House::new().with_token("one", Duration::ZERO);
-    let source = house.source();
+async fn a_caller_that_leaves_does_not_stop_the_refresh() {
+    let fixture = Fixture::new().with_token("one", Duration::ZERO);
+    let source = fixture.source();
     drop(source.token());
     sleep(SECOND).await;
-    assert!(house.content().contains("refresh-1"));
+    assert!(fixture.content().contains("refresh-1"));
     assert_eq!(bearer(source.token().await), "Bearer access-1");
-    assert_eq!(house.calls(), 1);
+    assert_eq!(fixture.calls(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_failing_endpoint_is_asked_once_a_minute_while_the_valid_token_serves() {
-    let house = House::new().with_token("one", HOUR);
-    house.always(503, "busy");
-    let source = house.source();
+    let fixture = Fixture::new().with_token("one", HOUR);
+    fixture.always(503, "busy");
+    let source = fixture.source();
     sleep(HOUR - 4 * MINUTE).await;
     for _ in 0..100 {
         assert_eq!(bearer(source.token().await), "Bearer one");
         sleep(Duration::from_millis(1250)).await;
     }
-    assert_eq!(house.calls(), 3);
+    assert_eq!(fixture.calls(), 3);
 }
 
 #[tokio::test(start_paused = true)]
 async fn is_unavailable_once_the_token_expired_and_the_endpoint_fails() {
-    let house = House::new().with_token("one", Duration::ZERO);
-    house.then(200, "not json");
-    let source = house.source();
+    let fixture = Fixture::new().with_token("one", Duration::ZERO);
+    fixture.then(200, "not json");
+    let source = fixture.source();
     let error = source.token().await.unwrap_err();
     assert!(matches!(error, TokenError::Unavailable(_)), "{error}");
     assert!(matches!(
         source.token().await,
         Err(TokenError::Unavailable(_))
     ));
-    assert_eq!(house.calls(), 1);
+    assert_eq!(fixture.calls(), 1);
     sleep(MINUTE).await;
     assert_eq!(bearer(source.token().await), "Bearer access-2");
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_endpoint_that_hangs_is_given_up_and_the_lock_released_within_ten_seconds() {
-    let house = House::new().with_token("one", Duration::ZERO);
-    house.latency_ms.store(60_000, Ordering::Relaxed);
+    let fixture = Fixture::new().with_token("one", Duration::ZERO);
+    fixture.latency_ms.store(60_000, Ordering::Relaxed);
     let start = Instant::now();
     assert!(matches!(
-        house.source().token().await,
+        fixture.source().token().await,
         Err(TokenError::Unavailable(_))
     ));
     assert!(start.elapsed() < 10 * SECOND);
-    assert!(!house.settings.file.with_extension("lock").exists());
+    assert!(!fixture.settings.file.with_extension("lock").exists());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_token_that_cannot_be_renewed_now_is_given_back() {
-    let house = House::new().with_token("one", HOUR);
-    house.always(500, "");
-    let source = house.source();
+async fn a_refused_token_that_cannot_be_refreshed_now_is_returned() {
+    let fixture = Fixture::new().with_token("one", HOUR);
+    fixture.always(500, "");
+    let source = fixture.source();
     let stale = source.token().await.unwrap();
     let same = source.refresh(&stale).await.unwrap();
     assert_eq!(same.generation(), stale.generation());
@@ -142,12 +142,12 @@ async fn a_refused_token_that_cannot_be_renewed_now_is_given_back() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_is_remembered_until_the_file_changes() {
-    let house = House::new().with_token("one", Duration::ZERO);
-    house.always(
+    let fixture = Fixture::new().with_token("one", Duration::ZERO);
+    fixture.always(
         400,
         r#"{"error":"invalid_grant","error_description":"no canary-one here"}"#,
     );
-    let source = house.source();
+    let source = fixture.source();
     for _ in 0..3 {
         let text = login_required(source.token().await);
         assert!(
@@ -160,54 +160,54 @@ async fn a_refusal_is_remembered_until_the_file_changes() {
         );
         assert!(!text.contains("canary"), "{text}");
     }
-    assert_eq!(house.calls(), 1);
+    assert_eq!(fixture.calls(), 1);
     assert!(
-        house.content().contains("canary-one"),
+        fixture.content().contains("canary-one"),
         "the file is left alone"
     );
 
-    let _house = house.with_token("two", HOUR);
+    let _fixture = fixture.with_token("two", HOUR);
     sleep(5 * SECOND).await;
     assert_eq!(bearer(source.token().await), "Bearer two");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_renewal_leaves_the_valid_token_in_use() {
-    let house = House::new().with_token("one", HOUR);
-    house.always(400, r#"{"error":"invalid_grant"}"#);
-    let source = house.source();
+async fn a_refused_refresh_leaves_the_valid_token_in_use() {
+    let fixture = Fixture::new().with_token("one", HOUR);
+    fixture.always(400, r#"{"error":"invalid_grant"}"#);
+    let source = fixture.source();
     sleep(HOUR - 4 * MINUTE).await;
     for _ in 0..10 {
         assert_eq!(bearer(source.token().await), "Bearer one");
         sleep(SECOND).await;
     }
-    assert_eq!(house.calls(), 1);
+    assert_eq!(fixture.calls(), 1);
     sleep(4 * MINUTE).await;
     login_required(source.token().await);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_login_is_picked_up_where_there_was_no_file() {
-    let house = House::new();
-    let source = house.source();
+    let fixture = Fixture::new();
+    let source = fixture.source();
     let text = login_required(source.token().await);
     assert!(
         text.starts_with("no credentials in ") && text.contains("creds.json"),
         "{text}"
     );
-    let house = house.with_token("one", HOUR);
+    let fixture = fixture.with_token("one", HOUR);
     sleep(5 * SECOND).await;
     assert_eq!(bearer(source.token().await), "Bearer one");
-    assert_eq!(house.calls(), 0);
+    assert_eq!(fixture.calls(), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_half_written_login_is_waited_for() {
-    let house = House::new().with_token("one", HOUR);
-    let whole = house.content();
-    fs::write(&house.settings.file, &whole[..20]).unwrap();
-    let source = house.source();
-    let path = house.settings.file.clone();
+    let fixture = Fixture::new().with_token("one", HOUR);
+    let whole = fixture.content();
+    fs::write(&fixture.settings.file, &whole[..20]).unwrap();
+    let source = fixture.source();
+    let path = fixture.settings.file.clone();
     let writer = TaskTracker::new();
     writer.spawn(async move {
         sleep(Duration::from_millis(60)).await;
@@ -218,9 +218,9 @@ async fn a_half_written_login_is_waited_for() {
 
 #[tokio::test(start_paused = true)]
 async fn a_broken_file_is_named_and_not_shown() {
-    let house = House::new();
-    fs::write(&house.settings.file, r#"{"access_token":"canary"#).unwrap();
-    let text = login_required(house.source().token().await);
+    let fixture = Fixture::new();
+    fs::write(&fixture.settings.file, r#"{"access_token":"canary"#).unwrap();
+    let text = login_required(fixture.source().token().await);
     assert!(
         text.contains("creds.json is not a complete credentials file"),
         "{text}"
@@ -230,48 +230,51 @@ async fn a_broken_file_is_named_and_not_shown() {
 
 #[tokio::test(start_paused = true)]
 async fn a_deleted_file_takes_nothing_away_and_is_written_again() {
-    let house = House::new().with_token("one", HOUR);
-    let source = house.source();
-    fs::remove_file(&house.settings.file).unwrap();
+    let fixture = Fixture::new().with_token("one", HOUR);
+    let source = fixture.source();
+    fs::remove_file(&fixture.settings.file).unwrap();
     sleep(6 * SECOND).await;
     let stale = source.token().await.unwrap();
     assert_eq!(stale.header(), "Bearer one");
     assert_eq!(bearer(source.refresh(&stale).await), "Bearer access-1");
-    assert!(house.content().contains("refresh-1"));
+    assert!(fixture.content().contains("refresh-1"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_another_program_renewed_is_taken_over_without_asking() {
-    let house = House::new().with_token("one", SECOND);
-    let source = house.source();
+async fn a_token_that_another_program_refreshed_is_picked_up_without_a_request() {
+    let fixture = Fixture::new().with_token("one", SECOND);
+    let source = fixture.source();
     sleep(2 * SECOND).await;
-    let house = house.with_token("two", HOUR);
+    let fixture = fixture.with_token("two", HOUR);
     assert_eq!(bearer(source.token().await), "Bearer two");
-    assert_eq!(house.calls(), 0);
+    assert_eq!(fixture.calls(), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_rotates_while_we_ask_wins() {
     for answer in [None, Some((400, r#"{"error":"invalid_grant"}"#))] {
-        let house = House::new().with_token("one", Duration::ZERO);
+        let fixture = Fixture::new().with_token("one", Duration::ZERO);
         if let Some((status, body)) = answer {
-            house.then(status, body);
+            fixture.then(status, body);
         }
-        let source = house.source();
+        let source = fixture.source();
         let token = source.token();
         sleep(Duration::from_millis(50)).await;
-        let house = house.with_token("peer", HOUR);
+        let fixture = fixture.with_token("peer", HOUR);
         assert_eq!(bearer(token.await), "Bearer peer");
-        assert!(house.content().contains("canary-peer"));
-        assert_eq!(house.calls(), 1);
+        assert!(fixture.content().contains("canary-peer"));
+        assert_eq!(fixture.calls(), 1);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_token_that_cannot_be_stored_is_used_and_stored_later() {
-    let house = House::new().with_token("one", Duration::ZERO);
-    let source = house.source();
-    let (path, aside) = (&house.settings.file, house.directory.path().join("aside"));
+    let fixture = Fixture::new().with_token("one", Duration::ZERO);
+    let source = fixture.source();
+    let (path, aside) = (
+        &fixture.settings.file,
+        fixture.directory.path().join("aside"),
+    );
     let token = source.token();
     sleep(Duration::from_millis(50)).await;
     fs::rename(path, &aside).unwrap();
@@ -289,16 +292,19 @@ async fn a_token_that_cannot_be_stored_is_used_and_stored_later() {
     sleep(31 * SECOND).await;
     source.token().await.unwrap();
     sleep(SECOND).await;
-    assert!(house.content().contains("refresh-1"));
-    assert_eq!(house.calls(), 1);
+    assert!(fixture.content().contains("refresh-1"));
+    assert_eq!(fixture.calls(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_token_that_is_not_stored_yet_is_not_given_up_for_the_older_one_in_a_touched_file() {
-    let house = House::new().with_token("one", HOUR);
-    let source = house.source();
+    let fixture = Fixture::new().with_token("one", HOUR);
+    let source = fixture.source();
     let stale = source.token().await.unwrap();
-    let (path, aside) = (&house.settings.file, house.directory.path().join("aside"));
+    let (path, aside) = (
+        &fixture.settings.file,
+        fixture.directory.path().join("aside"),
+    );
     let token = source.refresh(&stale);
     sleep(Duration::from_millis(50)).await;
     fs::rename(path, &aside).unwrap();
@@ -313,31 +319,31 @@ async fn a_token_that_is_not_stored_yet_is_not_given_up_for_the_older_one_in_a_t
 
 #[tokio::test(start_paused = true)]
 async fn an_expired_token_in_the_file_is_used_once_ours_has_expired_too() {
-    let house = House::new().with_token("one", MINUTE);
-    house.then(400, r#"{"error":"invalid_grant"}"#);
-    let source = house.source();
+    let fixture = Fixture::new().with_token("one", MINUTE);
+    fixture.then(400, r#"{"error":"invalid_grant"}"#);
+    let source = fixture.source();
     sleep(50 * SECOND).await;
     assert_eq!(bearer(source.token().await), "Bearer one");
     sleep(SECOND).await;
-    let house = house.with_token("login", Duration::ZERO);
+    let fixture = fixture.with_token("login", Duration::ZERO);
     sleep(5 * SECOND).await;
     assert_eq!(bearer(source.token().await), "Bearer one");
     sleep(MINUTE).await;
     assert_eq!(bearer(source.token().await), "Bearer access-2");
-    assert_eq!(house.calls(), 2);
+    assert_eq!(fixture.calls(), 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn follows_an_allowed_resource_url_and_no_other() {
-    let house = House::new().with_token("one", HOUR);
-    let source = house.source();
+    let fixture = Fixture::new().with_token("one", HOUR);
+    let source = fixture.source();
     let mut changes = source.resource_changes();
     assert_eq!(source.resource_base().unwrap(), "https://portal.example/v1");
     changes.mark_unchanged();
 
-    let mut credentials = house.credentials("two", HOUR);
+    let mut credentials = fixture.credentials("two", HOUR);
     credentials.resource_url = Some("evil.example".to_owned());
-    CredentialsFile::new(&house.settings.file)
+    CredentialsFile::new(&fixture.settings.file)
         .write(&credentials)
         .unwrap();
     sleep(5 * SECOND).await;
@@ -348,8 +354,8 @@ async fn follows_an_allowed_resource_url_and_no_other() {
 
 #[tokio::test(start_paused = true)]
 async fn debug_output_holds_no_token() {
-    let house = House::new().with_token("one", HOUR);
-    let shown = format!("{:?}", house.source());
+    let fixture = Fixture::new().with_token("one", HOUR);
+    let shown = format!("{:?}", fixture.source());
     assert!(
         shown.contains("creds.json") && !shown.contains("one"),
         "{shown}"
@@ -368,8 +374,8 @@ fn login_required(token: Result<BearerToken, TokenError>) -> String {
     }
 }
 
-/// A directory with a credentials file, an endpoint and a clock.
-struct House {
+/// A credentials file, an endpoint and a clock.
+struct Fixture {
     directory: TempDir,
     settings: Settings,
     calls: Arc<AtomicU32>,
@@ -378,14 +384,14 @@ struct House {
     answers: Arc<Mutex<Answers>>,
 }
 
-/// What the endpoint says; a grant where nothing is planned.
+/// The endpoint's responses; issues a token where none is planned.
 #[derive(Default)]
 struct Answers {
     planned: VecDeque<(u16, String)>,
     always: Option<(u16, String)>,
 }
 
-impl House {
+impl Fixture {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (start, base) = (Instant::now(), SystemTime::now());
@@ -407,10 +413,10 @@ impl House {
         }
     }
 
-    fn credentials(&self, name: &str, lifetime: Duration) -> Credentials {
+    fn credentials(&self, name: &str, lifetime: Duration) -> OAuthCredentials {
         let expiry = (self.settings.wall_clock)() + lifetime;
         let since_1970 = expiry.duration_since(SystemTime::UNIX_EPOCH).unwrap();
-        Credentials {
+        OAuthCredentials {
             access_token: name.into(),
             token_type: "Bearer".to_owned(),
             refresh_token: format!("canary-{name}").into(),

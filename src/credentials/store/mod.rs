@@ -1,17 +1,20 @@
-//! The credentials file, shared with programs that are not ours.
+//! The credentials file, shared with other programs.
 //!
-//! Others may write it in place, replace it or delete it at any time, so a read tolerates a file
-//! that is missing or half-written, and a write is atomic. Nothing here takes the lock.
+//! Other programs may write the file in place, replace it or delete it at any time. So a read
+//! tolerates a file that is missing or half-written, and a write is atomic. Nothing in this module
+//! takes the lock.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{File, OpenOptions},
     io::{self, Read},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-pub use self::{shape::Credentials, write::WriteError};
+use super::file_version::FileVersion;
+
+pub use self::{shape::OAuthCredentials, write::WriteError};
 
 mod shape;
 mod write;
@@ -22,37 +25,29 @@ pub struct CredentialsFile {
     path: PathBuf,
 }
 
-/// What a file held, and which state of the file that was.
+/// The content of a credentials file, and the version it was read from.
 #[derive(Clone, Debug)]
-pub struct Stored {
-    /// What it held.
-    pub credentials: Credentials,
-    /// The state of the file it was read from.
-    pub stamp: Stamp,
+pub struct StoredCredentials {
+    /// The content.
+    pub credentials: OAuthCredentials,
+    /// The version of the file.
+    pub version: FileVersion,
     /// Whether other accounts of this machine may read or write the file.
     pub is_exposed: bool,
 }
 
-/// Tells one state of the file from another without reading it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
-    modified: SystemTime,
-    inode: u64,
-    len: u64,
-}
-
-/// Why a file gave no credentials. No text holds any of its content.
+/// Why no credentials were read. No message holds any of the file's content.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The system refused.
+    /// The system returned an error.
     #[error("{} cannot be read: {reason}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         reason: io::Error,
     },
-    /// Half-written, or not a credentials file.
+    /// It is half-written, or not a credentials file.
     #[error("{} is not a complete credentials file: {problem}", path.display())]
     Malformed {
         /// The file.
@@ -63,7 +58,7 @@ pub enum ReadError {
     /// It does not exist.
     #[error("no credentials in {}", .0.display())]
     Missing(PathBuf),
-    /// A symbolic link, a directory, a pipe, a device.
+    /// It is a symbolic link, a directory, a pipe or a device.
     #[error("{} is not a regular file", .0.display())]
     NotRegular(PathBuf),
 }
@@ -71,29 +66,32 @@ pub enum ReadError {
 // === impl CredentialsFile ===
 
 impl CredentialsFile {
-    /// The file at `path`; it is not touched yet.
+    /// The file at `path`, which is not opened yet.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into() }
     }
 
-    /// Where it is.
+    /// The path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The state of the file now; `None` where there is none that could be read.
-    pub fn stamp(&self) -> Option<Stamp> {
-        let metadata = fs::symlink_metadata(&self.path).ok()?;
-        metadata.is_file().then(|| Stamp::of(&metadata))
+    /// The version of the file now; `None` if there is no regular file.
+    pub fn version(&self) -> Option<FileVersion> {
+        FileVersion::of_file(&self.path)
     }
 
-    /// Reads the file, and reads it again a few times if it is half-written: some programs
-    /// write it in place.
+    /// Reads the file; up to seven more times while it is half-written, because some programs write
+    /// it in place.
     ///
     /// # Errors
     ///
     /// [`ReadError`]; `Malformed` only if the file stayed so for a fifth of a second.
-    pub async fn read(&self) -> Result<Stored, ReadError> {
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it only reads.
+    pub async fn read(&self) -> Result<StoredCredentials, ReadError> {
         for _ in 1..SETTLE_READS {
             match self.read_once() {
                 Err(ReadError::Malformed { .. }) => tokio::time::sleep(SETTLE).await,
@@ -103,13 +101,12 @@ impl CredentialsFile {
         self.read_once()
     }
 
-    /// Reads the file as it is at this moment. Blocks for as long as opening and reading a few
-    /// KiB takes.
+    /// Reads the file once. Blocks for as long as opening and reading a few KiB takes.
     ///
     /// # Errors
     ///
-    /// [`ReadError`]; `Malformed` may mean that somebody is writing just now.
-    pub fn read_once(&self) -> Result<Stored, ReadError> {
+    /// [`ReadError`]; `Malformed` may mean that another program is writing the file.
+    pub fn read_once(&self) -> Result<StoredCredentials, ReadError> {
         let mut content = Vec::with_capacity(MAX_LEN / 16);
         let file = self.open()?;
         let metadata = file.metadata().map_err(|error| self.io(error))?;
@@ -123,32 +120,31 @@ impl CredentialsFile {
         if content.len() > MAX_LEN {
             return Err(self.malformed("it is too large to be one"));
         }
-        let credentials = Credentials::parse(&content).map_err(|it| self.malformed(it))?;
-        Ok(Stored {
+        let credentials = OAuthCredentials::parse(&content).map_err(|it| self.malformed(it))?;
+        Ok(StoredCredentials {
             credentials,
-            stamp: Stamp::of(&metadata),
+            version: FileVersion::of(&metadata),
             is_exposed: metadata.mode() & 0o077 != 0,
         })
     }
 
-    /// Replaces the file's content, so that a reader sees the old or the new one and never
-    /// anything else; the file's time of modification moves forward. Blocks until the disk has
-    /// it: call it where blocking is allowed.
+    /// Replaces the file's content atomically and moves its modification time forward. Blocks until
+    /// the content is on disk: call it where blocking is allowed.
     ///
-    /// A file that is a mount point of its own cannot be replaced; it is written in place, with
-    /// a warning. In every case it is for its owner alone afterwards. What writers left behind
-    /// that were killed is swept up.
+    /// A file that is a mount point of its own cannot be replaced; it is written in place, and a
+    /// warning is logged. The file is readable for its owner alone afterwards. Temporary files of
+    /// killed writers are removed.
     ///
     /// # Errors
     ///
-    /// [`WriteError`]; the old content is still there, except that writing in place may leave a
-    /// part of the new one.
-    pub fn write(&self, credentials: &Credentials) -> Result<Stamp, WriteError> {
+    /// [`WriteError`]; the old content is still there, except that a failed write in place may
+    /// leave a part of the new one.
+    pub fn write(&self, credentials: &OAuthCredentials) -> Result<FileVersion, WriteError> {
         write::replace(&self.path, credentials.to_json().as_bytes())
     }
 
     fn open(&self) -> Result<File, ReadError> {
-        // Without O_NONBLOCK, opening a pipe would wait for a writer for ever.
+        // Without O_NONBLOCK, opening a pipe would wait for a writer forever.
         OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
@@ -175,27 +171,11 @@ impl CredentialsFile {
     }
 }
 
-/// A write in place takes well under a millisecond; a loaded machine may stretch it.
+/// The wait between two reads. A write in place takes well under a millisecond; a loaded machine
+/// may stretch it.
 const SETTLE: Duration = Duration::from_millis(25);
-/// Readings of a half-written file before it counts as broken.
+/// Reads of a half-written file before it counts as broken.
 const SETTLE_READS: u32 = 8;
 
-/// No credentials file comes near it; what does is not one.
+/// Far more than any credentials file needs.
 const MAX_LEN: usize = 64 * 1024;
-
-// === impl Stamp ===
-
-impl Stamp {
-    fn of(metadata: &fs::Metadata) -> Self {
-        Self {
-            modified: metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH),
-            inode: metadata.ino(),
-            len: metadata.len(),
-        }
-    }
-
-    /// When the file was last written.
-    pub fn modified(&self) -> SystemTime {
-        self.modified
-    }
-}

@@ -1,4 +1,4 @@
-//! What a credentials file says, and the exact form in which it says it.
+//! The content of a credentials file and its exact JSON.
 
 use std::{
     fmt,
@@ -9,26 +9,26 @@ use pacegate_layers::token::BearerToken;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
-/// A token, what renews it, and until when it lives.
+/// An access token, its refresh token and its expiry.
 #[derive(Clone)]
-pub struct Credentials {
-    /// What goes into `Authorization`.
+pub struct OAuthCredentials {
+    /// The token for `Authorization`.
     pub access_token: SecretString,
-    /// `Bearer`, in whatever case the server wrote it.
+    /// `Bearer`, in the case that the server wrote it.
     pub token_type: String,
-    /// What buys the next access token; where tokens rotate, once only. Empty where the provider
-    /// issues none: then only a login brings the next.
+    /// Obtains the next access token; works once where tokens rotate. Empty where the provider
+    /// issues none: then only a login brings the next access token.
     pub refresh_token: SecretString,
-    /// Where the token may be used, as the server wrote it.
+    /// The base URL at which the token may be used, as the server wrote it.
     pub resource_url: Option<String>,
     /// When the access token expires, in milliseconds since 1970.
     pub expiry_date: u64,
 }
 
-/// The file's fields, named and ordered as the programs that share it do. Unknown fields are not
-/// kept: those programs lose them too.
+/// The file's keys, named and ordered as in the programs that share it. Unknown keys are dropped:
+/// those programs drop them, too.
 #[derive(Serialize)]
-struct Written<'a> {
+struct SerializedCredentials<'a> {
     access_token: &'a str,
     token_type: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -39,7 +39,7 @@ struct Written<'a> {
 }
 
 #[derive(Deserialize)]
-struct Read {
+struct DeserializedCredentials {
     access_token: String,
     token_type: String,
     #[serde(default)]
@@ -49,16 +49,16 @@ struct Read {
     expiry_date: f64,
 }
 
-// === impl Credentials ===
+// === impl OAuthCredentials ===
 
-impl Credentials {
+impl OAuthCredentials {
     /// Parses a file's content.
     ///
     /// # Errors
     ///
-    /// What is wrong, in words of ours: serde's quote the content, and the content is secret.
+    /// A description of the problem. It is not serde's, which would quote the secret content.
     pub(super) fn parse(content: &[u8]) -> Result<Self, &'static str> {
-        let read: Read = serde_json::from_slice(content).map_err(|error| {
+        let read: DeserializedCredentials = serde_json::from_slice(content).map_err(|error| {
             if error.is_data() {
                 "a field is missing or has the wrong type"
             } else {
@@ -73,15 +73,15 @@ impl Credentials {
             token_type: read.token_type,
             refresh_token: read.refresh_token.into(),
             resource_url: read.resource_url,
-            // A JavaScript number: the cast saturates, so nonsense is long expired or far away.
+            // A JavaScript number. The cast saturates: an absurd value has expired or is far away.
             expiry_date: read.expiry_date as u64,
         })
     }
 
     /// The file's content: two-space JSON without a final line break.
     pub(super) fn to_json(&self) -> String {
-        // Strings and a number: nothing in `Written` can fail to serialize.
-        serde_json::to_string_pretty(&Written {
+        // Strings and a number always serialize.
+        serde_json::to_string_pretty(&SerializedCredentials {
             access_token: self.access_token.expose_secret(),
             token_type: &self.token_type,
             refresh_token: self.refresh_token.expose_secret(),
@@ -91,8 +91,8 @@ impl Credentials {
         .unwrap_or_default()
     }
 
-    /// Whether there is something to renew the access token with.
-    pub fn can_be_renewed(&self) -> bool {
+    /// Whether there is a refresh token.
+    pub fn can_be_refreshed(&self) -> bool {
         !self.refresh_token.expose_secret().is_empty()
     }
 
@@ -109,7 +109,7 @@ impl Credentials {
     }
 }
 
-impl fmt::Debug for Credentials {
+impl fmt::Debug for OAuthCredentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Credentials")
             .field("token_type", &self.token_type)
@@ -123,8 +123,8 @@ impl fmt::Debug for Credentials {
 mod tests {
     use super::*;
 
-    fn credentials() -> Credentials {
-        Credentials {
+    fn credentials() -> OAuthCredentials {
+        OAuthCredentials {
             access_token: "canary-access".into(),
             token_type: "Bearer".to_owned(),
             refresh_token: "canary-refresh".into(),
@@ -156,17 +156,17 @@ mod tests {
             (Some("portal.example".to_owned()), "canary-refresh"),
             (None, ""),
         ] {
-            let written = Credentials {
+            let written = OAuthCredentials {
                 resource_url,
                 refresh_token: refresh_token.into(),
                 ..credentials()
             };
-            assert_eq!(written.can_be_renewed(), !refresh_token.is_empty());
+            assert_eq!(written.can_be_refreshed(), !refresh_token.is_empty());
             assert_eq!(
                 written.to_json().contains("refresh_token"),
-                written.can_be_renewed()
+                written.can_be_refreshed()
             );
-            let read = Credentials::parse(written.to_json().as_bytes()).unwrap();
+            let read = OAuthCredentials::parse(written.to_json().as_bytes()).unwrap();
             assert_eq!(read.to_json(), written.to_json());
         }
     }
@@ -175,7 +175,7 @@ mod tests {
     fn no_prefix_of_a_file_is_taken_for_a_whole_one() {
         let json = credentials().to_json();
         for len in 0..json.len() {
-            let error = Credentials::parse(&json.as_bytes()[..len]).unwrap_err();
+            let error = OAuthCredentials::parse(&json.as_bytes()[..len]).unwrap_err();
             assert!(!error.contains("canary"));
         }
     }
@@ -192,7 +192,7 @@ mod tests {
             ("canary-access", "a\\nb"),
         ] {
             assert!(
-                Credentials::parse(json.replace(from, to).as_bytes()).is_err(),
+                OAuthCredentials::parse(json.replace(from, to).as_bytes()).is_err(),
                 "{from}"
             );
         }

@@ -1,4 +1,4 @@
-//! Replacing a file so that no reader ever sees a part of it.
+//! Replaces a file so that no reader ever sees a part of it.
 
 use std::{
     ffi::OsStr,
@@ -12,27 +12,26 @@ use std::{
 use tracing::warn;
 use uuid::Uuid;
 
-use super::Stamp;
-use crate::credentials::leftovers::sweep;
+use crate::credentials::{file_version::FileVersion, stale_files};
 
-/// Why a file was not written; it still holds what it held.
+/// Why a file was not written.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// The system refused: no space, no permission, read-only.
+    /// The system returned an error: no space, no permission, read-only.
     #[error("{} cannot be written: {reason}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         reason: io::Error,
     },
-    /// A symbolic link, a directory, a pipe, a device stands in its place.
+    /// A symbolic link, a directory, a pipe or a device is in its place.
     #[error("{} is not a regular file and is not replaced", .0.display())]
     NotRegular(PathBuf),
 }
 
-/// Puts `content` in the place of what `path` holds.
-pub(super) fn replace(path: &Path, content: &[u8]) -> Result<Stamp, WriteError> {
+/// Replaces the content of `path`.
+pub(super) fn replace(path: &Path, content: &[u8]) -> Result<FileVersion, WriteError> {
     let failed = |reason| WriteError::Io {
         path: path.to_owned(),
         reason,
@@ -53,70 +52,78 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> Result<Stamp, WriteError> 
         .create(directory)
         .map_err(failed)?;
 
-    let temporary = Temporary::in_directory(directory);
-    match temporary.become_file(path, content, before.as_ref()) {
-        // A bind mount of the file itself: nothing can be renamed onto it.
+    let temporary = TemporaryFile::in_directory(directory);
+    match temporary.persist(path, content, before.as_ref()) {
+        // The file is a bind mount of its own: nothing can be renamed onto it.
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
             warn!(
                 path = %path.display(),
                 "Writing the credentials in place because the file is a mount point; mount its \
                  directory instead"
             );
-            in_place(path, content, before.as_ref()).map_err(failed)
+            write_in_place(path, content, before.as_ref()).map_err(failed)
         }
         Err(error) => Err(failed(error)),
-        Ok(stamp) => {
-            // The rename has happened; a directory that cannot be synced only risks that a power
-            // cut brings the old file back.
+        Ok(version) => {
+            // The rename is done. If the directory cannot be synced, a power cut may bring the old
+            // file back.
             if let Err(error) = File::open(directory).and_then(|it| it.sync_all()) {
                 warn!(%error, path = %path.display(), "Could not sync the credentials' directory");
             }
-            Ok(stamp)
+            Ok(version)
         }
     }
 }
 
-fn in_place(path: &Path, content: &[u8], before: Option<&Metadata>) -> io::Result<Stamp> {
-    // Truncated first: a reader that comes between sees no JSON and tries again. Overwriting
-    // would show it the new access token together with the old refresh token.
+fn write_in_place(
+    path: &Path,
+    content: &[u8],
+    before: Option<&Metadata>,
+) -> io::Result<FileVersion> {
+    // Truncated first: a reader in between sees no JSON and tries again. Overwriting would show it
+    // the new access token beside the old refresh token.
     let mut file = OpenOptions::new()
         .write(true)
         .truncate(true)
         .custom_flags(libc::O_NOFOLLOW)
         .open(path)?;
-    // Fails where the file is somebody else's, which is no reason to lose a token.
+    // Fails if the file belongs to another account, which is no reason to lose a token.
     let _best_effort = file.set_permissions(Permissions::from_mode(0o600));
-    fill(&mut file, content, before)
+    write_content(&mut file, content, before)
 }
 
-fn fill(file: &mut File, content: &[u8], before: Option<&Metadata>) -> io::Result<Stamp> {
+fn write_content(
+    file: &mut File,
+    content: &[u8],
+    before: Option<&Metadata>,
+) -> io::Result<FileVersion> {
     file.write_all(content)?;
     if let Some(before) = before {
         let before = before.modified()?;
         if file.metadata()?.modified()? <= before {
-            file.set_modified(before + TICK)?;
+            file.set_modified(before + MTIME_STEP)?;
         }
     }
     file.sync_all()?;
-    Ok(Stamp::of(&file.metadata()?))
+    Ok(FileVersion::of(&file.metadata()?))
 }
 
-/// Others reload only on a newer time, which they compare in milliseconds.
-const TICK: Duration = Duration::from_millis(2);
+/// Other programs reload the file only if its time is newer, compared in milliseconds.
+const MTIME_STEP: Duration = Duration::from_millis(2);
 
-/// A file that is gone at the end unless it has become the real one.
-struct Temporary(PathBuf);
+/// A temporary file, removed on drop unless it was renamed.
+struct TemporaryFile(PathBuf);
 
 const PREFIX: &str = ".pacegate-";
 const SUFFIX: &str = ".tmp";
 
-/// Leaves the file to whom it belonged: a gateway that runs as root beside somebody's own program
-/// would shut that program out. Not if the directory is a third one's: then the file may have been
-/// planted there to get at the token.
-fn keep_owner(file: &File, path: &Path, directory: &Path, before: &Metadata) {
+/// Keeps the file's owner: a gateway that runs as root would otherwise lock the owner's program
+/// out. Does not if the directory belongs to a third account, which may have planted the file to
+/// get at the token.
+fn preserve_owner(file: &File, path: &Path, directory: &Path, before: &Metadata) {
     let (uid, gid) = (before.uid(), before.gid());
-    let is_at_home = fs::metadata(directory).is_ok_and(|it| it.uid() == uid);
-    if !is_at_home || fchown(file, Some(uid), Some(gid)).is_err() {
+    let owns_directory = fs::metadata(directory).is_ok_and(|it| it.uid() == uid);
+    if !owns_directory || fchown(file, Some(uid), Some(gid)).is_err() {
         warn!(
             path = %path.display(),
             owner = uid,
@@ -125,26 +132,26 @@ fn keep_owner(file: &File, path: &Path, directory: &Path, before: &Metadata) {
     }
 }
 
-// === impl Temporary ===
+// === impl TemporaryFile ===
 
-impl Temporary {
+impl TemporaryFile {
     fn in_directory(directory: &Path) -> Self {
         Self(directory.join(format!("{PREFIX}{}{SUFFIX}", Uuid::new_v4())))
     }
 
-    /// Whether a file is called as ours are.
+    /// Whether `name` is that of one of our temporary files.
     fn is_name(name: &OsStr) -> bool {
         name.to_str()
             .and_then(|name| name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX))
             .is_some_and(|id| Uuid::try_parse(id).is_ok())
     }
 
-    fn become_file(
+    fn persist(
         &self,
         path: &Path,
         content: &[u8],
         before: Option<&Metadata>,
-    ) -> io::Result<Stamp> {
+    ) -> io::Result<FileVersion> {
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -153,18 +160,18 @@ impl Temporary {
             .open(&self.0)?;
         let ours = file.metadata()?;
         let directory = self.0.parent().unwrap_or(path);
-        // Before the content: on a full disk, what is swept may be the space that is missing.
-        sweep(directory, &ours, Self::is_name);
-        let stamp = fill(&mut file, content, before)?;
+        // Before the content is written: on a full disk, the files removed may make the space.
+        stale_files::remove(directory, &ours, Self::is_name);
+        let version = write_content(&mut file, content, before)?;
         if let Some(before) = before.filter(|it| it.uid() != ours.uid()) {
-            keep_owner(&file, path, directory, before);
+            preserve_owner(&file, path, directory, before);
         }
         fs::rename(&self.0, path)?;
-        Ok(stamp)
+        Ok(version)
     }
 }
 
-impl Drop for Temporary {
+impl Drop for TemporaryFile {
     fn drop(&mut self) {
         let _gone_after_the_rename = fs::remove_file(&self.0);
     }
@@ -176,10 +183,10 @@ mod tests {
 
     #[test]
     fn knows_its_own_temporary_files_by_name() {
-        let temporary = Temporary::in_directory(Path::new(""));
-        assert!(Temporary::is_name(temporary.0.as_os_str()));
+        let temporary = TemporaryFile::in_directory(Path::new(""));
+        assert!(TemporaryFile::is_name(temporary.0.as_os_str()));
         for other in [".pacegate-.tmp", ".pacegate-1.tmp", "oauth_creds.json"] {
-            assert!(!Temporary::is_name(OsStr::new(other)), "{other}");
+            assert!(!TemporaryFile::is_name(OsStr::new(other)), "{other}");
         }
     }
 
@@ -189,9 +196,9 @@ mod tests {
         let path = directory.path().join("file");
         fs::write(&path, "something much longer").unwrap();
         let before = fs::metadata(&path).unwrap();
-        let after = in_place(&path, b"short", Some(&before)).unwrap();
+        let after = write_in_place(&path, b"short", Some(&before)).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"short");
-        assert_eq!(after.inode, before.ino());
+        assert_eq!(fs::metadata(&path).unwrap().ino(), before.ino());
         assert!(after.modified() > before.modified().unwrap());
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);

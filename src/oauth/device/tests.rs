@@ -12,15 +12,15 @@ const PENDING: (u16, &str) = (400, r#"{"error":"authorization_pending"}"#);
 const SLOW: (u16, &str) = (400, r#"{"error":"slow_down"}"#);
 const TOKEN: (u16, &str) = (200, r#"{"access_token":"token","expires_in":60}"#);
 
-/// What a poll got, when it came in whole seconds from the beginning, and what was told.
+/// The result of polling, the seconds at which polls arrived, and the events.
 struct Polled {
-    outcome: Result<Grant, LoginError>,
+    outcome: Result<IssuedTokens, LoginError>,
     at: Vec<u64>,
-    told: Vec<Trouble>,
+    told: Vec<PollEvent>,
     took: u64,
 }
 
-/// Answers in their order, then silence.
+/// A server that sends these responses in order, then none.
 fn server(answers: &[(u16, &'static str)]) -> (Mock, Arc<Mutex<Vec<Instant>>>) {
     let answers = Arc::new(Mutex::new(answers.iter().copied().collect::<VecDeque<_>>()));
     let seen = Arc::new(Mutex::new(Vec::new()));
@@ -48,11 +48,11 @@ fn endpoint() -> DeviceEndpoint {
     }
 }
 
-fn login(more: &str) -> Login {
+fn login(more: &str) -> DeviceAuthorization {
     let body = format!(
         r#"{{"device_code":"canary","user_code":"AB","verification_uri":"https://id.example",{more}}}"#
     );
-    Login::parse(body.as_bytes()).unwrap()
+    DeviceAuthorization::parse(body.as_bytes()).unwrap()
 }
 
 async fn polls(answers: &[(u16, &'static str)]) -> Polled {
@@ -103,7 +103,7 @@ async fn what_may_pass_is_asked_again() {
     for failure in failures {
         let polled = polls(&[failure, TOKEN]).await;
         assert_eq!(polled.at, [4, 8], "{failure:?}");
-        assert!(matches!(polled.told[..], [Trouble::Transient(_)]));
+        assert!(matches!(polled.told[..], [PollEvent::Transient(_)]));
     }
 }
 
@@ -111,7 +111,7 @@ async fn what_may_pass_is_asked_again() {
 async fn a_time_out_doubles_the_interval_and_the_expiry_ends_it() {
     let polled = polls(&[]).await;
     assert!(matches!(polled.outcome, Err(LoginError::Expired)));
-    // Eight seconds until each is given up; the next would come at 4 + 8 + 8 + 8 + 16 + 8 + 32.
+    // Each poll times out after eight seconds; the next would start at 4 + 8 + 8 + 8 + 16 + 8 + 32.
     assert_eq!(polled.at, [4, 20, 44]);
     assert_eq!(polled.took, 60);
 }
@@ -155,10 +155,10 @@ async fn an_answer_is_read_as_it_comes_and_trusted_in_nothing() {
     assert!(!format!("{usual:?}").contains("canary"));
     assert_eq!(
         login(r#""expires_in":1e9,"interval":0"#).interval,
-        LEAST_INTERVAL
+        MIN_INTERVAL
     );
     let odd = login(r#""expires_in":1,"verification_uri_complete":"file:///etc/passwd""#);
-    assert_eq!(odd.page_with_code, None);
+    assert_eq!(odd.verification_uri_complete, None);
 
     let verifier = Verifier::generate(&mut rand::rng());
     for (status, body, words) in [

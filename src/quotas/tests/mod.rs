@@ -1,4 +1,4 @@
-//! Books on a paused clock, with a wall clock that can be set, in a directory that outlives them.
+//! Ledgers on a paused clock, with a wall clock that can be set, in a directory that outlives them.
 
 use std::{
     fs,
@@ -19,10 +19,10 @@ use tokio::time::{Instant, advance, sleep_until};
 use super::*;
 use crate::config::{Per, Quota};
 
-mod trouble;
+mod failures;
 mod windows;
 
-/// A machine: a clock, a disk, and whatever runs on it.
+/// A machine: a clock and a disk.
 struct Machine {
     disk: TempDir,
     start: (SystemTime, Instant),
@@ -33,7 +33,7 @@ struct Machine {
 impl Machine {
     /// Switched on at `time` (RFC 3339).
     fn at(time: &str) -> Self {
-        // Memory where there is some to be had as a disk: a large window writes ten thousand times.
+        // In memory if possible: a large window writes ten thousand times.
         let disk = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
         Self {
             disk: disk.unwrap(),
@@ -64,21 +64,21 @@ impl Machine {
         self.directory().join("quotas-mine.json")
     }
 
-    fn try_open(&self, quotas: &[Quota]) -> Result<Book, OpenError> {
-        Book::open("mine", quotas, Some(&self.directory()), self.wall())
+    fn try_open(&self, quotas: &[Quota]) -> Result<QuotaLedger, OpenError> {
+        QuotaLedger::open("mine", quotas, Some(&self.directory()), self.wall())
     }
 
-    fn open(&self, quotas: &[Quota]) -> Book {
+    fn open(&self, quotas: &[Quota]) -> QuotaLedger {
         self.try_open(quotas).unwrap()
     }
 }
 
-impl Book {
+impl QuotaLedger {
     fn has_room(&self) -> bool {
         self.next_slot(0, Fraction::WHOLE).is_none()
     }
 
-    /// Spends until there is no room, and says how many that were.
+    /// Dispatches until there is no room, and returns how many that were.
     fn spend_all(&self) -> usize {
         let mut spent = 0;
         while self.has_room() {
@@ -121,23 +121,23 @@ async fn opens_at_midnight_in_shanghai_also_across_a_restart() {
     let machine = Machine::at("2026-04-15T15:58:00Z");
     let quotas = [day(3, "Asia/Shanghai")];
     let midnight = Instant::now() + Duration::from_secs(120);
-    let book = machine.open(&quotas);
-    assert_eq!(book.spend_all(), 3);
-    assert_eq!(book.next_slot(0, Fraction::WHOLE), Some(midnight));
-    drop(book);
+    let ledger = machine.open(&quotas);
+    assert_eq!(ledger.spend_all(), 3);
+    assert_eq!(ledger.next_slot(0, Fraction::WHOLE), Some(midnight));
+    drop(ledger);
 
     advance(Duration::from_secs(60)).await;
-    let book = machine.open(&quotas);
-    assert_eq!(book.next_slot(0, Fraction::WHOLE), Some(midnight));
+    let ledger = machine.open(&quotas);
+    assert_eq!(ledger.next_slot(0, Fraction::WHOLE), Some(midnight));
     sleep_until(midnight - Duration::from_millis(1)).await;
-    assert!(!book.has_room());
+    assert!(!ledger.has_room());
     sleep_until(midnight).await;
-    assert_eq!(book.spend_all(), 3);
-    drop(book);
+    assert_eq!(ledger.spend_all(), 3);
+    drop(ledger);
 
-    let book = machine.open(&quotas);
-    assert!(!book.has_room());
-    drop(book);
+    let ledger = machine.open(&quotas);
+    assert!(!ledger.has_room());
+    drop(ledger);
     advance(Duration::from_secs(24 * 3600)).await;
     assert_eq!(machine.open(&quotas).spend_all(), 3);
 }
@@ -145,17 +145,17 @@ async fn opens_at_midnight_in_shanghai_also_across_a_restart() {
 #[tokio::test(start_paused = true)]
 async fn a_window_goes_on_across_a_restart() {
     let machine = Machine::at("2026-04-15T12:00:00Z");
-    let book = machine.open(&[window(2, 60)]);
+    let ledger = machine.open(&[window(2, 60)]);
     let start = Instant::now();
-    book.record();
+    ledger.record();
     advance(Duration::from_secs(10)).await;
-    book.record();
-    drop(book);
+    ledger.record();
+    drop(ledger);
     advance(Duration::from_secs(20)).await;
-    let book = machine.open(&[window(2, 60)]);
-    let late = book.next_slot(0, Fraction::WHOLE).unwrap() - (start + Duration::from_secs(60));
+    let ledger = machine.open(&[window(2, 60)]);
+    let late = ledger.next_slot(0, Fraction::WHOLE).unwrap() - (start + Duration::from_secs(60));
     assert!(late <= Duration::from_millis(1), "{late:?}");
-    drop(book);
+    drop(ledger);
     advance(Duration::from_secs(35)).await;
     assert_eq!(machine.open(&[window(2, 60)]).spend_all(), 1);
 }
@@ -164,45 +164,45 @@ async fn a_window_goes_on_across_a_restart() {
 async fn a_clock_that_goes_back_hands_out_no_day_twice() {
     let machine = Machine::at("2026-04-15T12:00:00Z");
     let quotas = [day(5, "UTC")];
-    let book = machine.open(&quotas);
-    assert_eq!(book.spend_all(), 5);
+    let ledger = machine.open(&quotas);
+    assert_eq!(ledger.spend_all(), 5);
     machine.set_clock(-DAY);
-    assert!(!book.has_room());
-    drop(book);
-    let book = machine.open(&quotas);
-    assert!(!book.has_room());
-    // What it says is when the clock has caught up.
-    let open = book.next_slot(0, Fraction::WHOLE).unwrap() - Instant::now();
+    assert!(!ledger.has_room());
+    drop(ledger);
+    let ledger = machine.open(&quotas);
+    assert!(!ledger.has_room());
+    // The reset time is when the clock has caught up.
+    let open = ledger.next_slot(0, Fraction::WHOLE).unwrap() - Instant::now();
     assert_eq!(open, Duration::from_secs(36 * 3600));
-    assert_eq!(book.usage()[0].resets, wall_time("2026-04-16T00:00:00Z"));
+    assert_eq!(ledger.usage()[0].resets, wall_time("2026-04-16T00:00:00Z"));
     advance(open).await;
-    assert_eq!(book.spend_all(), 5);
+    assert_eq!(ledger.spend_all(), 5);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_is_set_does_not_shorten_a_window() {
     let machine = Machine::at("2026-04-15T12:00:00Z");
     let quotas = [window(3, 60)];
-    let book = machine.open(&quotas);
-    assert_eq!(book.spend_all(), 3);
+    let ledger = machine.open(&quotas);
+    assert_eq!(ledger.spend_all(), 3);
     machine.set_clock(DAY);
-    assert!(!book.has_room());
+    assert!(!ledger.has_room());
     machine.set_clock(-3 * DAY);
-    assert!(!book.has_room());
-    drop(book);
-    let book = machine.open(&quotas);
-    assert!(!book.has_room());
+    assert!(!ledger.has_room());
+    drop(ledger);
+    let ledger = machine.open(&quotas);
+    assert!(!ledger.has_room());
     advance(Duration::from_secs(60)).await;
-    assert_eq!(book.spend_all(), 3);
+    assert_eq!(ledger.spend_all(), 3);
 }
 
 #[tokio::test(start_paused = true)]
 async fn refusals_shrink_short_windows_and_nothing_else() {
     let machine = Machine::at("2026-04-15T12:00:00Z");
     let shrunk = |quota| {
-        let book = Book::open("mine", &[quota], None, machine.wall()).unwrap();
-        (0..10).for_each(|_| book.record());
-        book.next_slot(0, Fraction::SHRUNK).is_some()
+        let ledger = QuotaLedger::open("mine", &[quota], None, machine.wall()).unwrap();
+        (0..10).for_each(|_| ledger.record());
+        ledger.next_slot(0, Fraction::SHRUNK).is_some()
     };
     assert!(shrunk(window(11, 60)));
     assert!(shrunk(window(11, 3600)));
@@ -214,19 +214,19 @@ async fn refusals_shrink_short_windows_and_nothing_else() {
 async fn what_was_not_sent_is_given_back_where_only_the_upstream_counts() {
     let machine = Machine::at("2026-04-15T12:00:00Z");
     let quotas = [window(3, 60), window(3, 5 * 3600), day(3, "UTC")];
-    let book = machine.open(&quotas);
+    let ledger = machine.open(&quotas);
     advance(Duration::from_millis(1)).await;
     let first = Instant::now();
-    book.record();
+    ledger.record();
     advance(Duration::from_millis(1)).await;
-    book.record();
-    book.refund(first);
-    assert_eq!(book.used(), [2, 1, 1]);
-    drop(book);
-    let book = machine.open(&quotas);
-    assert_eq!(book.used(), [2, 1, 1]);
-    // The one that was given back is the first.
-    let next = book.usage()[1].resets;
+    ledger.record();
+    ledger.refund(first);
+    assert_eq!(ledger.used(), [2, 1, 1]);
+    drop(ledger);
+    let ledger = machine.open(&quotas);
+    assert_eq!(ledger.used(), [2, 1, 1]);
+    // The first dispatch was refunded.
+    let next = ledger.usage()[1].resets;
     advance(Duration::from_secs(5 * 3600)).await;
     assert!(next <= machine.wall()() + Duration::from_millis(3));
 }
@@ -234,40 +234,40 @@ async fn what_was_not_sent_is_given_back_where_only_the_upstream_counts() {
 #[tokio::test(start_paused = true)]
 async fn nothing_is_given_back_to_a_day_that_did_not_pay() {
     let machine = Machine::at("2026-04-15T23:59:59Z");
-    let book = machine.open(&[day(3, "UTC")]);
+    let ledger = machine.open(&[day(3, "UTC")]);
     let yesterday = Instant::now();
-    book.record();
+    ledger.record();
     advance(Duration::from_secs(2)).await;
-    book.record();
-    book.refund(yesterday);
-    assert_eq!(book.used(), [1]);
+    ledger.record();
+    ledger.refund(yesterday);
+    assert_eq!(ledger.used(), [1]);
     advance(Duration::from_secs(1)).await;
-    book.refund(Instant::now());
-    assert_eq!(book.used(), [0]);
+    ledger.refund(Instant::now());
+    assert_eq!(ledger.used(), [0]);
 }
 
-/// It was kept by the day that had begun with it: the first request after midnight whose connection
-/// fails cost one of the day's.
+/// A regression: the day that begins with the refunded dispatch kept it, so the first request after
+/// midnight whose connection failed cost one of the day's.
 #[tokio::test(start_paused = true)]
 async fn the_first_of_a_day_is_given_back_too() {
     let machine = Machine::at("2026-04-15T23:59:59Z");
-    let book = machine.open(&[day(3, "UTC")]);
+    let ledger = machine.open(&[day(3, "UTC")]);
     advance(Duration::from_secs(1)).await;
-    assert!(book.has_room());
+    assert!(ledger.has_room());
     let first = Instant::now();
-    book.record();
-    book.refund(first);
-    assert_eq!(book.used(), [0]);
+    ledger.record();
+    ledger.refund(first);
+    assert_eq!(ledger.used(), [0]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_estimate_goes_on_beyond_the_next_period() {
     let machine = Machine::at("2026-04-15T12:00:00Z");
-    let book = machine.open(&[day(2, "UTC")]);
-    book.record();
+    let ledger = machine.open(&[day(2, "UTC")]);
+    ledger.record();
     let start = Instant::now();
     let hours = |ahead| {
-        let room = book.next_slot(ahead, Fraction::WHOLE);
+        let room = ledger.next_slot(ahead, Fraction::WHOLE);
         room.map(|at| (at - start).as_secs() / 3600)
     };
     let expected = [None, Some(12), Some(12), Some(36), Some(36), Some(60)];
@@ -277,16 +277,16 @@ async fn an_estimate_goes_on_beyond_the_next_period() {
 #[tokio::test(start_paused = true)]
 async fn limits_may_change_and_counts_stay_but_another_zone_starts_anew() {
     let machine = Machine::at("2026-04-15T12:00:00Z");
-    let book = machine.open(&[window(58, 60), day(10, "Asia/Shanghai")]);
-    (0..7).for_each(|_| book.record());
-    drop(book);
+    let ledger = machine.open(&[window(58, 60), day(10, "Asia/Shanghai")]);
+    (0..7).for_each(|_| ledger.record());
+    drop(ledger);
     let changed = [window(5, 60), day(20, "Asia/Shanghai"), window(5, 30)];
-    let book = machine.open(&changed);
-    assert_eq!(book.used(), [7, 7, 0]);
-    assert!(!book.has_room());
-    drop(book);
-    let book = machine.open(&[day(10, "Europe/Berlin"), window(600, 60)]);
-    assert_eq!(book.used(), [0, 7]);
+    let ledger = machine.open(&changed);
+    assert_eq!(ledger.used(), [7, 7, 0]);
+    assert!(!ledger.has_room());
+    drop(ledger);
+    let ledger = machine.open(&[day(10, "Europe/Berlin"), window(600, 60)]);
+    assert_eq!(ledger.used(), [0, 7]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -305,12 +305,12 @@ async fn usage_says_how_much_and_until_when() {
             anchor_day: 7,
         },
     );
-    let book = machine.open(&[window(58, 60), day(1000, "UTC"), week.clone(), month, week]);
-    let idle = book.usage();
+    let ledger = machine.open(&[window(58, 60), day(1000, "UTC"), week.clone(), month, week]);
+    let idle = ledger.usage();
     assert_eq!(idle[0].resets, machine.wall()());
     advance(Duration::from_secs(5)).await;
-    book.record();
-    let usage: Vec<_> = book
+    ledger.record();
+    let usage: Vec<_> = ledger
         .usage()
         .into_iter()
         .map(|usage| {

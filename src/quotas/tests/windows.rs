@@ -1,4 +1,4 @@
-//! Windows: exact where they can be, small where they need not be.
+//! Rolling windows: exact up to 512 requests, and small in the file above.
 
 use pacegate_layers::pacing::Window;
 use proptest::{collection::vec, prelude::*};
@@ -16,15 +16,15 @@ proptest! {
             let machine = Machine::at("2026-04-15T12:00:00Z");
             let quota = window(requests, 60);
             let exact = Window::new(quota.requests, Duration::from_secs(60));
-            let book = Book::open("mine", &[quota], None, machine.wall()).unwrap();
+            let ledger = QuotaLedger::open("mine", &[quota], None, machine.wall()).unwrap();
             for (micros, ahead) in steps {
                 advance(Duration::from_micros(micros * 997)).await;
                 let at = |room: Option<Instant>| room.unwrap_or_else(Instant::now);
-                let (ours, theirs) = (at(book.next_slot(ahead, Fraction::WHOLE)), at(exact.next_slot(ahead, Fraction::WHOLE)));
+                let (ours, theirs) = (at(ledger.next_slot(ahead, Fraction::WHOLE)), at(exact.next_slot(ahead, Fraction::WHOLE)));
                 let late = ours.duration_since(theirs);
                 assert!(ours >= theirs && late <= Duration::from_millis(2), "{late:?}");
                 if theirs_has_room(&exact) {
-                    book.record();
+                    ledger.record();
                     exact.record();
                 }
             }
@@ -40,7 +40,7 @@ fn theirs_has_room(window: &Window) -> bool {
 async fn a_large_window_fits_into_a_small_file_and_still_holds() {
     let machine = Machine::at("2026-04-15T12:00:00Z");
     let quotas = [window(6000, 5 * 3600)];
-    let mut book = machine.open(&quotas);
+    let mut ledger = machine.open(&quotas);
     let mut spent: Vec<Instant> = Vec::new();
     // At a steady rate until it is full, then as fast as it allows.
     for turn in 0..9000 {
@@ -48,13 +48,13 @@ async fn a_large_window_fits_into_a_small_file_and_still_holds() {
             advance(Duration::from_secs(1 + turn % 3)).await;
         }
         if turn % 1000 == 0 {
-            drop(book);
-            book = machine.open(&quotas);
+            drop(ledger);
+            ledger = machine.open(&quotas);
         }
-        if let Some(room) = book.next_slot(0, Fraction::WHOLE) {
+        if let Some(room) = ledger.next_slot(0, Fraction::WHOLE) {
             sleep_until(room).await;
         }
-        book.record();
+        ledger.record();
         spent.push(Instant::now());
     }
     let per = Duration::from_secs(5 * 3600);
@@ -66,10 +66,10 @@ async fn a_large_window_fits_into_a_small_file_and_still_holds() {
     assert!(length < 8 * 1024, "{length} bytes");
 
     let exact = [window(512, 3600)];
-    drop(book);
-    let book = machine.open(&exact);
+    drop(ledger);
+    let ledger = machine.open(&exact);
     for _ in 0..512 {
-        book.record();
+        ledger.record();
         advance(Duration::from_millis(5)).await;
     }
     let length = fs::metadata(machine.file()).unwrap().len();

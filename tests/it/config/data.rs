@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use pacegate::config::{self, Config, HeaderField, HeaderRule, Model, Platform, Verdict};
+use pacegate::config::{self, Config, HeaderField, HeaderRule, Model, Platform, RuleVerdict};
 
 use super::Home;
 
@@ -139,7 +139,7 @@ fn what_the_annotated_default_leaves_commented_out_is_the_presets_word_for_word(
     config.upstreams[0].base_url_written = false;
     assert_eq!(format!("{config:?}"), format!("{built_in:?}"));
     // Every key stands in the file: what is shown comes from there.
-    let shown = loaded.origins.to_string();
+    let shown = loaded.annotated.to_string();
     let elsewhere: Vec<_> = shown
         .lines()
         .filter(|line| line.contains(" = ") && !line.contains("pacegate.toml:"))
@@ -220,7 +220,7 @@ fn every_dialect_retries_an_unknown_429_and_a_503_that_names_a_time() {
             });
             let verdict = general.map(|rule| &rule.verdict);
             assert!(
-                matches!(verdict, Some(Verdict::Retry { .. })),
+                matches!(verdict, Some(RuleVerdict::Retry { .. })),
                 "{name} {status}"
             );
         }

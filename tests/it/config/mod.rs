@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use pacegate::config::{self, Config, Loaded, Source};
+use pacegate::config::{self, Config, ConfigSource, Loaded};
 use tempfile::TempDir;
 
 mod bad_input;
@@ -59,9 +59,9 @@ impl Home {
         }
     }
 
-    fn load(&self, change: impl FnOnce(&mut Source<'_>)) -> Result<Loaded, String> {
+    fn load(&self, change: impl FnOnce(&mut ConfigSource<'_>)) -> Result<Loaded, String> {
         let env = |name: &str| self.variable(name);
-        let mut source = Source::new(&env);
+        let mut source = ConfigSource::new(&env);
         change(&mut source);
         config::load(&source).map_err(|error| error.to_string())
     }

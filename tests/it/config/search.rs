@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use pacegate::config::{
-    Credentials, HeaderRule, LayerName, Listen, LogFormat, Order, Per, Platform,
+    Credentials, HeaderRule, LayerName, Listen, LogFormat, Per, Platform, QueueOrder,
 };
 use secrecy::ExposeSecret;
 
@@ -121,7 +121,7 @@ fn lays_the_file_over_the_preset_over_the_throttle_profile() {
         "the preset's"
     );
     assert_eq!(throttle.max_queue, 128, "everybody's");
-    assert_eq!(throttle.order, Order::Fifo);
+    assert_eq!(throttle.order, QueueOrder::Fifo);
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn follows_secret_references_and_shows_none_of_them() {
     assert_eq!(key.key.expose_secret(), "canary-upstream");
     let file = home.path().join("key");
     assert_eq!(key.reference, format!("file {}", file.display()));
-    let shown = format!("{loaded:?} {}", loaded.origins);
+    let shown = format!("{loaded:?} {}", loaded.annotated);
     assert!(!shown.contains("canary"), "{shown}");
 }
 

@@ -80,7 +80,11 @@ async fn a_stolen_lock_whose_thief_was_killed_is_swept_with_the_next_lock() {
     fs::write(&grave, "somebody's id").unwrap();
     for (seconds, swept) in [(50, false), (70, true)] {
         age(&grave, seconds);
-        drop(Lock::acquire(file.path(), &system_clock()).await.unwrap());
+        drop(
+            CredentialsLock::acquire(file.path(), &system_clock())
+                .await
+                .unwrap(),
+        );
         assert_eq!(!grave.exists(), swept, "after {seconds} s");
     }
     assert_eq!(names(directory.path()), [""; 0]);
@@ -109,7 +113,11 @@ async fn no_lock_is_swept_that_is_not_ours() {
     if may_give_away(&at(GRAVE)) {
         kept.push(GRAVE.to_owned());
     }
-    drop(Lock::acquire(file.path(), &system_clock()).await.unwrap());
+    drop(
+        CredentialsLock::acquire(file.path(), &system_clock())
+            .await
+            .unwrap(),
+    );
     kept.extend([folder, link]);
     kept.sort_unstable();
     let mut names = names(directory.path());
@@ -128,7 +136,7 @@ fn a_file_of_another_owner_is_read_and_stays_theirs_when_replaced() {
     let read = file.read_once().unwrap();
     assert_eq!(read.credentials.expiry_date, 5);
     let stamp = file.write(&credentials(2, 6)).unwrap();
-    assert_eq!(file.stamp(), Some(stamp));
+    assert_eq!(file.version(), Some(stamp));
     let metadata = fs::metadata(file.path()).unwrap();
     assert_eq!((metadata.uid(), metadata.gid()), (OTHER, OTHER));
     assert_eq!(metadata.mode() & 0o777, 0o600);

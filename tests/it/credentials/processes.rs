@@ -134,8 +134,8 @@ fn again(test: &str, file: &Path) -> Child {
 }
 
 /// Credentials that say the same number everywhere, and whose length varies.
-fn numbered(number: u64) -> Credentials {
-    Credentials {
+fn numbered(number: u64) -> OAuthCredentials {
+    OAuthCredentials {
         token_type: "Bearer".repeat(usize::try_from(number % 50).unwrap() + 1),
         ..credentials(number, number)
     }

@@ -11,7 +11,7 @@ use std::{
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use pacegate::{
-    config::{self, Dialect, Source},
+    config::{self, ConfigSource, Dialect},
     dialect::DialectClassifier,
 };
 use pacegate_layers::{
@@ -134,7 +134,7 @@ fn dialect_of(text: &str) -> Dialect {
         "HOME" => Some(home.path().display().to_string()),
         _ => Some("k".to_owned()).filter(|_| name.ends_with("_API_KEY")),
     };
-    let mut source = Source::new(&env);
+    let mut source = ConfigSource::new(&env);
     source.config = Some(path);
     config::load(&source)
         .unwrap()

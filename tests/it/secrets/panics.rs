@@ -11,7 +11,7 @@ use http::{Response, request::Parts};
 use http_body_util::Full;
 use pacegate::{
     body::Body,
-    config::{self, Config, Credentials, Source, Upstream},
+    config::{self, Config, ConfigSource, Credentials, Upstream},
     credentials::source::{OAuthSource, Settings},
     edge::Gateway,
     telemetry,
@@ -92,9 +92,9 @@ resource-hosts = []
 
 /// The gateway as `serve` composes it, except that all that should leave it ends in a panic.
 async fn serve() {
-    let source = Source {
+    let source = ConfigSource {
         config: Some("pacegate.toml".into()),
-        ..Source::new(&|_| None)
+        ..ConfigSource::new(&|_| None)
     };
     let config = config::load(&source).unwrap().config;
     telemetry::log::init(&config.log).unwrap();

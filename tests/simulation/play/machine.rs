@@ -9,7 +9,10 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use pacegate::quotas::{Record, Store, WallClock};
+use pacegate::{
+    quotas::{LedgerSnapshot, Store},
+    wall_clock::WallClock,
+};
 use tokio::time::Instant;
 
 use crate::fault::Fault;
@@ -27,9 +30,9 @@ struct State {
     seen: i64,
     /// What of it whoever runs next will know.
     kept: i64,
-    disk: Option<Record>,
+    disk: Option<LedgerSnapshot>,
     /// On its way to a disk that says it has it: a fault.
-    late: Option<Record>,
+    late: Option<LedgerSnapshot>,
 }
 
 /// A file on the machine's disk, written by a process for as long as that lives.
@@ -89,13 +92,13 @@ impl Machine {
     }
 
     /// What the next process finds.
-    pub(crate) fn record(&self, fault: Option<Fault>) -> Option<Record> {
+    pub(crate) fn record(&self, fault: Option<Fault>) -> Option<LedgerSnapshot> {
         let text = serde_json::to_string(self.state().disk.as_ref()?).unwrap();
         let text = match fault {
             Some(fault) => fault.spoil(&text)?,
             None => text,
         };
-        Some(Record::parse(text.as_bytes()).unwrap())
+        Some(LedgerSnapshot::parse(text.as_bytes()).unwrap())
     }
 
     pub(crate) fn file(&self, process: Arc<AtomicBool>, fault: Option<Fault>) -> Box<dyn Store> {
@@ -114,7 +117,7 @@ impl Machine {
 // === impl File ===
 
 impl Store for File {
-    fn keep(&mut self, record: &Record) {
+    fn save(&mut self, record: &LedgerSnapshot) {
         if !self.process.load(Ordering::Relaxed) {
             return;
         }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use pacegate::{config::Per, quotas::Book};
+use pacegate::{config::Per, quotas::QuotaLedger};
 use pacegate_layers::pacing::{Gate, Ledger, Window};
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::{sync::Notify, time::Instant};
@@ -35,7 +35,7 @@ pub(crate) struct Stage {
 pub(crate) struct Process {
     pub(crate) stage: Arc<Stage>,
     pub(crate) gate: Gate,
-    book: Option<Arc<Book>>,
+    book: Option<Arc<QuotaLedger>>,
     lives: Arc<AtomicBool>,
     /// If it is to die at its next dispatch: for how long there is none then.
     dying: Mutex<Option<Duration>>,
@@ -91,7 +91,7 @@ impl Process {
                 Some(fault) => fault.limits(scenario),
                 None => scenario.quotas.clone(),
             };
-            let opened = Book::resume(
+            let opened = QuotaLedger::resume(
                 "account",
                 &limits,
                 stage.machine.record(fault),

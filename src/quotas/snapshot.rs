@@ -1,4 +1,4 @@
-//! What is kept between two processes, and how it is written.
+//! The state that a ledger saves for the next process, and its JSON.
 //!
 //! ```json
 //! {"version":1,"latest":1776268800000,"even":1776268800000,"counts":[
@@ -9,60 +9,61 @@
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
-use super::clock::{LAST, Millis, millis_up};
+use super::clock::{MAX_MILLIS, Millis, millis_up};
 use crate::config::Per;
 
-/// What a [`Book`](super::Book) has counted, as it is kept between two processes.
+/// The counts of a [`QuotaLedger`](super::QuotaLedger), saved for the next process.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct Record {
+pub struct LedgerSnapshot {
     version: u32,
     #[serde(flatten)]
     pub(super) times: Times,
-    pub(super) counts: Vec<Count>,
+    pub(super) counts: Vec<CounterSnapshot>,
 }
 
-/// One moment in both times.
+/// One moment on both clocks.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub(super) struct Times {
-    /// The latest that the wall clock has ever shown.
+    /// The latest time that the wall clock has ever shown.
     pub(super) latest: Millis,
-    /// The even time, rounded down.
-    pub(super) even: Millis,
+    /// Monotonic time, rounded down.
+    #[serde(rename = "even")]
+    pub(super) monotonic_ms: Millis,
 }
 
-/// What is kept of one quota.
+/// The saved count of one quota.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub(super) struct Count {
+pub(super) struct CounterSnapshot {
     of: String,
     #[serde(flatten)]
-    pub(super) kept: Kept,
+    pub(super) usage: SavedUsage,
 }
 
-/// How much was used.
+/// How much of the quota was used.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(untagged)]
-pub(super) enum Kept {
+pub(super) enum SavedUsage {
     /// In the period that begins on this date.
     Period { begun: Date, used: u32 },
-    /// In the window: how many at which even time, oldest first.
+    /// In the window: pairs of monotonic time and number of dispatches, oldest first.
     Window { spent: Vec<(Millis, u32)> },
 }
 
-/// A file that says nothing that can be relied on.
+/// Why a state file cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum Unreadable {
-    /// A later program has written it.
+pub enum SnapshotError {
+    /// A later version of pacegate wrote it.
     #[error("it is of version {0}, which this program does not know")]
     Future(u32),
-    /// It is not JSON, or says something else.
+    /// It is not JSON, or not of this shape.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
-    /// It contradicts itself.
+    /// Its times contradict each other.
     #[error("it holds times that cannot be")]
     Nonsense,
 }
 
-/// Written into the file; to be raised when an older program would misread it.
+/// The version of the format; to be raised when an older program would misread the file.
 const VERSION: u32 = 1;
 
 #[derive(Deserialize)]
@@ -70,10 +71,10 @@ struct Versioned {
     version: u32,
 }
 
-// === impl Record ===
+// === impl LedgerSnapshot ===
 
-impl Record {
-    pub(super) fn new(times: Times, counts: Vec<Count>) -> Self {
+impl LedgerSnapshot {
+    pub(super) fn new(times: Times, counts: Vec<CounterSnapshot>) -> Self {
         Self {
             version: VERSION,
             times,
@@ -81,36 +82,42 @@ impl Record {
         }
     }
 
-    /// Reads what was written as JSON.
+    /// Parses the content of a state file.
     ///
     /// # Errors
     ///
-    /// [`Unreadable`] if it cannot be relied on.
-    pub fn parse(text: &[u8]) -> Result<Self, Unreadable> {
+    /// [`SnapshotError`] if it is of a later version, malformed or contradictory.
+    pub fn parse(text: &[u8]) -> Result<Self, SnapshotError> {
         let Versioned { version } = serde_json::from_slice(text)?;
         if version != VERSION {
-            return Err(Unreadable::Future(version));
+            return Err(SnapshotError::Future(version));
         }
-        let record: Self = serde_json::from_slice(text)?;
-        let Times { latest, even } = record.times;
-        let possible = (0..=LAST).contains(&latest)
-            && (0..=LAST).contains(&even)
-            && record
+        let snapshot: Self = serde_json::from_slice(text)?;
+        let Times {
+            latest,
+            monotonic_ms,
+        } = snapshot.times;
+        let possible = (0..=MAX_MILLIS).contains(&latest)
+            && (0..=MAX_MILLIS).contains(&monotonic_ms)
+            && snapshot
                 .counts
                 .iter()
-                .all(|count| count.kept.is_possible(even));
-        possible.then_some(record).ok_or(Unreadable::Nonsense)
+                .all(|count| count.usage.is_possible(monotonic_ms));
+        possible.then_some(snapshot).ok_or(SnapshotError::Nonsense)
     }
 }
 
-// === impl Count ===
+// === impl CounterSnapshot ===
 
-impl Count {
-    pub(super) fn new(per: &Per, kept: Kept) -> Self {
-        Self { of: key(per), kept }
+impl CounterSnapshot {
+    pub(super) fn new(per: &Per, usage: SavedUsage) -> Self {
+        Self {
+            of: key(per),
+            usage,
+        }
     }
 
-    /// Whether it was counted over the same time, whatever the limit.
+    /// Whether it counts over the same time, whatever the limit.
     pub(super) fn is_of(&self, per: &Per) -> bool {
         self.of == key(per)
     }
@@ -125,18 +132,18 @@ fn key(per: &Per) -> String {
     }
 }
 
-// === impl Kept ===
+// === impl SavedUsage ===
 
-impl Kept {
-    fn is_possible(&self, even: Millis) -> bool {
+impl SavedUsage {
+    fn is_possible(&self, monotonic_ms: Millis) -> bool {
         match self {
             Self::Period { .. } => true,
-            // What was spent in this very moment was rounded up.
+            // A dispatch of this very millisecond was rounded up.
             Self::Window { spent } => {
                 spent.is_sorted()
                     && spent
                         .iter()
-                        .all(|(at, count)| (0..=even + 1).contains(at) && *count > 0)
+                        .all(|(at, count)| (0..=monotonic_ms + 1).contains(at) && *count > 0)
             }
         }
     }
@@ -150,38 +157,38 @@ mod tests {
 
     use super::*;
 
-    fn record() -> Record {
+    fn snapshot() -> LedgerSnapshot {
         let window = Per::Window(Duration::from_secs(60));
         let day = Per::Day {
             zone: "Asia/Shanghai".into(),
         };
         let times = Times {
             latest: 1_776_268_800_000,
-            even: 1_776_268_800_000,
+            monotonic_ms: 1_776_268_800_000,
         };
         let spent = vec![(1_776_268_799_120, 1)];
         let begun = Date::constant(2026, 4, 16);
         let counts = vec![
-            Count::new(&window, Kept::Window { spent }),
-            Count::new(&day, Kept::Period { begun, used: 1 }),
+            CounterSnapshot::new(&window, SavedUsage::Window { spent }),
+            CounterSnapshot::new(&day, SavedUsage::Period { begun, used: 1 }),
         ];
-        Record::new(times, counts)
+        LedgerSnapshot::new(times, counts)
     }
 
     const TEXT: &str = r#"{"version":1,"latest":1776268800000,"even":1776268800000,"counts":[{"of":"60000ms","spent":[[1776268799120,1]]},{"of":"day Asia/Shanghai","begun":"2026-04-16","used":1}]}"#;
 
     #[test]
     fn is_written_and_read_as_documented() {
-        assert_eq!(serde_json::to_string(&record()).unwrap(), TEXT);
-        assert_eq!(Record::parse(TEXT.as_bytes()).unwrap(), record());
+        assert_eq!(serde_json::to_string(&snapshot()).unwrap(), TEXT);
+        assert_eq!(LedgerSnapshot::parse(TEXT.as_bytes()).unwrap(), snapshot());
     }
 
     #[test]
     fn a_later_version_is_told_from_nonsense() {
         let later = TEXT.replace("\"version\":1", "\"version\":2");
         assert!(matches!(
-            Record::parse(later.as_bytes()),
-            Err(Unreadable::Future(2))
+            LedgerSnapshot::parse(later.as_bytes()),
+            Err(SnapshotError::Future(2))
         ));
         for (sense, nonsense) in [
             ("1776268799120", "1776268899120"),
@@ -193,7 +200,7 @@ mod tests {
         ] {
             let text = TEXT.replace(sense, nonsense);
             assert_ne!(text, TEXT);
-            assert!(Record::parse(text.as_bytes()).is_err(), "{text}");
+            assert!(LedgerSnapshot::parse(text.as_bytes()).is_err(), "{text}");
         }
     }
 
@@ -203,7 +210,7 @@ mod tests {
             let mut text = TEXT.as_bytes().to_vec();
             text[at] = byte;
             text.truncate(length.max(at));
-            let _read = Record::parse(&text);
+            let _read = LedgerSnapshot::parse(&text);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! An endpoint that stays away, a file that is replaced by something else, a lock that is lost.
+//! An endpoint that is down, a file that is replaced by something else, a lock that is lost.
 
 use std::{os::unix::fs::symlink, process::Command};
 
@@ -7,9 +7,9 @@ use super::*;
 #[tokio::test(start_paused = true)]
 async fn an_endpoint_down_for_ten_minutes_costs_nothing_while_the_old_token_lives() {
     const DOWN: Duration = Duration::from_secs(600);
-    let house = House::new().with_token("one", HOUR);
-    house.always(503, "down");
-    let source = house.source();
+    let fixture = Fixture::new().with_token("one", HOUR);
+    fixture.always(503, "down");
+    let source = fixture.source();
     sleep(HOUR - 6 * MINUTE).await;
 
     let start = Instant::now();
@@ -22,47 +22,47 @@ async fn an_endpoint_down_for_ten_minutes_costs_nothing_while_the_old_token_live
             assert!(matches!(token, Err(TokenError::Unavailable(_))));
         }
         sleep(SECOND).await;
-        if house.calls() > u32::try_from(tries.len()).unwrap() {
+        if fixture.calls() > u32::try_from(tries.len()).unwrap() {
             tries.push(start.elapsed());
         }
     }
-    assert_eq!(u32::try_from(tries.len()).unwrap(), house.calls());
+    assert_eq!(u32::try_from(tries.len()).unwrap(), fixture.calls());
     assert!((8..=9).contains(&tries.len()), "{tries:?}");
     for pair in tries.windows(2) {
         assert!(pair[1] - pair[0] >= MINUTE, "{tries:?}");
     }
 
-    house.answers.lock().always = None;
+    fixture.answers.lock().always = None;
     sleep(MINUTE).await;
     assert!(bearer(source.token().await).starts_with("Bearer access-"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_refused_token_does_not_make_a_failing_endpoint_asked_more_than_once_a_minute() {
-    let house = House::new().with_token("one", HOUR);
-    house.always(503, "down");
-    let source = house.source();
+    let fixture = Fixture::new().with_token("one", HOUR);
+    fixture.always(503, "down");
+    let source = fixture.source();
     let stale = source.token().await.unwrap();
     for _ in 0..100 {
         assert_eq!(bearer(source.refresh(&stale).await), "Bearer one");
         sleep(Duration::from_millis(1200)).await;
     }
-    assert_eq!(house.calls(), 2);
+    assert_eq!(fixture.calls(), 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_token_without_a_refresh_token_serves_until_it_ends_and_then_asks_for_a_login() {
-    let house = House::new();
+    let fixture = Fixture::new();
     let write = |name, lifetime| {
-        let credentials = Credentials {
+        let credentials = OAuthCredentials {
             refresh_token: "".into(),
-            ..house.credentials(name, lifetime)
+            ..fixture.credentials(name, lifetime)
         };
-        let file = CredentialsFile::new(&house.settings.file);
+        let file = CredentialsFile::new(&fixture.settings.file);
         file.write(&credentials).unwrap();
     };
     write("one", HOUR);
-    let source = house.source();
+    let source = fixture.source();
     sleep(HOUR - SECOND).await;
     assert_eq!(bearer(source.token().await), "Bearer one");
     sleep(2 * SECOND).await;
@@ -76,34 +76,34 @@ async fn a_token_without_a_refresh_token_serves_until_it_ends_and_then_asks_for_
     write("two", HOUR);
     sleep(5 * SECOND).await;
     assert_eq!(bearer(source.token().await), "Bearer two");
-    assert_eq!(house.calls(), 0);
+    assert_eq!(fixture.calls(), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_held_refresh_token_is_used_when_the_file_lost_its_own() {
-    let house = House::new().with_token("one", MINUTE);
-    let source = house.source();
+    let fixture = Fixture::new().with_token("one", MINUTE);
+    let source = fixture.source();
     sleep(2 * MINUTE).await;
-    let credentials = Credentials {
+    let credentials = OAuthCredentials {
         refresh_token: "".into(),
-        ..house.credentials("other", Duration::ZERO)
+        ..fixture.credentials("other", Duration::ZERO)
     };
-    let file = CredentialsFile::new(&house.settings.file);
-    // Between the look and the lock.
-    source.0.look();
+    let file = CredentialsFile::new(&fixture.settings.file);
+    // Between the check and the lock.
+    source.0.reload_if_changed();
     file.write(&credentials).unwrap();
     assert_eq!(bearer(source.token().await), "Bearer access-1");
-    assert!(house.content().contains("refresh-1"));
+    assert!(fixture.content().contains("refresh-1"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_short_token_of_another_program_is_taken_over_until_its_last_quarter() {
-    // The file's own time stands still at the start, so this token lives for two seconds more.
+async fn a_short_token_of_another_program_is_picked_up_until_its_last_quarter() {
+    // The file's modification time stays at the start, so this token lives for two seconds more.
     for (left, expected) in [(4000, "Bearer peer"), (500, "Bearer access-1")] {
-        let house = House::new().with_token("one", SECOND);
-        let source = house.source();
+        let fixture = Fixture::new().with_token("one", SECOND);
+        let source = fixture.source();
         sleep(2 * SECOND).await;
-        let _house = house.with_token("peer", Duration::from_millis(left));
+        let _fixture = fixture.with_token("peer", Duration::from_millis(left));
         assert_eq!(bearer(source.token().await), expected);
     }
 }
@@ -111,9 +111,9 @@ async fn a_short_token_of_another_program_is_taken_over_until_its_last_quarter()
 #[tokio::test(start_paused = true)]
 async fn a_lock_that_vanishes_while_held_changes_nothing_and_its_new_owner_keeps_it() {
     for new_owner in [false, true] {
-        let house = House::new().with_token("one", Duration::ZERO);
-        let lock = house.settings.file.with_extension("lock");
-        let source = house.source();
+        let fixture = Fixture::new().with_token("one", Duration::ZERO);
+        let lock = fixture.settings.file.with_extension("lock");
+        let source = fixture.source();
         let token = source.token();
         sleep(Duration::from_millis(50)).await;
         fs::remove_file(&lock).unwrap();
@@ -121,7 +121,7 @@ async fn a_lock_that_vanishes_while_held_changes_nothing_and_its_new_owner_keeps
             fs::write(&lock, "theirs").unwrap();
         }
         assert_eq!(bearer(token.await), "Bearer access-1");
-        assert!(house.content().contains("refresh-1"));
+        assert!(fixture.content().contains("refresh-1"));
         assert_eq!(lock.exists(), new_owner);
     }
 }
@@ -129,9 +129,12 @@ async fn a_lock_that_vanishes_while_held_changes_nothing_and_its_new_owner_keeps
 #[tokio::test(start_paused = true)]
 async fn what_is_planted_in_the_files_place_is_neither_followed_nor_replaced() {
     for kind in ["symlink", "directory", "pipe"] {
-        let house = House::new().with_token("one", MINUTE);
-        let (path, aside) = (&house.settings.file, house.directory.path().join("aside"));
-        let source = house.source();
+        let fixture = Fixture::new().with_token("one", MINUTE);
+        let (path, aside) = (
+            &fixture.settings.file,
+            fixture.directory.path().join("aside"),
+        );
+        let source = fixture.source();
         fs::rename(path, &aside).unwrap();
         match kind {
             "symlink" => symlink(&aside, path).unwrap(),

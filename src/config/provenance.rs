@@ -1,4 +1,4 @@
-//! Where values came from.
+//! Where the values of a configuration came from.
 
 use std::{
     fmt,
@@ -10,19 +10,19 @@ use super::tree::{Node, Value, inline_key};
 
 /// Where one value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum Provenance {
     /// pacegate's own default.
     BuiltIn,
     /// A file in `config/dialects/`.
     Dialect(Arc<str>),
-    /// The person's file.
+    /// The user's file.
     File {
-        /// As the person named it.
+        /// The path as the user named it.
         path: Arc<Path>,
         /// Counted from 1.
         line: usize,
     },
-    /// An option of the command line.
+    /// A command-line option.
     Flag(&'static str),
     /// A file in `config/presets/`.
     Preset(Arc<str>),
@@ -32,19 +32,19 @@ pub enum Origin {
     Throttle(Arc<str>),
 }
 
-/// Every value of a configuration beside where it came from.
+/// Every value of a configuration with its provenance.
 ///
-/// `Display` is what `pacegate config show` prints: TOML, one value a line, the origin as a
-/// comment. Secrets are shown as the references that they were written as.
+/// `Display` is the output of `pacegate config show`: TOML, one value a line, the provenance as a
+/// comment. Secrets are shown as their references.
 #[derive(Clone, Debug)]
-pub struct Origins {
+pub struct AnnotatedConfig {
     root: Node,
 }
 
-// === impl Origin ===
+// === impl Provenance ===
 
-impl Origin {
-    /// The line in the person's file.
+impl Provenance {
+    /// The line in the user's file.
     pub(super) fn line(&self) -> Option<usize> {
         match self {
             Self::File { line, .. } => Some(*line),
@@ -52,7 +52,7 @@ impl Origin {
         }
     }
 
-    /// `path`, which was written here, as seen from the working directory.
+    /// `path`, which was written here, relative to the working directory.
     pub(super) fn beside(&self, path: &Path) -> PathBuf {
         match self {
             Self::File { path: file, .. } => file
@@ -62,13 +62,13 @@ impl Origin {
         }
     }
 
-    /// Whether a person wrote it, rather than pacegate's own data.
+    /// Whether the user wrote it, rather than pacegate's own data.
     pub(super) fn is_written(&self) -> bool {
         matches!(self, Self::File { .. } | Self::Flag(_))
     }
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for Provenance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BuiltIn => f.write_str("built-in"),
@@ -82,15 +82,15 @@ impl fmt::Display for Origin {
     }
 }
 
-// === impl Origins ===
+// === impl AnnotatedConfig ===
 
-impl Origins {
+impl AnnotatedConfig {
     pub(super) fn new(root: Node) -> Self {
         Self { root }
     }
 }
 
-impl fmt::Display for Origins {
+impl fmt::Display for AnnotatedConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut top = Vec::new();
         let mut upstreams = Vec::new();
@@ -113,28 +113,28 @@ impl fmt::Display for Origins {
     }
 }
 
-/// Tables become dotted keys, since each of their values has an origin of its own.
-fn leaves<'a>(key: String, node: &'a Node, lines: &mut Vec<(String, String, &'a Origin)>) {
+/// Flattens tables to dotted keys, because each value has its own provenance.
+fn leaves<'a>(key: String, node: &'a Node, lines: &mut Vec<(String, String, &'a Provenance)>) {
     match &node.value {
         Value::Table(entries) if !entries.is_empty() && !key.ends_with(".key") => {
             for (name, node) in entries {
                 leaves(format!("{key}.{}", inline_key(name)), node, lines);
             }
         }
-        _ => lines.push((key, node.to_string(), &node.origin)),
+        _ => lines.push((key, node.to_string(), &node.provenance)),
     }
 }
 
-fn aligned(f: &mut fmt::Formatter<'_>, lines: &[(String, String, &Origin)]) -> fmt::Result {
-    /// Values longer than this don't push everybody's comment to the right.
+fn aligned(f: &mut fmt::Formatter<'_>, lines: &[(String, String, &Provenance)]) -> fmt::Result {
+    /// A longer value does not push the other comments to the right.
     const VALUE_WIDTH: usize = 40;
-    let width = |of: fn(&(String, String, &Origin)) -> usize| lines.iter().map(of).max();
+    let width = |of: fn(&(String, String, &Provenance)) -> usize| lines.iter().map(of).max();
     let keys = width(|(key, _, _)| key.len()).unwrap_or_default();
     let values = width(|(_, value, _)| value.len())
         .unwrap_or_default()
         .min(VALUE_WIDTH);
-    for (key, value, origin) in lines {
-        writeln!(f, "{key:keys$} = {value:values$}  # {origin}")?;
+    for (key, value, provenance) in lines {
+        writeln!(f, "{key:keys$} = {value:values$}  # {provenance}")?;
     }
     Ok(())
 }
