@@ -12,6 +12,7 @@ mod api;
 #[cfg(feature = "tools")]
 pub mod bench;
 pub mod body;
+mod calendar;
 pub mod cli;
 pub mod client;
 pub mod commands;

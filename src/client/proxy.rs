@@ -1,7 +1,5 @@
 //! Whether a proxy stands between us and the upstream, and how it wants to be spoken to.
 
-use std::net::IpAddr;
-
 use http::HeaderValue;
 use hyper_util::client::proxy::matcher::Matcher;
 
@@ -9,7 +7,7 @@ use super::{
     base_url::{BaseUrl, Origin},
     error::ClientError,
 };
-use crate::config::HttpVersion;
+use crate::config::{HttpVersion, is_loopback_host};
 
 /// The way to an origin.
 #[derive(Clone, Debug)]
@@ -43,7 +41,8 @@ impl ProxyRoute {
         base: &BaseUrl,
         http: HttpVersion,
     ) -> Result<Self, ClientError> {
-        if is_loopback(base.origin.bare_host()) {
+        let host = base.origin.bare_host();
+        if is_loopback_host(host) || host.ends_with(".localhost") {
             return Ok(Self::Direct);
         }
         let Some(found) = matcher.intercept(&base.uri) else {
@@ -68,12 +67,6 @@ impl ProxyRoute {
         }
         Ok(Self::Forward(proxy))
     }
-}
-
-fn is_loopback(host: &str) -> bool {
-    host == "localhost"
-        || host.ends_with(".localhost")
-        || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 #[cfg(test)]

@@ -5,7 +5,9 @@ use http::{Uri, uri::Scheme};
 use super::{
     ApiKey, Credentials, OAuth,
     cursor::{Cursor, TableReader},
-    header_align, secret,
+    header_align,
+    loopback::is_loopback_host,
+    secret,
 };
 
 #[derive(Clone, Copy)]
@@ -74,7 +76,7 @@ fn oauth(table: &mut TableReader<'_>) -> Option<OAuth> {
 /// The URL of an endpoint that receives tokens: https, or http on this machine.
 fn endpoint(cursor: &Cursor<'_>) -> Option<Uri> {
     let uri = url(cursor)?;
-    if uri.scheme() == Some(&Scheme::HTTP) && !is_loopback(&uri) {
+    if uri.scheme() == Some(&Scheme::HTTP) && !is_loopback_host(uri.host().unwrap_or_default()) {
         return cursor.expected(
             "https, since tokens go there",
             "write https://; http is only for this machine",
@@ -99,33 +101,4 @@ pub(super) fn url(cursor: &Cursor<'_>) -> Option<Uri> {
         let named = uri.host().is_some_and(|host| !host.is_empty());
         (known && named && !text.contains('#')).then_some(uri)
     })
-}
-
-/// Whether requests to `uri` stay on this machine.
-pub(super) fn is_loopback(uri: &Uri) -> bool {
-    let host = uri.host().unwrap_or_default();
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    host.eq_ignore_ascii_case("localhost")
-        || address
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn knows_what_stays_on_this_machine() {
-        for (url, here) in [
-            ("http://localhost:1/x", true),
-            ("http://127.9.9.9/", true),
-            ("http://[::1]:8000/v1", true),
-            ("http://localhost.evil.example/", false),
-            ("http://10.0.0.1/", false),
-            ("https://api.example/", false),
-        ] {
-            assert_eq!(is_loopback(&url.parse().unwrap()), here, "{url}");
-        }
-    }
 }

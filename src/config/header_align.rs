@@ -1,6 +1,7 @@
 //! Settings of `header-align`: a header profile and the user's changes to it.
 
 use http::{HeaderName, HeaderValue};
+use pacegate_layers::header_align::is_hop_by_hop;
 
 use super::{
     HeaderAlignSettings, HeaderField, HeaderRule, cursor::Cursor, data::Folder, error::suggestion,
@@ -176,11 +177,7 @@ fn reserved(name: &HeaderName) -> Option<&'static str> {
         }
         "host" => "it is the upstream's own name, from base-url",
         "content-length" => "it is counted from the body",
-        // https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1
-        "connection" | "keep-alive" | "proxy-authenticate" | "proxy-connection" | "te"
-        | "trailer" | "transfer-encoding" | "upgrade" => {
-            "it is about one connection, and the upstream's is another one"
-        }
+        _ if is_hop_by_hop(name) => "it is about one connection, and the upstream's is another one",
         _ => return None,
     })
 }

@@ -1,6 +1,7 @@
 //! `response-headers`: the response headers that clients see.
 
 use http::HeaderName;
+use pacegate_layers::header_align::is_hop_by_hop;
 
 use super::{ResponseHeaders, cursor::Cursor};
 
@@ -11,25 +12,18 @@ const LEAST_PREFIX: usize = 3;
 
 impl ResponseHeaders {
     /// Why a header of this name is dropped whatever the lists say.
-    pub fn withheld(name: &str) -> Option<&'static str> {
-        Some(match name {
+    pub fn withheld(name: &HeaderName) -> Option<&'static str> {
+        if is_hop_by_hop(name) {
+            return Some("it is about one connection, and the client's is another one");
+        }
+        Some(match name.as_str() {
             "alt-svc" => "it would lead the client to another server",
             "content-length" => "it goes through where it is right",
             "set-cookie" => "it is a secret of the upstream's, and the account is pacegate's",
-            // https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1
-            "connection"
-            | "keep-alive"
-            | "proxy-authenticate"
-            | "proxy-authorization"
-            | "proxy-connection"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade" => "it is about one connection, and the client's is another one",
-            _ if name.starts_with("access-control-") => {
+            name if name.starts_with("access-control-") => {
                 "it would open pacegate to the pages of a browser"
             }
-            _ if name.starts_with("x-pacegate-") => "only pacegate itself may say it",
+            name if name.starts_with("x-pacegate-") => "only pacegate itself may say it",
             _ => return None,
         })
     }
@@ -63,7 +57,7 @@ fn name(cursor: &Cursor<'_>) -> Option<(HeaderName, bool)> {
             Some(prefix) => Some((prefix.parse().ok()?, true)),
         },
     )?;
-    match ResponseHeaders::withheld(name.as_str()) {
+    match ResponseHeaders::withheld(&name) {
         Some(reason) => cursor.refuse(
             format!("{name} cannot go through: {reason}"),
             "delete it from the list",

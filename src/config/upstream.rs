@@ -6,13 +6,14 @@ use http::{Uri, uri::Scheme};
 
 use super::{
     Credentials, HttpVersion, JitterThrottleSettings, LayerName, Model, Per, RetryOn429Settings,
-    Roots, Tls, TokenRefreshSettings, Upstream,
-    credentials::{self, is_loopback},
+    Roots, Tls, TokenRefreshSettings, Upstream, credentials,
     cursor::{Cursor, TableReader},
     data::{self, Folder},
     dialect,
     error::{Problem, suggestion},
-    header_align, limits, order,
+    header_align, limits,
+    loopback::is_loopback_host,
+    order,
     provenance::Provenance,
     response_headers, throttle,
     tree::Node,
@@ -228,7 +229,8 @@ fn base_url(cursor: &Cursor<'_>) -> Option<Uri> {
 }
 
 fn check_secrecy(at: &Cursor<'_>, url: &Uri, credentials: &Credentials) {
-    let plain = url.scheme() == Some(&Scheme::HTTP) && !is_loopback(url);
+    let plain =
+        url.scheme() == Some(&Scheme::HTTP) && !is_loopback_host(url.host().unwrap_or_default());
     if plain && !matches!(credentials, Credentials::None) {
         at.note(
             format!(

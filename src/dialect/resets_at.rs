@@ -2,49 +2,35 @@
 
 use std::time::{Duration, SystemTime};
 
-use jiff::{
-    Timestamp, ToSpan,
-    civil::{Date, Weekday},
-    tz::TimeZone,
+use jiff::{Timestamp, tz::TimeZone};
+
+use crate::{
+    calendar::{Calendar, Unit},
+    config::ResetsAt,
 };
 
-use crate::config::ResetsAt;
-
-/// How long from `now` until there is some again; `None` is what nobody knows.
-pub(super) fn reset(until: &ResetsAt, now: SystemTime) -> Option<Duration> {
-    match until {
+/// How long from `now` to the reset; `None` if that is unknown.
+pub(super) fn reset(resets_at: &ResetsAt, now: SystemTime) -> Option<Duration> {
+    match resets_at {
         ResetsAt::AtMost(longest) => Some(*longest),
-        ResetsAt::Day(zone) => start_of(zone, now, |today| today.tomorrow().ok()),
+        ResetsAt::Day(zone) => until_the_end(zone, Unit::Day, now),
         ResetsAt::Month { zone, anchor_day } => {
             let anchor_day = i8::try_from((*anchor_day)?).ok()?;
-            start_of(zone, now, |today| month_after(today, anchor_day))
+            until_the_end(zone, Unit::Month(anchor_day), now)
         }
         ResetsAt::Unknown => None,
-        ResetsAt::Week(zone) => start_of(zone, now, |today| {
-            today.nth_weekday(1, Weekday::Monday).ok()
-        }),
+        ResetsAt::Week(zone) => until_the_end(zone, Unit::Week, now),
     }
 }
 
-/// From `now` to the start of the day that `next` finds. A day need not start at midnight, nor last
-/// for 24 hours.
-fn start_of(
-    zone: &TimeZone,
-    now: SystemTime,
-    next: impl FnOnce(Date) -> Option<Date>,
-) -> Option<Duration> {
-    let now = Timestamp::try_from(now).ok()?;
-    let day = next(now.to_zoned_datetime(zone.clone()).date())?;
-    let start = day.to_zoned_datetime(zone.clone()).ok()?;
-    now.duration_until(start.timestamp()).try_into().ok()
-}
-
-fn month_after(today: Date, anchor_day: i8) -> Option<Date> {
-    let anchor = today.with().day(anchor_day).build().ok()?;
-    if anchor > today {
-        return Some(anchor);
-    }
-    anchor.checked_add(1.month()).ok()
+/// From `now` to the end of the day, week or month that contains it.
+fn until_the_end(zone: &TimeZone, unit: Unit, now: SystemTime) -> Option<Duration> {
+    let now = Timestamp::try_from(now).ok()?.as_millisecond();
+    let zone = zone.clone();
+    let end = Calendar { zone, unit }.period_at(now).end;
+    u64::try_from(end.checked_sub(now)?)
+        .ok()
+        .map(Duration::from_millis)
 }
 
 #[cfg(test)]

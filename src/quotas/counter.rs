@@ -8,12 +8,14 @@ use tokio::time::Instant;
 
 use super::{
     QuotaUsage,
-    calendar::{Calendar, Period, Unit},
     clock::{Millis, Now, duration, millis_up},
     rolling::RollingCounter,
     snapshot::{CounterSnapshot, SavedUsage},
 };
-use crate::config::{self, Per};
+use crate::{
+    calendar::{Calendar, Period, Unit},
+    config::{self, Per},
+};
 
 /// One quota.
 #[derive(Debug)]

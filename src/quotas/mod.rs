@@ -31,7 +31,6 @@ use tracing::warn;
 
 use crate::{config, wall_clock::WallClock};
 
-mod calendar;
 mod clock;
 mod counter;
 mod file;

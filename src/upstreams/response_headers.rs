@@ -50,7 +50,7 @@ impl ResponseHeaderFilter {
         };
         *name == header::CONTENT_LENGTH
             || self.names.contains_key(name)
-            || begins() && ResponseHeaders::withheld(text).is_none()
+            || begins() && ResponseHeaders::withheld(name).is_none()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Who may know whom: arrows run `layers <- src <- tests`, and inside `src` some rooms know no other.
+//! The dependency rules: `layers <- src <- tests`, and inside `src` every arrow points one way.
 
 // Always so here; it tells clippy that helpers of tests may unwrap as tests do.
 #![cfg(test)]
@@ -55,14 +55,123 @@ fn without_its_tools_the_program_leads_to_nothing_that_only_they_need() {
     assert_eq!(known, [""; 0], "Cargo.toml leads to these");
 }
 
+/// The directories and files of `src`, from the top: each may use those below it.
+const ORDER: [&str; 24] = [
+    "main",
+    "cli",
+    "commands",
+    "bench",
+    "demo",
+    "edge",
+    "routes",
+    "upstreams",
+    "credentials",
+    "oauth",
+    "client",
+    "dialect",
+    "telemetry",
+    "quotas",
+    "api",
+    "simulator",
+    "server",
+    "process",
+    "config",
+    "body",
+    "calendar",
+    "idle_timer",
+    "wall_clock",
+    "lib",
+];
+
 #[test]
-fn the_simulator_knows_nothing_of_the_gateway() {
-    assert_eq!(reaches("simulator"), [""; 0]);
+fn a_directory_of_src_uses_only_those_below_it() {
+    let arrows = arrows();
+    let place = |name: &str| {
+        let found = ORDER.iter().position(|known| *known == name);
+        found.unwrap_or_else(|| panic!("{name} has no place in ORDER"))
+    };
+    let up: Vec<_> = arrows
+        .iter()
+        .filter(|arrow| place(&arrow.from) >= place(&arrow.to))
+        .collect();
+    assert!(up.is_empty(), "{up:#?}");
+    assert!(
+        arrows
+            .iter()
+            .any(|arrow| arrow.from == "edge" && arrow.to == "routes")
+    );
 }
 
 #[test]
-fn the_config_knows_nothing_of_those_who_read_it() {
-    assert_eq!(reaches("config"), [""; 0]);
+fn the_simulator_the_config_and_the_server_know_no_other_directory() {
+    let mut arrows = arrows();
+    // One file that needs nothing itself.
+    arrows.retain(|arrow| arrow.to != "idle_timer");
+    let alone = ["simulator", "config", "server"];
+    arrows.retain(|arrow| alone.contains(&arrow.from.as_str()));
+    assert!(arrows.is_empty(), "{arrows:#?}");
+}
+
+/// A directory or file of `src` that names another one.
+#[derive(Debug)]
+struct Arrow {
+    from: String,
+    to: String,
+    #[expect(dead_code, reason = "shown when a test fails")]
+    file: PathBuf,
+}
+
+/// All arrows inside `src`, those of tests aside.
+fn arrows() -> Vec<Arrow> {
+    let src = Path::new(ROOT).join("src");
+    let mut arrows = Vec::new();
+    for file in files(&src) {
+        let file = file.strip_prefix(&src).unwrap().to_owned();
+        if file.ends_with("tests.rs") || file.components().any(|part| part.as_os_str() == "tests") {
+            continue;
+        }
+        let first = file.components().next().unwrap().as_os_str();
+        let from = first.to_str().unwrap().trim_end_matches(".rs");
+        let text = fs::read_to_string(src.join(&file)).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+        let code = code
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"));
+        let code = code.collect::<Vec<_>>().join("\n");
+        for path in code.split("crate::").skip(1) {
+            for to in first_names(path).into_iter().filter(|to| to != from) {
+                let (from, file) = (from.to_owned(), file.clone());
+                arrows.push(Arrow { from, to, file });
+            }
+        }
+    }
+    arrows
+}
+
+/// The first name of a path, or of each path in a list: `a, b` in `{a::{x, y}, b::z};`.
+fn first_names(path: &str) -> Vec<String> {
+    let name = |path: &str| {
+        let end = |c: char| !c.is_alphanumeric() && c != '_';
+        path.trim_start().split(end).next().unwrap().to_owned()
+    };
+    let Some(list) = path.strip_prefix('{') else {
+        return vec![name(path)];
+    };
+    let mut names = vec![name(list)];
+    let mut depth = 1;
+    for (index, c) in list.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 1 => names.push(name(&list[index + 1..])),
+            _ => {}
+        }
+        if depth == 0 {
+            break;
+        }
+    }
+    names.retain(|name| !name.is_empty());
+    names
 }
 
 /// What cargo says the program, or a package, is built from, a line for each.
@@ -86,28 +195,6 @@ fn tree(package: &[&str], format: &str) -> String {
 /// Whether what follows a name makes it that very crate or one of its family.
 fn ends_or_branches(rest: &str) -> bool {
     rest.is_empty() || rest.starts_with('_')
-}
-
-/// The lines of a room in `src` that name another room or the layers.
-fn reaches(room: &str) -> Vec<String> {
-    let files = files(&Path::new(ROOT).join("src").join(room));
-    assert!(!files.is_empty(), "{room} has moved");
-    let mut lines = Vec::new();
-    for file in files {
-        let text = fs::read_to_string(&file).unwrap();
-        let code = text.lines().enumerate();
-        for (index, line) in code.filter(|(_, line)| !line.trim_start().starts_with("//")) {
-            let elsewhere = line.split("crate::").skip(1).any(|path| {
-                path.split(|c: char| !c.is_alphanumeric() && c != '_')
-                    .next()
-                    != Some(room)
-            });
-            if elsewhere || line.contains("pacegate_layers") {
-                lines.push(format!("{}:{}: {line}", file.display(), index + 1));
-            }
-        }
-    }
-    lines
 }
 
 /// Every source file below a folder.

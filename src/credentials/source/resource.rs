@@ -1,8 +1,8 @@
 //! The base URL that comes with a token.
 
-use std::net::IpAddr;
-
 use http::{Uri, uri::Scheme};
+
+use crate::config::is_loopback_host;
 
 /// Why a `resource_url` must not be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,18 +45,10 @@ pub(super) fn base_url(resource: &str, hosts: &[String]) -> Result<Uri, Resource
     if !hosts.iter().any(is) {
         return Err(ResourceUrlError::Host);
     }
-    if url.scheme() == Some(&Scheme::HTTP) && !is_loopback(host) {
+    if url.scheme() == Some(&Scheme::HTTP) && !is_loopback_host(host) {
         return Err(ResourceUrlError::Unencrypted);
     }
     Ok(url)
-}
-
-fn is_loopback(host: &str) -> bool {
-    let address = host
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .parse::<IpAddr>();
-    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|it| it.is_loopback())
 }
 
 #[cfg(test)]

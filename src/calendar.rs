@@ -2,18 +2,16 @@
 
 use jiff::{Timestamp, ToSpan, civil::Date, tz::TimeZone};
 
-use super::clock::Millis;
-
 /// Divides time into the days, weeks or months of a time zone.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Calendar {
-    pub(super) zone: TimeZone,
-    pub(super) unit: Unit,
+pub(crate) struct Calendar {
+    pub(crate) zone: TimeZone,
+    pub(crate) unit: Unit,
 }
 
 /// How long a period is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unit {
+pub(crate) enum Unit {
     /// From 00:00 to the next 00:00.
     Day,
     /// From Monday 00:00.
@@ -24,16 +22,17 @@ pub(super) enum Unit {
 
 /// One period. Its first date identifies it and stays the same if the zone's rules change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Period {
-    pub(super) begun: Date,
-    pub(super) end: Millis,
+pub(crate) struct Period {
+    pub(crate) begun: Date,
+    /// The first moment of the next one, in milliseconds since 1970.
+    pub(crate) end: i64,
 }
 
 // === impl Calendar ===
 
 impl Calendar {
-    /// The period that contains `time`.
-    pub(super) fn period_at(&self, time: Millis) -> Period {
+    /// The period that contains `time`, in milliseconds since 1970.
+    pub(crate) fn period_at(&self, time: i64) -> Period {
         let time = Timestamp::from_millisecond(time).unwrap_or(Timestamp::MAX);
         let date = time.to_zoned_datetime(self.zone.clone()).date();
         self.period_from(match self.unit {
@@ -54,7 +53,7 @@ impl Calendar {
     }
 
     /// The period that begins on the date `begun`.
-    pub(super) fn period_from(&self, begun: Date) -> Period {
+    pub(crate) fn period_from(&self, begun: Date) -> Period {
         let next = begun.saturating_add(match self.unit {
             Unit::Day => 1.day(),
             Unit::Week => 1.week(),
@@ -67,10 +66,10 @@ impl Calendar {
     }
 
     /// 00:00, or the first moment after it where the clocks skip midnight.
-    fn first_moment(&self, date: Date) -> Millis {
+    fn first_moment(&self, date: Date) -> i64 {
         date.to_zoned_datetime(self.zone.clone())
             // Dates after the calendar's last year are never reached.
-            .map_or(Millis::MAX, |start| start.timestamp().as_millisecond())
+            .map_or(i64::MAX, |start| start.timestamp().as_millisecond())
     }
 }
 
@@ -83,7 +82,7 @@ mod tests {
         Calendar { zone, unit }
     }
 
-    fn millis(text: &str) -> Millis {
+    fn millis(text: &str) -> i64 {
         text.parse::<Timestamp>().unwrap().as_millisecond()
     }
 
