@@ -96,7 +96,7 @@ fn versions_are_those_that_are_tested() {
     let version = after(&dockerfile, label).trim_matches('"');
     assert_eq!(version, env!("CARGO_PKG_VERSION"));
 
-    let opencode = after(&read("tests/run"), "opencode_version=").to_owned();
+    let opencode = after(&read("tests/tools/install.sh"), "opencode_version=").to_owned();
     let install = format!("npm install --global opencode-ai@{opencode}\n");
     assert!(read("config/compose.yaml").contains(&install), "{install}");
 }
