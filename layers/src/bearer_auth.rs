@@ -1,17 +1,17 @@
-//! Gives each request the token that is valid when it leaves.
+//! Sends each request with the token that is valid when the request leaves.
 //!
 //! [`BearerAuth`] asks a [`TokenSource`] for a token and sets `Authorization` to it, marked
-//! sensitive. It keeps no token, so a request that waited long before it came here leaves with the
-//! newest one. Where the answer is no success, the token used goes into its extensions for
-//! [`TokenRefresh`](crate::TokenRefreshLayer) to find.
+//! sensitive. It caches no token, so a request that waited in a layer outside still leaves with the
+//! newest one. If the response is no success, the token used goes into its extensions, where
+//! [`TokenRefresh`](crate::TokenRefreshLayer) finds it.
 //!
-//! It does not refresh anything, and it does not look at the answer.
+//! It refreshes nothing and does not read the response.
 //!
-//! # Order laws
+//! # Ordering
 //!
 //! Inside [`JitterThrottle`](crate::JitterThrottleLayer), because a token read before the wait may
-//! be stale after it; inside [`HeaderAlign`](crate::HeaderAlignLayer), which strips `Authorization`;
-//! inside [`TokenRefresh`](crate::TokenRefreshLayer), which needs the token used.
+//! be stale after it; inside [`HeaderAlign`](crate::HeaderAlignLayer), which strips
+//! `Authorization`; inside [`TokenRefresh`](crate::TokenRefreshLayer), which needs the token used.
 //!
 //! # Examples
 //!
@@ -128,7 +128,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let mut token = self.source.token();
-        // Nearly always there: then nothing has to be kept until it comes.
+        // The token is nearly always ready; then the future need not store the request.
         if let Some(token) = token.take_ready() {
             let state = State::call(&mut self.inner, request, token);
             return ResponseFuture { state };
@@ -209,7 +209,7 @@ mod tests {
     use super::*;
     use crate::token::TokenError;
 
-    /// Gives out whatever was put in last.
+    /// Returns the token that was put in last.
     #[derive(Clone)]
     struct Latest(Arc<Mutex<BearerToken>>);
 
@@ -223,7 +223,7 @@ mod tests {
         }
     }
 
-    /// Gives a token when the sender says so.
+    /// Returns a token once the sender has sent one.
     struct Later(Mutex<Option<oneshot::Receiver<BearerToken>>>);
 
     impl TokenSource for Later {

@@ -1,12 +1,12 @@
-//! What is known of one request, over all its attempts.
+//! What is known about one request, over all its attempts.
 //!
-//! A [`RequestContext`] travels in the request's extensions and is the only thing there that layers
-//! know. The server puts it there, with the session that sent the request, and may note the upstream and
+//! A [`RequestContext`] travels in the request's extensions; layers read no other extension there.
+//! The server inserts it, with the session that sent the request, and may set the upstream and
 //! whether a stream is expected; [`RetryOn429`](crate::RetryOn429Layer) adds one if there is none.
-//! [`JitterThrottle`](crate::JitterThrottleLayer) lets sessions take turns by it, and notes the time
-//! spent waiting and the place in the order; the HTTP client counts every attempt. All clones of a
-//! request share one context, so the server can read the totals when the response comes. Without one,
-//! layers work the same and note nothing.
+//! [`JitterThrottle`](crate::JitterThrottleLayer) lets sessions take turns by it, and records the
+//! time in the queue and the queue position; the HTTP client counts every attempt. All clones of a
+//! request share one context, so the server can read the totals when the response arrives. Without
+//! a context, layers work the same and record nothing.
 
 use std::{
     sync::{
@@ -16,8 +16,8 @@ use std::{
     time::Duration,
 };
 
-/// Session, upstream, attempts, time in the queue and place in the order of one request; clones are the
-/// same.
+/// Session, upstream, attempts, time in the queue and queue position of one request; clones share
+/// them.
 #[derive(Clone, Debug, Default)]
 pub struct RequestContext(Arc<Common>);
 
@@ -32,8 +32,8 @@ struct Common {
     dispatch_id: AtomicU64,
 }
 
-/// A client's session, and its parent session if it is a sub-agent's. Requests without one count as one
-/// session.
+/// A client's session, and its parent session if it belongs to a sub-agent. Requests without a
+/// session share one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
     id: Arc<str>,
@@ -43,12 +43,12 @@ pub struct Session {
 // === impl RequestContext ===
 
 impl RequestContext {
-    /// A request without a session that has just arrived.
+    /// A context without a session, for a request that has just arrived.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A request of `session` that has just arrived.
+    /// A context for a request of `session` that has just arrived.
     pub fn of(session: Session) -> Self {
         Self(Arc::new(Common {
             session: Some(session),
@@ -61,12 +61,12 @@ impl RequestContext {
         self.0.session.as_ref()
     }
 
-    /// The name of the upstream that the request goes to, once that is known.
+    /// The name of the request's upstream, once it is known.
     pub fn upstream(&self) -> Option<&str> {
         self.0.upstream.get().map(AsRef::as_ref)
     }
 
-    /// Notes the upstream that the request goes to; the first one stays.
+    /// Sets the name of the upstream; the first one stays.
     pub fn set_upstream(&self, name: Arc<str>) {
         let _first_wins = self.0.upstream.set(name);
     }
@@ -76,38 +76,38 @@ impl RequestContext {
         self.0.expects_stream.load(Ordering::Relaxed)
     }
 
-    /// Notes that the client asked for an event stream.
+    /// Records that the client asked for an event stream.
     pub fn expect_stream(&self) {
         self.0.expects_stream.store(true, Ordering::Relaxed);
     }
 
-    /// How often the request was handed to the client, the first time included.
+    /// How often the request was passed to the HTTP client, the first time included.
     pub fn attempts(&self) -> u32 {
         self.0.attempts.load(Ordering::Relaxed)
     }
 
-    /// Notes that the request is being handed to the client.
+    /// Counts an attempt: the request is being passed to the HTTP client.
     pub fn count_attempt(&self) {
         self.0.attempts.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The time spent waiting for a turn, all attempts together.
+    /// The time spent in the queue, all attempts together.
     pub fn queued(&self) -> Duration {
         Duration::from_micros(self.0.queued_micros.load(Ordering::Relaxed))
     }
 
-    /// Adds to the time spent waiting for a turn.
+    /// Adds to the time spent in the queue.
     pub fn add_queued(&self, waited: Duration) {
         let micros = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
         self.0.queued_micros.fetch_add(micros, Ordering::Relaxed);
     }
 
-    /// The place in the order, once the gate has given one.
+    /// The sequence number in the queue, once the gate has assigned one.
     pub(crate) fn sequence(&self) -> Option<u64> {
         Some(self.0.sequence.load(Ordering::Relaxed)).filter(|sequence| *sequence > 0)
     }
 
-    /// Keeps `sequence`, which is not zero, as the place in the order; the first one stays.
+    /// Sets the sequence number, which is not zero; the first one stays.
     pub(crate) fn keep_sequence(&self, sequence: u64) {
         let _first_wins =
             self.0
@@ -120,7 +120,7 @@ impl RequestContext {
         Some(self.0.dispatch_id.load(Ordering::Relaxed)).filter(|id| *id > 0)
     }
 
-    /// Keeps `dispatch_id`, which is not zero, as the latest dispatch.
+    /// Sets the latest dispatch, whose number is not zero.
     pub(crate) fn keep_dispatch_id(&self, dispatch_id: u64) {
         self.0.dispatch_id.store(dispatch_id, Ordering::Relaxed);
     }
@@ -129,7 +129,7 @@ impl RequestContext {
 // === impl Session ===
 
 impl Session {
-    /// A session of its own.
+    /// A session without a parent.
     pub fn new(id: impl Into<Arc<str>>) -> Self {
         Self {
             id: id.into(),
@@ -145,7 +145,7 @@ impl Session {
         self
     }
 
-    /// Its own name.
+    /// The session's name.
     pub fn id(&self) -> &str {
         &self.id
     }

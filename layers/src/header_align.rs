@@ -1,22 +1,23 @@
-//! Builds the headers an upstream gets to see.
+//! Builds the headers that an upstream sees.
 //!
-//! [`HeaderAlign`] replaces a request's headers by a list of its own: fields in a fixed order, each
-//! with a [`Rule`], then those client headers that are passed by name. Whatever is neither in the
-//! list nor passed stays behind. Before that it drops what belongs to the client's connection only
-//! (hop-by-hop fields and those named in `Connection`, [RFC 9110 §7.6.1]); the client's own
-//! credentials cannot be passed at all.
+//! In comes a request with the client's headers; [`HeaderAlign`] passes it to the inner service
+//! with headers of its own and returns the response unchanged. The new headers are a list in a
+//! fixed order, each with a [`Rule`], then those client headers that are passed by name. All others
+//! are dropped, first of all those of the client's connection: hop-by-hop headers and those named
+//! in `Connection` ([RFC 9110 §7.6.1]). The client's own credentials cannot be passed at all.
 //!
-//! It knows no profile and no provider: the list is data given to the [`HeaderAlignLayer`]. It does
-//! not touch responses.
+//! It knows no profile and no provider: the list is data given to the [`HeaderAlignLayer`].
 //!
-//! The order of the list is the order of the [`HeaderMap`] that is built, and stays that as long as
-//! nothing further in removes a field: `HeaderMap::remove` moves the last one into the gap.
+//! The [`HeaderMap`] keeps the list's order as long as no layer further in removes a header:
+//! `HeaderMap::remove` moves the last one into the gap.
 //!
-//! # Order laws
+//! [RFC 9110 §7.6.1]: https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1
+//!
+//! # Ordering
 //!
 //! Outside [`BearerAuth`](crate::BearerAuthLayer), because it strips `Authorization`. A
-//! [`Rule::Place`] keeps an empty field where a layer further in will put its value, so that the
-//! order on the wire is the list's. Inside [`JitterThrottle`](crate::JitterThrottleLayer), because
+//! [`Rule::Place`] keeps an empty header where a layer further in puts its value, so that the order
+//! on the wire is the list's. Inside [`JitterThrottle`](crate::JitterThrottleLayer), because
 //! headers need not be built before the request leaves.
 //!
 //! # Examples
@@ -78,19 +79,19 @@ pub struct HeaderAlignLayer {
     template: HeaderTemplate,
 }
 
-/// Builds the headers of each request anew; see the [module documentation](self).
+/// Builds the headers of each request; see the [module documentation](self).
 #[derive(Clone, Debug)]
 pub struct HeaderAlign<S> {
     inner: S,
     template: Arc<HeaderTemplate>,
 }
 
-/// What is sent in one field.
+/// Which value a header has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rule {
     /// This list if the client offered every member of it, else the client's own value. For
-    /// `Accept-Encoding`: an answer passes undecoded, so only what the client can read may be
-    /// asked for.
+    /// `Accept-Encoding`: a response passes undecoded, so only codings that the client can read may
+    /// be requested.
     Narrow(HeaderValue),
     /// An empty value that a layer further in, or the HTTP client, replaces. hyper-util's client
     /// does not replace an empty `host`.
@@ -101,12 +102,12 @@ pub enum Rule {
     SetIfAbsent(HeaderValue),
 }
 
-/// A header that must never be passed on from a client.
+/// A header that must never be passed from a client.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} belongs to the client's own connection or account and is never passed on")]
 pub struct NotPassable(pub HeaderName);
 
-/// Fields that describe one connection, not the message ([RFC 9110 §7.6.1], and
+/// Headers that describe one connection, not the message ([RFC 9110 §7.6.1], and
 /// [RFC 9112 appendix C.2.2] for `proxy-connection`).
 ///
 /// [RFC 9110 §7.6.1]: https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1
@@ -123,7 +124,7 @@ static HOP_BY_HOP: [HeaderName; 9] = [
     header::UPGRADE,
 ];
 
-/// What a client proves itself with, and what the HTTP client below writes itself.
+/// The client's credentials, and the headers that the HTTP client below sets itself.
 static OWN: [HeaderName; 6] = [
     HeaderName::from_static("api-key"),
     header::AUTHORIZATION,
@@ -142,7 +143,7 @@ fn is_never_passed(name: &HeaderName) -> bool {
     is_hop_by_hop(name) || OWN.contains(name)
 }
 
-/// Removes hop-by-hop fields and every field named in `Connection`. The others keep their order.
+/// Removes hop-by-hop headers and every header named in `Connection`. The others keep their order.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let named = named_in_connection(headers);
     let stays = |name: &HeaderName| !is_hop_by_hop(name) && !named.contains(name);
@@ -166,7 +167,7 @@ fn named_in_connection(headers: &HeaderMap) -> Vec<HeaderName> {
 // === impl HeaderAlignLayer ===
 
 impl HeaderAlignLayer {
-    /// Sends nothing and passes nothing until told to.
+    /// Sends and passes no header until configured.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -174,8 +175,8 @@ impl HeaderAlignLayer {
         }
     }
 
-    /// Sends `name` by `rule`, after the fields given before. The last rule for a name wins and
-    /// keeps the first one's place.
+    /// Sends `name` by `rule`, after the headers given before. The last rule for a name wins, in
+    /// the position of the first one.
     #[must_use]
     pub fn field(mut self, name: HeaderName, rule: Rule) -> Self {
         let fields = &mut self.template.fields;
@@ -186,11 +187,11 @@ impl HeaderAlignLayer {
         self
     }
 
-    /// Lets the client's `name` through where no field says otherwise.
+    /// Passes the client's `name` where no rule decides otherwise.
     ///
     /// # Errors
     ///
-    /// [`NotPassable`] for hop-by-hop fields, credentials, `host` and `content-length`.
+    /// [`NotPassable`] for hop-by-hop headers, credentials, `host` and `content-length`.
     pub fn pass(mut self, name: HeaderName) -> Result<Self, NotPassable> {
         if is_never_passed(&name) {
             return Err(NotPassable(name));

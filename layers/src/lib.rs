@@ -1,10 +1,9 @@
-//! Tower layers that make HTTP requests acceptable to a rate-limited upstream and send them at the
-//! right moment.
+//! Tower layers for requests to a rate-limited upstream: pacing, retries, headers and tokens.
 //!
 //! ```text
 //! request ─► RetryOn429 ─► TokenRefresh ─► JitterThrottle ─► HeaderAlign ─► BearerAuth ─► client
 //!            waits and     401: one        waits for its     the headers    the token
-//!            tries again   refresh, one    turn              of the list    valid now
+//!            retries       refresh, one    turn              of the list    valid now
 //!                          replay                            and no others
 //! ```
 //!
@@ -12,20 +11,19 @@
 //!
 //! - [`RetryOn429Layer`] and [`TokenRefreshLayer`] outside [`JitterThrottleLayer`]: every attempt
 //!   takes its turn, retries and replays too.
-//! - [`RetryOn429Layer`] outside [`TokenRefreshLayer`]: a replay may be told to slow down as well.
-//! - [`HeaderAlignLayer`] and [`BearerAuthLayer`] inside [`JitterThrottleLayer`]: what a request
-//!   carries is made when it leaves. A token that was read before the wait may be stale after it.
+//! - [`RetryOn429Layer`] outside [`TokenRefreshLayer`]: a replay may be refused with 429 as well.
+//! - [`HeaderAlignLayer`] and [`BearerAuthLayer`] inside [`JitterThrottleLayer`]: headers and token
+//!   are set when the request leaves. A token that was read before the wait may be stale after it.
 //! - [`BearerAuthLayer`] innermost: [`HeaderAlignLayer`] strips `Authorization`, and
-//!   [`TokenRefreshLayer`], useless without this layer, replaces the token that it used.
+//!   [`TokenRefreshLayer`] replaces the token that this layer used, so it does nothing without it.
 //!
-//! The crate knows no configuration, no JSON, no provider, no HTTP client and no TLS. What a layer
-//! needs from outside it takes as a trait or a value: a [`token::TokenSource`], a
-//! [`retry_on_429::Classify`], a [`pacing::Feedback`], a
-//! [`pacing::Ledger`].
+//! The crate knows no configuration, no JSON, no provider, no HTTP client and no TLS. A layer takes
+//! what it needs from outside as a trait or a value: a [`token::TokenSource`], a
+//! [`retry_on_429::Classify`], a [`pacing::Feedback`], a [`pacing::Ledger`].
 //!
 //! # Examples
 //!
-//! The whole path once, with an API key and the default classification:
+//! The whole path, with an API key and the default classification:
 //!
 //! ```
 //! use std::time::Duration;
@@ -47,7 +45,7 @@
 //! let gate = Gate::new(pacing, StdRng::seed_from_u64(1));
 //!
 //! let service = ServiceBuilder::new()
-//!     .layer(RetryOn429Layer::default().cooldown(gate.clone()))
+//!     .layer(RetryOn429Layer::default().feedback(gate.clone()))
 //!     .layer(TokenRefreshLayer::new(token.clone()))
 //!     .layer(JitterThrottleLayer::new(gate).feedback_from_outside())
 //!     .layer(HeaderAlignLayer::default())

@@ -1,9 +1,10 @@
 //! Bearer tokens and where they come from.
 //!
 //! [`BearerAuth`](crate::BearerAuthLayer) asks a [`TokenSource`] for a token just before a request
-//! leaves and puts the one it used into the *response's* extensions if that is no success;
-//! [`TokenRefresh`](crate::TokenRefreshLayer) finds it there when the upstream says 401 and asks
-//! the source to replace exactly that token. A response without one passes through untouched.
+//! leaves. If the response is no success, [`BearerAuth`](crate::BearerAuthLayer) puts the token
+//! used into the *response's* extensions; [`TokenRefresh`](crate::TokenRefreshLayer) finds it there
+//! when the upstream responds 401, and asks the source to replace exactly that token. A response
+//! without a token passes unchanged.
 
 use std::{
     fmt,
@@ -17,7 +18,7 @@ use http::HeaderValue;
 
 use crate::error::BoxError;
 
-/// A bearer token as it stands in an `Authorization` header ([RFC 6750 §2.1]).
+/// A bearer token as the value of an `Authorization` header ([RFC 6750 §2.1]).
 ///
 /// The value is marked sensitive and `Debug` shows only the generation.
 ///
@@ -33,37 +34,36 @@ pub struct BearerToken {
 #[error("the token has characters that an HTTP header cannot carry")]
 pub struct InvalidToken;
 
-/// Why a [`TokenSource`] has no token to give.
+/// Why a [`TokenSource`] has no token.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// Nothing but a new login helps. The text says what is wrong and what to do, and holds no
-    /// secret.
+    /// Only a new login helps. The text says what is wrong and what to do, and contains no secret.
     #[error("login required: {0}")]
     LoginRequired(String),
-    /// Trying again later may help.
+    /// A later attempt may succeed.
     #[error("no token to be had for now")]
     Unavailable(#[source] BoxError),
 }
 
-/// Who holds the tokens.
+/// A source of tokens for one account.
 ///
 /// # Cancel safety
 ///
 /// Futures returned by both methods may be dropped at any time: an implementation whose refresh
 /// must not be interrupted runs it in a task of its own.
 pub trait TokenSource: Send + Sync + 'static {
-    /// A token to send now. Resolves at once while a valid one is at hand.
+    /// A token to send now. Ready at once while the source has a valid one.
     fn token(&self) -> TokenFuture;
 
     /// A token that replaces `stale`, which the upstream has just refused.
     ///
-    /// Callers that name the same generation share one refresh; a caller whose `stale` has been
-    /// replaced already gets the newer token at once. A source that cannot refresh resolves to
-    /// the token it has: the same generation tells the caller that nothing changed.
+    /// Callers that name the same generation share one refresh; a caller whose `stale` has already
+    /// been replaced gets the newer token at once. A source that cannot refresh returns its current
+    /// token: the same generation tells the caller that nothing changed.
     fn refresh(&self, stale: &BearerToken) -> TokenFuture;
 }
 
-/// The future of a [`TokenSource`]: mostly a value that is there already, sometimes a wait.
+/// The future of a [`TokenSource`]: usually ready at once, sometimes a wait.
 #[must_use = "futures do nothing unless polled"]
 pub struct TokenFuture(Inner);
 
@@ -79,7 +79,7 @@ pub struct StaticToken(BearerToken);
 // === impl BearerToken ===
 
 impl BearerToken {
-    /// The token `token`, the `generation`-th that its source has given out.
+    /// The token `token`, the `generation`-th of its source.
     ///
     /// # Errors
     ///
@@ -96,7 +96,7 @@ impl BearerToken {
         &self.header
     }
 
-    /// Which of its source's tokens this is; a different number is a different token.
+    /// The number of this token at its source; a different number is a different token.
     pub fn generation(&self) -> u64 {
         self.generation
     }
@@ -125,19 +125,19 @@ impl<T: TokenSource + ?Sized> TokenSource for Arc<T> {
 // === impl TokenFuture ===
 
 impl TokenFuture {
-    /// A result that is there already.
+    /// A future that is ready with `result`.
     pub fn ready(result: Result<BearerToken, TokenError>) -> Self {
         Self(Inner::Ready(Some(result)))
     }
 
-    /// A result that has to be waited for.
+    /// A future that waits for `future`.
     pub fn wait(
         future: impl Future<Output = Result<BearerToken, TokenError>> + Send + 'static,
     ) -> Self {
         Self(Inner::Wait(Box::pin(future)))
     }
 
-    /// The token, if there is one already; then the future must not be polled.
+    /// Takes the token if it is ready; afterwards the future must not be polled.
     pub(crate) fn take_ready(&mut self) -> Option<BearerToken> {
         match &mut self.0 {
             Inner::Ready(result @ Some(Ok(_))) => result.take()?.ok(),
@@ -170,7 +170,7 @@ impl fmt::Debug for TokenFuture {
 // === impl StaticToken ===
 
 impl StaticToken {
-    /// A source that always gives `token`.
+    /// A source that always returns `token`.
     ///
     /// # Errors
     ///

@@ -1,20 +1,20 @@
-//! Replaces a refused token and sends the request once more.
+//! Replaces a refused token and replays the request once.
 //!
-//! When the answer is 401 (or another status it was told), [`TokenRefresh`] asks the
-//! [`TokenSource`] to replace *the token that request carried*, and replays the request once if a
-//! different one came back. The token is found in the response's extensions, where
-//! [`BearerAuth`](crate::BearerAuthLayer) put it; an answer without one passes through.
+//! When the response is 401 (or another configured status), [`TokenRefresh`] asks the
+//! [`TokenSource`] to replace *the token that this request carried*, and replays the request once
+//! if the source returns a different one. The token is in the response's extensions, where
+//! [`BearerAuth`](crate::BearerAuthLayer) put it; a response without one passes unchanged.
 //!
-//! It does not make ten calls for ten simultaneous refusals: that the callers of one generation
-//! share a refresh is the contract of [`TokenSource::refresh`]. It does not replay twice, and a
-//! refresh that fails for the moment leaves the upstream's own answer to the client.
+//! Ten simultaneous refusals call the source ten times: that callers of one generation share a
+//! refresh is the contract of [`TokenSource::refresh`]. A request is never replayed twice. If a
+//! refresh fails for now, the client gets the upstream's own response.
 //!
-//! # Order laws
+//! # Ordering
 //!
-//! Outside [`BearerAuth`](crate::BearerAuthLayer), which gives the replay its new token, and useless
-//! without it; outside [`JitterThrottle`](crate::JitterThrottleLayer), so that the replay takes its
-//! turn as well; inside [`RetryOn429`](crate::RetryOn429Layer), so that a replay that is told to
-//! slow down is retried.
+//! Outside [`BearerAuth`](crate::BearerAuthLayer), which sets the new token on the replay; without
+//! it this layer does nothing. Outside [`JitterThrottle`](crate::JitterThrottleLayer), so that the
+//! replay takes its turn as well. Inside [`RetryOn429`](crate::RetryOn429Layer), so that a replay
+//! that is refused with 429 is retried.
 //!
 //! # Examples
 //!
@@ -73,7 +73,7 @@ pin_project! {
         inner: S,
         source: T,
         statuses: Arc<[u16]>,
-        // What a replay would send, until it is sent.
+        // The request to replay, until it is sent.
         replay: Option<Request<B>>,
         #[pin]
         state: State<S::Future, S::Response>,
@@ -104,7 +104,7 @@ pin_project! {
 // === impl TokenRefreshLayer ===
 
 impl<T> TokenRefreshLayer<T> {
-    /// Refreshes at `source` when an answer is 401.
+    /// Refreshes at `source` when a response is 401.
     pub fn new(source: T) -> Self {
         Self {
             source,
@@ -112,8 +112,8 @@ impl<T> TokenRefreshLayer<T> {
         }
     }
 
-    /// Takes these statuses, instead of 401 alone, to mean that the token was refused. A success
-    /// never does.
+    /// The statuses that mean that the token was refused, instead of 401 alone. A success never
+    /// means it.
     #[must_use]
     pub fn refresh_on(mut self, statuses: impl IntoIterator<Item = u16>) -> Self {
         self.statuses = statuses.into_iter().collect();
@@ -213,8 +213,8 @@ where
                     if !replaced && let Some(response) = refusal.take() {
                         return Poll::Ready(Ok(response));
                     }
-                    // The refusal goes here, before the replay, and with it whatever its body
-                    // holds: at a concurrency of one the replay would else wait for itself.
+                    // Drops the refusal before the replay, and with it whatever its body holds: at
+                    // a concurrency of one the replay would otherwise wait for its own slot.
                     this.state.set(State::Ready);
                 }
                 StateProjection::Ready => {
@@ -245,7 +245,7 @@ mod tests {
     use super::*;
     use crate::BearerAuthLayer;
 
-    /// A source whose refresh finishes when told to, once for all who ask for one generation.
+    /// A source whose refresh finishes on demand, once for all callers of one generation.
     #[derive(Clone)]
     struct Source {
         current: Arc<Mutex<BearerToken>>,

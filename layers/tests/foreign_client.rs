@@ -1,6 +1,6 @@
-//! All layers around a client that knows nothing of them: hyper-util's, over real sockets.
+//! All layers around an HTTP client that does not know them: hyper-util's, over real sockets.
 
-// Always so here; it tells clippy that helpers of tests may unwrap as tests do.
+// Always true here; it tells clippy that test helpers may unwrap.
 #![cfg(test)]
 
 use std::{
@@ -43,14 +43,14 @@ struct Arrival {
     headers: HeaderMap,
 }
 
-/// Answers with the statuses that it is given, then with 200. It is gone when dropped.
+/// Responds with the given statuses, then with 200. Shuts down when dropped.
 struct Upstream {
     address: SocketAddr,
     arrivals: Arc<Mutex<Vec<Arrival>>>,
     _connections: JoinSet<()>,
 }
 
-/// A token whose every refresh is counted and yields the next one.
+/// A token source that counts refreshes; each one yields the next token.
 #[derive(Clone, Default)]
 struct Source(Arc<AtomicU64>);
 
@@ -200,7 +200,7 @@ async fn a_429_is_waited_out_and_the_retry_is_the_same_request() {
         "a retry may be replayed as well"
     );
     let arrivals = upstream.arrivals.lock();
-    // Not before: the wait begins after the first arrival. Later is up to the machine.
+    // No earlier: the wait begins after the first arrival. A busy machine may be later.
     assert!(arrivals[1].at - arrivals[0].at >= WAIT);
     let fields = |arrival: &Arrival| -> Vec<_> {
         let fields = arrival.headers.iter();

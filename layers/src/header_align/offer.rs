@@ -1,9 +1,8 @@
-//! Whether a client takes everything that is in a list.
+//! Whether a client accepts every member of a list.
 
 use http::HeaderValue;
 
-/// Whether the lists that a client sent hold every member of `wanted`. A member that the client
-/// refuses with `q=0` is not offered.
+/// Whether the client's lists contain every member of `wanted`. A member with `q=0` is not offered.
 pub(super) fn offers(client: &[&HeaderValue], wanted: &HeaderValue) -> bool {
     members(wanted).all(|wanted| {
         let mut offered = client.iter().flat_map(|list| members(list));
@@ -11,7 +10,7 @@ pub(super) fn offers(client: &[&HeaderValue], wanted: &HeaderValue) -> bool {
     })
 }
 
-/// The names in a list, without those whose weight is zero ([RFC 9110 §12.4.2]).
+/// The members of a list, without those whose weight is zero ([RFC 9110 §12.4.2]).
 ///
 /// [RFC 9110 §12.4.2]: https://www.rfc-editor.org/rfc/rfc9110#section-12.4.2
 fn members(list: &HeaderValue) -> impl Iterator<Item = &[u8]> {

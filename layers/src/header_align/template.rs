@@ -1,23 +1,23 @@
-//! The list of fields, and what it makes of a client's headers.
+//! The header template, precomputed from the configuration.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{Rule, is_never_passed, named_in_connection, offer::offers};
 
-/// What is sent, in this order.
+/// The headers to send, in order.
 #[derive(Clone, Debug, Default)]
 pub(super) struct HeaderTemplate {
-    /// No name is in it twice.
+    /// No name occurs twice.
     pub(super) fields: Vec<(HeaderName, Rule)>,
     pub(super) pass: Vec<HeaderName>,
 }
 
 impl HeaderTemplate {
-    /// The headers to send for those of a client. It only appends: a field that is removed from a
-    /// [`HeaderMap`] leaves its place to the last one.
+    /// The headers to send, given those of a client. It only appends: removing a header from a
+    /// [`HeaderMap`] moves the last one into its place.
     pub(super) fn align(&self, client: &HeaderMap) -> HeaderMap {
         let named = named_in_connection(client);
-        // A client's value for what is never passed on counts as none.
+        // A client's value for a header that is never passed counts as absent.
         let theirs = |name: &HeaderName| -> Vec<&HeaderValue> {
             if is_never_passed(name) || named.contains(name) {
                 return Vec::new();

@@ -212,7 +212,7 @@ fn what_stays_when_hop_by_hop_fields_go_keeps_its_order() {
     );
 }
 
-/// Fields by every rule, and two that are passed.
+/// A layer with every kind of rule, and two headers that are passed.
 fn every_rule() -> HeaderAlignLayer {
     let own = HeaderValue::from_static("own");
     HeaderAlignLayer::new()

@@ -11,7 +11,7 @@ use pin_project_lite::pin_project;
 use crate::pacing::Permit;
 
 pin_project! {
-    /// A response body that holds its request's slot until it has ended, failed or been dropped.
+    /// A response body that holds its request's permit until it has ended, failed or been dropped.
     #[derive(Debug)]
     pub struct PermitBody<B> {
         #[pin]
@@ -21,7 +21,7 @@ pin_project! {
 }
 
 impl<B> PermitBody<B> {
-    /// A body that holds no slot, for a stack that leaves the layer out and keeps its types.
+    /// A body without a permit, for a stack that omits the layer and keeps its types.
     pub fn without_permit(inner: B) -> Self {
         Self {
             inner,

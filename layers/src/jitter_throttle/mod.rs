@@ -1,46 +1,48 @@
-//! Sends requests one after another, spaced out, in the order they came.
+//! Sends requests one after another, spaced out and in a fair order.
 //!
-//! [`JitterThrottle`] makes every request pass a [`Gate`]. Whatever arrives, leaves or is refused
-//! by the upstream, the gate promises:
+//! In comes a request; [`JitterThrottle`] waits for its turn at a [`Gate`], passes it to the inner
+//! service and returns the response. For any arrivals, cancellations and refusals, the gate
+//! guarantees:
 //!
-//! - **Gap.** Two dispatches are at least `min-interval + jitter` apart, the jitter drawn anew for
-//!   each gap. A request with nobody before it leaves at once.
-//! - **Quotas.** No [`Ledger`] is ever overdrawn, such as so many in any window.
-//! - **Order.** Sessions take turns, or first come, first served ([`Order`]). A retry goes before
-//!   everybody: it has been first once.
-//! - **Cancellation.** A request that is dropped while it waits leaves the queue at once and takes
-//!   nothing with it.
-//! - **No slot without a dispatch.** The slot is taken in the poll in which the inner service is
-//!   called.
-//! - **Backpressure.** After the upstream's "slow down" nobody leaves before its instant; then one does,
-//!   as a probe, and the rest wait for its answer. From two refusals in a row on, quotas are shrunk
-//!   for five minutes.
-//! - **Bounds.** At most so many wait, and nobody begins or goes on with a wait that is estimated to
-//!   be too long: such a request is [`Refused`] with the estimate. Retries are not refused for the
-//!   length of the queue.
-//! - **Work-conserving.** While someone waits and nothing else forbids it, the next gap is no longer
-//!   than the longest jitter makes it.
-//! - **Concurrency.** At most so many in flight; a request is in flight until its response body has
-//!   ended, failed or been dropped, so the body type changes to [`PermitBody`].
+//! - **Gap.** Two dispatches are at least `min-interval + jitter` apart; the jitter is drawn at
+//!   random for each gap. If the queue is empty and the gap has passed, a request leaves at once.
+//! - **Quotas.** No [`Ledger`] is ever exceeded, such as a number of requests in any window.
+//! - **Order.** Sessions take turns, or first come, first served ([`Order`]). A retry goes first,
+//!   because it has already waited.
+//! - **Cancellation.** A request that is dropped while it waits leaves the queue at once and uses
+//!   no slot.
+//! - **No slot without a dispatch.** The slot is taken in the poll that calls the inner service.
+//! - **Backpressure.** After a refusal no request leaves before the instant that the upstream asked
+//!   for; then one request leaves as a probe, and the others wait for its response. From two
+//!   consecutive refusals on, quotas are reduced for five minutes.
+//! - **Bounds.** The length of the queue is limited, and no request starts or continues a wait that
+//!   is estimated to be too long: it is [`Refused`] with the estimate. Retries are not refused for
+//!   the length of the queue.
+//! - **Work-conserving.** While a request waits and nothing else blocks it, the next gap is no
+//!   longer than the longest jitter makes it.
+//! - **Concurrency.** The number of requests in flight is limited; a request is in flight until its
+//!   response body has ended, failed or been dropped, so the body type changes to [`PermitBody`].
 //!
-//! It does not poll, spawn or retry. governor keeps the interval, on tokio's clock; the gate adds
-//! order, jitter and cancellation. It is the [`Feedback`] that RetryOn429 talks to.
+//! It spawns no task and does not retry. governor keeps the interval, on tokio's clock; the gate
+//! adds order, jitter and cancellation. The gate is also the [`Feedback`] that `RetryOn429` reports
+//! to.
 //!
-//! # Order laws
+//! # Ordering
 //!
 //! Inside [`RetryOn429`](crate::RetryOn429Layer) and [`TokenRefresh`](crate::TokenRefreshLayer), so
 //! that every attempt takes its turn; outside [`HeaderAlign`](crate::HeaderAlignLayer) and
-//! [`BearerAuth`](crate::BearerAuthLayer), so that headers are built and the token is read after the
-//! wait.
+//! [`BearerAuth`](crate::BearerAuthLayer), so that headers are built and the token is read after
+//! the wait.
 //!
-//! A [`RequestContext`](crate::context::RequestContext) among the request's extensions carries the place
-//! from one attempt to the next and takes the time waited; without one each attempt queues anew. Every
-//! response that is no error tells the gate that the upstream takes requests, unless
-//! [`feedback_from_outside`](JitterThrottleLayer::feedback_from_outside) leaves that to `RetryOn429`.
+//! A [`RequestContext`](crate::context::RequestContext) in the request's extensions carries the
+//! queue position from one attempt to the next and records the time waited; without one each
+//! attempt queues anew. Every response that is no error tells the gate that the upstream accepts
+//! requests, unless [`feedback_from_outside`](JitterThrottleLayer::feedback_from_outside) leaves
+//! that to `RetryOn429`.
 //!
 //! # Examples
 //!
-//! With defaults nothing is spaced out, and at most 128 requests wait:
+//! By default requests are not spaced out, and at most 128 wait:
 //!
 //! ```
 //! use pacegate_layers::{

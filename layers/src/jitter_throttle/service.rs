@@ -70,7 +70,7 @@ pin_project! {
 // === impl JitterThrottleLayer ===
 
 impl JitterThrottleLayer {
-    /// Everything behind this layer, and behind its clones, passes `gate`.
+    /// Requests through this layer and its clones pass `gate`.
     pub fn new(gate: Gate) -> Self {
         Self {
             gate,
@@ -78,9 +78,9 @@ impl JitterThrottleLayer {
         }
     }
 
-    /// Leaves it to [`RetryOn429`](crate::RetryOn429Layer) further out, which has the gate as its
-    /// [`Feedback`](crate::pacing::Feedback), to tell how the upstream has answered. Alone this layer
-    /// can tell by the status only, and a stream may begin with a refusal under a success.
+    /// Leaves it to [`RetryOn429`](crate::RetryOn429Layer), outside this layer and with the gate as
+    /// its [`Feedback`](crate::pacing::Feedback), to report how the upstream has responded. This
+    /// layer alone sees only the status, and a stream may begin with a refusal under a success.
     #[must_use]
     pub fn feedback_from_outside(mut self) -> Self {
         self.reports = false;
@@ -175,7 +175,7 @@ where
                             permit.not_sent();
                         }
                     })?;
-                    // What an error means is for RetryOn429 to find out and to tell.
+                    // `RetryOn429` classifies errors and reports them.
                     if *reports && !is_error(response.status()) {
                         permit.accepted();
                     }

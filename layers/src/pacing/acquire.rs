@@ -16,26 +16,26 @@ use super::{
 };
 use crate::context::RequestContext;
 
-/// A turn at a [`Gate`], waited for.
+/// Waits for a turn at a [`Gate`].
 ///
-/// Resolves in the poll in which the slot is taken, so whoever polls it must dispatch at once. The
-/// first in the queue holds up all behind it: it must be polled when woken. Give each its own task
-/// and never `select!` over a `&mut Acquire`.
+/// Resolves in the poll that takes the slot, so the task that polls it must dispatch at once. The
+/// first request in the queue blocks all others, so it must be polled when woken. Give each
+/// `Acquire` a task of its own, and never `select!` over a `&mut Acquire`.
 ///
 /// # Errors
 ///
-/// [`Refused`]: at the first poll if the wait would be too long or the queue is full; later only if
-/// the upstream has meanwhile asked for a pause that is too long to wait for.
+/// [`Refused`]: at the first poll if the wait would be too long or the queue is full; later if the
+/// gate drains, or if the upstream has asked for too long a pause.
 ///
 /// # Cancel safety
 ///
-/// Dropping it leaves the queue at once and spends nothing.
+/// Dropping it leaves the queue at once and uses no slot.
 #[must_use = "futures do nothing unless polled"]
 #[derive(Debug)]
 pub struct Acquire {
     gate: Gate,
     context: Option<RequestContext>,
-    /// Where it waits, and since when.
+    /// The request in the queue, and since when it waits.
     waiter: Option<(Waiter, Instant)>,
     sleep: Option<Pin<Box<Sleep>>>,
 }
@@ -50,7 +50,7 @@ impl Acquire {
         }
     }
 
-    /// Notes the dispatch of a request that has waited for so long.
+    /// Records the dispatch of a request that has waited for `waited`.
     fn dispatched(&self, permit: Permit, waited: Duration) -> Poll<Result<Permit, Refused>> {
         if let Some(context) = &self.context {
             context.add_queued(waited);

@@ -1,8 +1,9 @@
-//! Closed by the upstream: until when, and how it opens again.
+//! How long the upstream keeps the gate closed, and how the gate opens again.
 //!
-//! After a refusal nobody leaves before the upstream's instant. Then one request is the probe, and
-//! the rest wait for its answer. A probe that is refused closes the gate again, and from the second
-//! refusal in a row on only a part of every quota is used for a while.
+//! After a refusal no request leaves before the instant that the upstream asked for. Then one
+//! request is the probe, and the others wait for its response. A refused probe closes the gate
+//! again, and from the second consecutive refusal on only a fraction of every quota is used for a
+//! while.
 
 use std::{num::NonZeroUsize, time::Duration};
 
@@ -14,7 +15,8 @@ use super::feedback::Recovery;
 #[derive(Debug, Default)]
 pub(super) struct Backpressure {
     closed: Option<Closed>,
-    /// Refusals since the gate was last open; those that answer what was sent before count once.
+    /// Consecutive refusals since the gate was last open; refusals of requests sent before count
+    /// once.
     in_a_row: u32,
     shrunk_until: Option<Instant>,
     ramping_until: Option<Instant>,
@@ -25,15 +27,15 @@ pub(super) struct Backpressure {
 #[derive(Debug)]
 struct Closed {
     until: Instant,
-    /// The dispatch whose answer is waited for.
+    /// The dispatch whose response is awaited.
     probe: Option<u64>,
 }
 
-/// For this long after two refusals in a row quotas are shrunk, and after other requests of the
-/// upstream's its wish is kept.
+/// How long quotas stay reduced after two consecutive refusals, and how long a requested slowdown
+/// stays in force.
 const CAUTION: Duration = Duration::from_secs(5 * 60);
 
-/// From this refusal in a row on.
+/// Reduces quotas from this consecutive refusal on.
 const SHRINK_FROM: u32 = 2;
 
 impl Backpressure {
@@ -42,7 +44,7 @@ impl Backpressure {
         self.closed.as_ref().map(|closed| closed.until)
     }
 
-    /// Whether everybody waits for the answer to one.
+    /// Whether the others wait for the response to a probe.
     pub(super) fn is_probing(&self) -> bool {
         self.closed
             .as_ref()
@@ -61,7 +63,7 @@ impl Backpressure {
         self.exhausted_until.filter(|until| *until > now)
     }
 
-    /// How many of `most` may be in flight.
+    /// How many of `most` requests may be in flight.
     pub(super) fn at_once(&self, most: NonZeroUsize, now: Instant) -> usize {
         if self.fewer_until.is_some_and(|until| until > now) {
             (most.get() / 2).max(1)
@@ -77,7 +79,7 @@ impl Backpressure {
         }
     }
 
-    /// `dispatch_id` was answered with something else than a refusal. True if that opens the gate.
+    /// `dispatch_id` got a response that is no refusal. True if that opens the gate.
     pub(super) fn accepted(&mut self, dispatch_id: Option<u64>) -> bool {
         if !self.is_probe(dispatch_id) {
             return false;
@@ -85,7 +87,8 @@ impl Backpressure {
         if let Some(closed) = &mut self.closed
             && closed.until > Instant::now()
         {
-            // A late refusal of an earlier request wants more time than the probe's luck.
+            // A late refusal of an earlier request asks for more time, although the probe
+            // succeeded.
             closed.probe = None;
             return false;
         }
@@ -94,7 +97,7 @@ impl Backpressure {
         true
     }
 
-    /// `dispatch_id` was refused until `until`.
+    /// `dispatch_id` was refused; no request may leave before `until`.
     pub(super) fn refused(&mut self, dispatch_id: Option<u64>, until: Instant, recovery: Recovery) {
         let caution = Instant::now() + CAUTION;
         if self.closed.is_none() || self.is_probe(dispatch_id) {
@@ -120,7 +123,8 @@ impl Backpressure {
         self.exhausted_until = self.exhausted_until.max(Some(until));
     }
 
-    /// `dispatch_id` ended without an answer that says anything; if it was the probe, the next one is.
+    /// `dispatch_id` ended without a conclusive response; if it was the probe, the next dispatch
+    /// is.
     pub(super) fn lost(&mut self, dispatch_id: u64) {
         if self.is_probe(Some(dispatch_id))
             && let Some(closed) = &mut self.closed

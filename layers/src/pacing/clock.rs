@@ -1,4 +1,4 @@
-//! governor's clock over tokio's, so that a paused clock stops it too.
+//! governor's clock over tokio's, so that pausing tokio's clock stops it too.
 
 use std::{ops::Add, time::Duration};
 
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TokioClock;
 
-/// A reading of tokio's clock.
+/// An instant of tokio's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ClockInstant(pub(super) Instant);
 

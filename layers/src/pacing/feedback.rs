@@ -1,7 +1,7 @@
-//! What is told to whoever paces an account when its upstream speaks up.
+//! How a gate learns what the upstream responded.
 //!
-//! [`RetryOn429`](crate::RetryOn429Layer) reads answers and tells; the
-//! [`Gate`](super::Gate) of [`JitterThrottle`](crate::JitterThrottleLayer) listens.
+//! [`RetryOn429`](crate::RetryOn429Layer) classifies responses and reports them to the
+//! [`Gate`](super::Gate) of [`JitterThrottle`](crate::JitterThrottleLayer).
 
 use std::{fmt, time::Duration};
 
@@ -9,25 +9,25 @@ use tokio::time::Instant;
 
 use crate::context::RequestContext;
 
-/// Paces an account and wants to know how its upstream answers.
+/// Paces an account and receives reports of its upstream's responses.
 ///
-/// `request` is the one that was answered; it tells the answer to a probe from the late answer to
-/// one that was sent before.
+/// `request` is the request that got the response; it distinguishes the response to a probe from a
+/// late response to an earlier request.
 pub trait Feedback: fmt::Debug + Send + Sync {
-    /// The upstream took the request on, whatever it made of it.
+    /// The upstream accepted the request, even if it then failed.
     fn accepted(&self, request: &RequestContext);
 
-    /// The upstream wants no more requests before `until`.
+    /// The upstream accepts no request before `until`.
     fn refused(&self, request: &RequestContext, until: Instant, recovery: Recovery);
 
-    /// Nothing will be taken before `until`, and nobody should wait for it.
+    /// The quota is exhausted until `until`; no request should wait for it.
     fn exhausted(&self, until: Instant);
 
-    /// How long a request that comes now would wait.
+    /// How long a request that arrives now would wait.
     fn estimate(&self) -> Duration;
 }
 
-/// How to go on once a refusal is over.
+/// How to continue once a refusal is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recovery {
     /// With half as many requests in flight, for a while.

@@ -10,17 +10,17 @@ use super::{
     settings::{Busy, Pacing},
 };
 
-/// Knows when the next dispatch may be, as far as the gap decides.
+/// Knows when the gap allows the next dispatch.
 #[derive(Debug)]
 pub(super) struct Gap {
     interval: Interval,
     not_before: Instant,
-    /// The latest dispatches, as many as decide whether it is a busy time.
+    /// The latest dispatches, as many as decide whether to use the busy jitter.
     recent: VecDeque<Instant>,
     rng: StdRng,
 }
 
-/// What a gap is stretched by after the upstream said that the rate grew too quickly.
+/// Stretches gaps after the upstream reported that the rate grew too quickly.
 const RAMP: u32 = 2;
 
 impl Gap {
@@ -37,19 +37,20 @@ impl Gap {
         self.not_before
     }
 
-    /// Takes the cell of the minimum interval, or says when there will be one.
+    /// Takes the cell of the minimum interval, or returns when there will be one.
     pub(super) fn take_interval(&self) -> Result<(), Instant> {
         self.interval.take()
     }
 
-    /// Somebody comes and nobody waits. Only the imitation of a plugin's delay makes it wait.
+    /// A request arrives at an empty queue. Only `idle_jitter`, which imitates a plugin's delay,
+    /// makes it wait.
     pub(super) fn start_from_idle(&mut self, pacing: &Pacing, now: Instant) {
         if pacing.idle_jitter && self.not_before <= now {
             self.not_before = now + self.rng.random_range(pacing.jitter.clone());
         }
     }
 
-    /// One is being dispatched: draws the gap to the next.
+    /// A request is being dispatched: draws the gap to the next.
     pub(super) fn dispatched(&mut self, pacing: &Pacing, slower: bool, now: Instant) {
         let jitter = match &pacing.busy {
             Some(busy) if self.is_busy(busy, now) => busy.jitter.clone(),

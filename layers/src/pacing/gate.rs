@@ -1,5 +1,4 @@
-//! The gate: order, jitter, cancellation and accounting around governor's arithmetic, as plain
-//! async code that knows no HTTP.
+//! The gate: order, jitter, cancellation and accounting around governor's arithmetic.
 
 use std::{
     sync::{Arc, Weak},
@@ -23,17 +22,17 @@ use super::{
 };
 use crate::context::{RequestContext, Session};
 
-/// Lets requests through one by one; clones are the same gate.
+/// Lets requests through one by one; clones share one gate.
 ///
 /// One gate belongs to one account at one upstream, never to anything a client can choose.
 #[derive(Clone, Debug)]
 pub struct Gate(Arc<GateInner>);
 
-/// A [`Gate`] that may be gone.
+/// A weak reference to a [`Gate`].
 #[derive(Clone, Debug)]
 pub struct WeakGate(Weak<GateInner>);
 
-/// A slot in flight, given back when dropped.
+/// A slot in flight, freed when dropped.
 #[derive(Debug)]
 pub struct Permit {
     gate: Gate,
@@ -41,30 +40,30 @@ pub struct Permit {
     dispatched: Instant,
 }
 
-/// Where a waiting request stands.
+/// The position of a waiting request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueuePosition {
-    /// Its place, the first being 1.
+    /// The position in the queue, the first being 1.
     pub place: usize,
-    /// How long it will still wait, about.
+    /// About how long the request will still wait.
     pub eta: Duration,
 }
 
-/// What keeps a request from being dispatched now.
+/// Why a request cannot be dispatched now.
 pub(super) enum Blocked {
-    /// Somebody will wake it.
+    /// Another request will wake it.
     ByOthers,
-    /// Nothing but time.
+    /// The request has to wait until then.
     Until(Instant),
-    /// It is not going to wait.
+    /// The request must not wait any longer.
     Refused(Refused),
 }
 
-/// What comes of entering.
+/// The outcome of entering the gate.
 pub(super) enum Admission {
-    /// Nobody waits and nothing holds it: it need not wait either.
+    /// The request need not wait: the queue is empty and nothing blocks it.
     Dispatched(Permit),
-    /// From now on.
+    /// The request waits from then on.
     Waiting(Waiter, Instant),
 }
 
@@ -90,12 +89,12 @@ struct GateState {
 // === impl Gate ===
 
 impl Gate {
-    /// A gate that obeys `pacing` and draws jitter from `rng`.
+    /// A gate with `pacing` that draws jitter from `rng`.
     pub fn new(pacing: Pacing, rng: StdRng) -> Self {
         Self::with_ledgers(pacing, Vec::new(), rng)
     }
 
-    /// A gate that obeys `pacing` and every one of `quotas`.
+    /// A gate with `pacing` that also asks every one of `ledgers`.
     pub fn with_ledgers(pacing: Pacing, ledgers: Vec<Arc<dyn Ledger>>, rng: StdRng) -> Self {
         let state = GateState {
             queue: Queue::new(pacing.order),
@@ -114,13 +113,13 @@ impl Gate {
         }))
     }
 
-    /// A turn for a request with `progress`. With one that has been through this gate before, the
-    /// request goes before everybody and is not refused for the length of the queue.
+    /// A turn for a request with `context`. If the context has been through this gate before, the
+    /// request is a retry: it goes first and is not refused for the length of the queue.
     pub fn acquire(&self, context: Option<RequestContext>) -> Acquire {
         Acquire::new(self.clone(), context)
     }
 
-    /// Where the request with `progress` stands, if it is waiting here.
+    /// The position of the request with `context`, if it is waiting here.
     pub fn queue_position(&self, context: &RequestContext) -> Option<QueuePosition> {
         let state = self.lock();
         let ahead = state.queue.ahead_of(context.sequence()?)?;
@@ -135,11 +134,11 @@ impl Gate {
     pub fn drain(&self) {
         let mut state = self.lock();
         state.draining = true;
-        // Each one that leaves wakes the next.
+        // Each request that leaves wakes the next.
         state.queue.wake_first();
     }
 
-    /// This gate, without keeping it alive.
+    /// A weak reference to this gate.
     pub fn downgrade(&self) -> WeakGate {
         WeakGate(Arc::downgrade(&self.0))
     }
@@ -159,10 +158,10 @@ impl Gate {
         self.lock().dispatched
     }
 
-    /// Lets a request in: at once, or to a place in the queue.
+    /// Dispatches a request at once, or puts it into the queue.
     pub(super) fn enter(&self, context: Option<&RequestContext>) -> Result<Admission, Refused> {
         let mut state = self.lock();
-        // Read under the lock and once: nobody can have come between this and the dispatch.
+        // Read once, under the lock: no other request can enter between this and the dispatch.
         let now = Instant::now();
         let session = context.and_then(RequestContext::session);
         let kept = context.and_then(RequestContext::sequence);
@@ -200,7 +199,7 @@ impl Gate {
         Ok(Admission::Waiting(waiter, now))
     }
 
-    /// Dispatches the waiter `waiter` if it is its turn.
+    /// Dispatches `waiter` if it is its turn.
     pub(super) fn dispatch(&self, waiter: &Waiter, waker: &Waker) -> Result<Permit, Blocked> {
         let mut state = self.lock();
         let now = Instant::now();
@@ -228,13 +227,14 @@ impl Gate {
         }
     }
 
-    /// Whether a newcomer need not wait. One that imitates a plugin's delay always does.
+    /// Whether a new request need not wait. With `idle_jitter` every request waits.
     fn may_skip_queue(&self, state: &GateState, now: Instant) -> bool {
         let is_blocked = || self.blocked_by(state, now).is_some();
         state.queue.len() == 0 && !self.0.pacing.idle_jitter && !is_blocked()
     }
 
-    /// Takes the slot of the dispatch `dispatch_id`. What a quota writes down is no earlier than `now`.
+    /// Takes the slot of the dispatch `dispatch_id`. The instant that a ledger records is no
+    /// earlier than `now`.
     fn take_slot(&self, state: &mut GateState, dispatch_id: u64, now: Instant) -> Permit {
         for ledger in &self.0.ledgers {
             ledger.record();
@@ -242,7 +242,7 @@ impl Gate {
         state.in_flight += 1;
         state.dispatched += 1;
         let slower = state.backpressure.is_ramping(now);
-        // A quota may have written to a disk meanwhile, and the gap begins when the request leaves.
+        // A ledger may have written to disk meanwhile, and the gap begins when the request leaves.
         let left = if self.0.ledgers.is_empty() {
             now
         } else {
@@ -257,7 +257,7 @@ impl Gate {
         }
     }
 
-    /// What keeps the waiter `waiter`, without taking anything.
+    /// Why `waiter` cannot be dispatched now, without taking anything.
     fn blocked(&self, state: &GateState, waiter: &Waiter, now: Instant) -> Option<Blocked> {
         if !state.queue.is_first(waiter.position) {
             return Some(Blocked::ByOthers);
@@ -265,7 +265,7 @@ impl Gate {
         self.blocked_by(state, now)
     }
 
-    /// What keeps whoever is first.
+    /// Why the first request cannot be dispatched now.
     fn blocked_by(&self, state: &GateState, now: Instant) -> Option<Blocked> {
         if self.is_full(state, now) {
             return Some(Blocked::ByOthers);
@@ -290,8 +290,8 @@ impl Gate {
         state.backpressure.is_probing().then_some(Blocked::ByOthers)
     }
 
-    /// Whether one more may wait. What nobody can know, how long those in flight will take, counts
-    /// as nothing.
+    /// Whether one more request may wait. How long those in flight will take is unknown and counts
+    /// as zero.
     fn admit(
         &self,
         state: &GateState,
@@ -317,7 +317,7 @@ impl Gate {
         Ok(())
     }
 
-    /// How long a request waits that has `ahead` others before it.
+    /// How long a request waits with `ahead` others before it.
     fn estimate_with(&self, state: &GateState, ahead: usize, now: Instant) -> Duration {
         let places = u32::try_from(ahead).unwrap_or(u32::MAX);
         let gaps = self.0.pacing.mean_gap(ahead).saturating_mul(places);
@@ -327,12 +327,12 @@ impl Gate {
         at.duration_since(now)
     }
 
-    /// When all quotas have room for a dispatch with `ahead` others before it; `None` is at once.
+    /// When all ledgers allow a dispatch with `ahead` others before it; `None` is at once.
     fn next_slot(&self, state: &GateState, ahead: usize, now: Instant) -> Option<Instant> {
         let ledgers = self.0.ledgers.iter();
         let rooms = ledgers.filter_map(|ledger| match state.backpressure.shrunk_until(now) {
             None => ledger.next_slot(ahead, Fraction::WHOLE),
-            // Shrunk for as long as that lasts, and no longer.
+            // Quotas are reduced until `end`, and no longer.
             Some(end) => {
                 let shrunk = ledger.next_slot(ahead, Fraction::SHRUNK)?;
                 let whole = ledger.next_slot(ahead, Fraction::WHOLE);
@@ -365,7 +365,7 @@ impl Feedback for Gate {
         state
             .backpressure
             .refused(request.dispatch_id(), until, recovery);
-        // Whoever is first may find that it is not going to wait that long.
+        // The first request may find that the wait is now too long.
         state.queue.wake_first();
     }
 
@@ -396,7 +396,7 @@ impl GateState {
 // === impl WeakGate ===
 
 impl WeakGate {
-    /// The gate, if anything still holds it.
+    /// The gate, if it has not been dropped.
     pub fn upgrade(&self) -> Option<Gate> {
         self.0.upgrade().map(Gate)
     }
@@ -405,13 +405,14 @@ impl WeakGate {
 // === impl Permit ===
 
 impl Permit {
-    /// Which dispatch this is, for [`RequestContext`] to remember.
+    /// The number of the dispatch, for [`RequestContext`] to store.
     pub(super) fn dispatch_id(&self) -> u64 {
         self.dispatch_id
     }
 
-    /// The upstream took the request on. [`JitterThrottle`](crate::jitter_throttle::JitterThrottle) says so when a
-    /// head comes that is no error; what an error means, RetryOn429 finds out.
+    /// The upstream accepted the request.
+    /// [`JitterThrottle`](crate::jitter_throttle::JitterThrottle) reports that for a response that
+    /// is no error; `RetryOn429` classifies errors.
     pub fn accepted(&self) {
         let mut state = self.gate.lock();
         if state.backpressure.accepted(Some(self.dispatch_id)) {
@@ -419,7 +420,7 @@ impl Permit {
         }
     }
 
-    /// The request never reached the upstream, so that one has not counted it.
+    /// The request never reached the upstream, so the upstream has not counted it.
     pub(crate) fn not_sent(&self) {
         for ledger in &self.gate.0.ledgers {
             ledger.refund(self.dispatched);

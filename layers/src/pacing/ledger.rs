@@ -1,4 +1,4 @@
-//! Rates: the interval kept by governor, and quotas over longer times.
+//! Rates: the interval, kept by governor, and quotas over longer times.
 
 use std::{collections::VecDeque, fmt, num::NonZeroUsize, time::Duration};
 
@@ -12,20 +12,19 @@ use tokio::time::Instant;
 
 use super::clock::{ClockInstant, TokioClock};
 
-/// So many dispatches in some time. The gate asks and tells it under its own lock, one call at a
-/// time.
+/// A number of dispatches in some time. The gate calls it under its own lock, one call at a time.
 pub trait Ledger: fmt::Debug + Send + Sync {
     /// The earliest instant for a dispatch that has `ahead` others before it, if only `share` of
     /// the limit may be used; `None` is at once.
     fn next_slot(&self, ahead: usize, share: Fraction) -> Option<Instant>;
 
-    /// One more is being dispatched, and leaves when this returns. Called in the poll that calls
+    /// A request is being dispatched, and leaves when this returns. Called in the poll that calls
     /// the inner service.
     fn record(&self);
 
-    /// The dispatch at `spent` was not used: no connection was made, so nobody counted it. For quotas
-    /// that are counted by the upstream alone; one that also limits the rate keeps what was spent,
-    /// and so does one whose period has changed since.
+    /// The dispatch at `spent` never reached the upstream, so the upstream has not counted it. A
+    /// quota that only the upstream counts takes it back. A quota that also limits the rate keeps
+    /// it, and so does a quota whose period has changed since.
     fn refund(&self, spent: Instant) {
         let _kept = spent;
     }
@@ -37,10 +36,10 @@ pub struct Fraction {
     tenths: usize,
 }
 
-/// At most so many dispatches in *any* stretch of some length.
+/// At most a number of dispatches in *any* window of some length.
 ///
-/// Exact: it keeps the instant of each dispatch for as long as it counts. governor's own quota
-/// would admit nearly twice the limit in some stretches, or half of it at a steady rate.
+/// Exact: it stores the instant of each dispatch for as long as it counts. governor's own quota
+/// would admit nearly twice the limit in some windows, or half of it at a steady rate.
 #[derive(Debug)]
 pub struct Window {
     requests: NonZeroUsize,
@@ -57,13 +56,13 @@ pub(super) struct Interval(
 // === impl Fraction ===
 
 impl Fraction {
-    /// All of it.
+    /// The whole limit.
     pub const WHOLE: Self = Self { tenths: 10 };
 
-    /// After two refusals in a row: ×0.7.
+    /// 70 % of the limit, after two consecutive refusals.
     pub const SHRUNK: Self = Self { tenths: 7 };
 
-    /// The share of `limit`, rounded down, and at least one.
+    /// This fraction of `limit`, rounded down, and at least one.
     pub fn of(self, limit: NonZeroUsize) -> usize {
         (limit.get().saturating_mul(self.tenths) / 10).max(1)
     }
@@ -95,8 +94,8 @@ impl Ledger for Window {
     fn next_slot(&self, ahead: usize, share: Fraction) -> Option<Instant> {
         let limit = share.of(self.requests);
         let log = self.log();
-        // The dispatch `limit` places earlier has to leave the window first. If that one is still
-        // to come, it in turn waits for an earlier one: a whole window later for each round.
+        // The dispatch `limit` places earlier has to leave the window first. If it is still to
+        // come, it waits in turn for an earlier one: a whole window later for each round.
         let (rounds, ahead) = (ahead / limit, ahead % limit);
         let first = (log.len() + ahead)
             .checked_sub(limit)
@@ -124,7 +123,7 @@ impl Interval {
         )
     }
 
-    /// Takes a cell, or says when there will be one.
+    /// Takes a cell, or returns when there will be one.
     pub(super) fn take(&self) -> Result<(), Instant> {
         let Some(limiter) = &self.0 else {
             return Ok(());

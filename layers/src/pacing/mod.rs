@@ -1,8 +1,9 @@
-//! The gate: which request may leave now, as plain async code that knows no HTTP.
+//! The gate: decides which request may leave now, as plain async code that knows no HTTP.
 //!
-//! [`JitterThrottle`](crate::JitterThrottleLayer) is its tower face, and says what it promises.
-//! [`RetryOn429`](crate::RetryOn429Layer) tells it by [`Feedback`] what the upstream has said. It asks
-//! every [`Ledger`] for room.
+//! In come requests that wait for a turn, and reports of how the upstream responded; out go a
+//! [`Permit`] for each dispatch, or [`Refused`]. [`JitterThrottle`](crate::JitterThrottleLayer) is
+//! the layer around it and states its guarantees; [`RetryOn429`](crate::RetryOn429Layer) reports to
+//! it by [`Feedback`]. It asks every [`Ledger`] for the next slot.
 
 mod acquire;
 mod backpressure;

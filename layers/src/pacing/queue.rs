@@ -1,4 +1,4 @@
-//! Who is next.
+//! The order of waiting requests.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -8,10 +8,10 @@ use std::{
 
 use crate::context::Session;
 
-/// Who goes first.
+/// The order in which requests leave.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Order {
-    /// Sessions take turns; first come, first served within one, its own requests before its
+    /// Sessions take turns; within a session first come, first served, its own requests before its
     /// sub-agents'.
     #[default]
     Fair,
@@ -19,14 +19,15 @@ pub enum Order {
     Fifo,
 }
 
-/// First by sequence, which a request keeps over its retries; then by dispatch_id, which is unique.
+/// Ordered by sequence, which a request keeps over its retries; then by dispatch_id, which is
+/// unique.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Position {
     pub(super) sequence: u64,
     pub(super) dispatch_id: u64,
 }
 
-/// A place and the line it is in.
+/// A waiting request: its position and its lane.
 #[derive(Clone, Debug)]
 pub(super) struct Waiter {
     pub(super) position: Position,
@@ -35,19 +36,20 @@ pub(super) struct Waiter {
 
 #[derive(Clone, Debug)]
 enum Lane {
-    /// Goes before everybody: it has been first once.
+    /// Goes first, because the request has already waited.
     Again,
     Own(Arc<str>),
     Child(Arc<str>),
 }
 
-/// Those who wait. `first` is found without a search; leaving costs the number of sessions at most.
+/// Waiting requests. The first one is found without a search; leaving costs at most the number of
+/// sessions.
 #[derive(Debug)]
 pub(super) struct Queue {
     order: Order,
     again: Waiters,
     sessions: HashMap<Arc<str>, Lanes>,
-    /// Sessions with someone waiting, in the order of their turns.
+    /// Sessions with a waiting request, in the order of their turns.
     turns: VecDeque<Arc<str>>,
     len: usize,
 }
@@ -73,7 +75,7 @@ impl Queue {
         }
     }
 
-    /// Adds a waiter at the end of its session's line, or before everybody if it comes `again`.
+    /// Adds a waiter at the end of its session's lane, or before all others if it comes `again`.
     pub(super) fn enter(
         &mut self,
         position: Position,
@@ -111,7 +113,7 @@ impl Queue {
         self.leave(waiter);
     }
 
-    /// Removes a waiter that has given up.
+    /// Removes a waiter that gave up.
     pub(super) fn leave(&mut self, waiter: &Waiter) {
         self.len -= 1;
         let (Lane::Own(turn) | Lane::Child(turn)) = &waiter.lane else {
@@ -157,7 +159,7 @@ impl Queue {
         }
     }
 
-    /// How many would be served before a newcomer of `session`.
+    /// How many waiters are served before a new request of `session`.
     pub(super) fn ahead_of_newcomer(&self, session: Option<&Session>) -> usize {
         let lane = self.lane(session);
         let (Lane::Own(turn) | Lane::Child(turn)) = &lane else {
@@ -170,7 +172,7 @@ impl Queue {
         self.again.len() + self.before_in_turns(turn, before)
     }
 
-    /// How many are served before the waiter with `sequence`.
+    /// How many waiters are served before the one with `sequence`.
     pub(super) fn ahead_of(&self, sequence: u64) -> Option<usize> {
         let position = |waiters: &Waiters| waiters.keys().position(|p| p.sequence == sequence);
         if let Some(before) = position(&self.again) {
@@ -183,7 +185,7 @@ impl Queue {
         })
     }
 
-    /// With `before` others of its own session ahead, how many of all sessions are.
+    /// With `before` waiters of its own session ahead, how many waiters of all sessions are.
     fn before_in_turns(&self, turn: &Arc<str>, before: usize) -> usize {
         let turns = &self.turns;
         let at = turns
@@ -248,7 +250,7 @@ impl Lanes {
 mod tests {
     use super::*;
 
-    /// Serves everybody, and says whom in which order.
+    /// Serves all waiters and returns their names in order.
     fn drain(queue: &mut Queue, waiters: &[(&'static str, Waiter)]) -> Vec<&'static str> {
         let mut served = Vec::new();
         while queue.len() > 0 {
@@ -263,7 +265,7 @@ mod tests {
         served
     }
 
-    /// Lets requests in, in order; `again` marks a retry.
+    /// Enters requests in order; `again` marks a retry.
     fn fill(
         queue: &mut Queue,
         requests: &[(&'static str, Option<Session>, bool)],

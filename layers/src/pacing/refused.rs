@@ -1,31 +1,31 @@
-//! What a gate says to a request that it does not take.
+//! Why a gate refuses a request.
 
 use std::time::Duration;
 
-/// Why a request was not let through. It took no slot.
+/// Why a request was refused. It took no slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// The gate is draining: nothing waits any more.
+    /// The gate is draining: no request waits any more.
     #[error("the gate is draining")]
     Draining,
-    /// As many requests wait as may.
+    /// The queue is full.
     #[error("{waiting} requests are waiting already")]
     QueueFull {
-        /// How many.
+        /// How many requests wait.
         waiting: usize,
-        /// How long this one would have waited.
+        /// How long this request would have waited.
         estimate: Duration,
     },
-    /// A quota is used up, and its next period begins too late to wait for it.
+    /// A quota is exhausted, and too long a wait would remain until its next period.
     #[error("the quota is used up")]
     QuotaExhausted {
-        /// How long until there is some again.
+        /// How long until the quota allows a request again.
         reset: Duration,
     },
-    /// The queue is short enough, but slow, or the upstream wants a long pause.
+    /// The queue is short enough, but slow, or the upstream asks for a long pause.
     #[error("the wait would be about {} s", estimate.as_secs())]
     WouldWaitTooLong {
-        /// How long this one would have waited.
+        /// How long this request would have waited.
         estimate: Duration,
     },
 }

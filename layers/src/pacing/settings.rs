@@ -1,13 +1,13 @@
-//! What a gate is told.
+//! The settings of a gate.
 
 use std::{num::NonZeroUsize, ops::RangeInclusive, time::Duration};
 
 use super::queue::Order;
 
-/// How requests are spaced out; see the [module documentation](super) for what is promised.
+/// How requests are spaced out; see the [module documentation](super) for the guarantees.
 ///
-/// Starts without any limit but the bounds of the queue: 128 waiters, four minutes. Quotas are
-/// given to the [`Gate`](super::Gate) beside it.
+/// By default only the queue is limited: 128 waiters, four minutes. Quotas are passed to the
+/// [`Gate`](super::Gate) separately.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pacing {
     pub(super) min_interval: Duration,
@@ -20,8 +20,8 @@ pub struct Pacing {
     pub(super) busy: Option<Busy>,
 }
 
-/// A shorter jitter for busy times: with few requests nobody minds a long gap, with many it would
-/// leave half of a quota unused.
+/// A shorter jitter for busy times: when requests are few, a long gap hardly matters; when they are
+/// many, it would leave half of a quota unused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Busy {
     /// From this many dispatches …
@@ -43,7 +43,7 @@ pub struct ReversedJitter {
 /// Waiters that fit into [`MAX_WAIT`] at a mean gap of two seconds, and a few more.
 const MAX_QUEUE: usize = 128;
 
-/// OpenCode gives up on a silent proxy after 300 s; a minute is left for the answer itself.
+/// OpenCode gives up on a silent proxy after 300 s; a minute is left for the response itself.
 const MAX_WAIT: Duration = Duration::from_secs(240);
 
 impl Pacing {
@@ -61,14 +61,14 @@ impl Pacing {
         }
     }
 
-    /// The least time between two dispatches, jitter not included.
+    /// The minimum time between two dispatches, jitter not included.
     #[must_use]
     pub fn min_interval(mut self, least: Duration) -> Self {
         self.min_interval = least;
         self
     }
 
-    /// What is added to each gap, drawn anew for each from `range`, both ends included.
+    /// Added to each gap, drawn at random for each from `range`, both ends included.
     ///
     /// # Errors
     ///
@@ -78,7 +78,7 @@ impl Pacing {
         Ok(self)
     }
 
-    /// Draws the jitter from another range while there is much to do.
+    /// Draws the jitter from another range while many requests leave.
     ///
     /// # Errors
     ///
@@ -89,43 +89,44 @@ impl Pacing {
         Ok(self)
     }
 
-    /// Who goes first.
+    /// The order in which requests leave.
     #[must_use]
     pub fn order(mut self, order: Order) -> Self {
         self.order = order;
         self
     }
 
-    /// Makes a lone request wait for its jitter too. Off by default: a request with nobody before
-    /// it leaves at once.
+    /// Makes a request wait for its jitter even if the queue is empty. Off by default: such a
+    /// request leaves at once.
     #[must_use]
     pub fn idle_jitter(mut self, on: bool) -> Self {
         self.idle_jitter = on;
         self
     }
 
-    /// The most requests in flight, each until its response body has ended. `None` is no limit.
+    /// The maximum number of requests in flight, each until its response body has ended. `None` is
+    /// no limit.
     #[must_use]
     pub fn concurrency(mut self, most: Option<NonZeroUsize>) -> Self {
         self.concurrency = most;
         self
     }
 
-    /// The most requests waiting; one more is refused.
+    /// The maximum number of waiting requests; one more is refused.
     #[must_use]
     pub fn max_queue(mut self, most: usize) -> Self {
         self.max_queue = most;
         self
     }
 
-    /// The longest estimated wait that is begun; a request that would wait longer is refused.
+    /// The longest estimated wait; a request that would wait longer is refused.
     #[must_use]
     pub fn max_wait(mut self, longest: Duration) -> Self {
         self.max_wait = longest;
         self
     }
 
-    /// The gap that a queue of `places` moves at when nothing but the interval holds it.
+    /// The mean gap in a queue of `places` while only the interval blocks it.
     pub(super) fn mean_gap(&self, places: usize) -> Duration {
         let jitter = match &self.busy {
             Some(busy) if places >= busy.from.get() => &busy.jitter,

@@ -1,4 +1,4 @@
-//! The gate's promises, on a paused clock.
+//! The gate's guarantees, on a paused clock.
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
@@ -33,12 +33,12 @@ fn gate(pacing: Pacing) -> Gate {
     Gate::new(pacing, StdRng::seed_from_u64(7))
 }
 
-/// The upstream says "slow down" to somebody who was sent long ago.
+/// The upstream refuses a request that was sent long ago.
 fn close(gate: &Gate, until: Instant) {
     gate.refused(&RequestContext::new(), until, Recovery::Same);
 }
 
-/// Sends `count` requests at once and says who left when, in the order they left.
+/// Sends `count` requests at once and returns which left when, in the order they left.
 async fn burst(gate: &Gate, count: usize) -> Vec<(usize, Instant)> {
     let left = Arc::new(Mutex::new(Vec::new()));
     let mut tasks = JoinSet::new();

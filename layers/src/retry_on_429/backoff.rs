@@ -1,20 +1,20 @@
-//! How long to wait after a connection that was never made.
+//! How long to wait after a connection that was not made.
 
 use std::time::Duration;
 
 use rand::{Rng, RngExt};
 
-/// Decorrelated jitter: each wait is drawn between the shortest and three times the one before, so
-/// that clients which failed together do not come back together.
+/// Decorrelated jitter: each wait is drawn between the shortest and three times the previous one,
+/// so that clients that failed together do not return together.
 #[derive(Debug)]
 pub(super) struct Backoff {
     previous: Duration,
 }
 
-/// Long enough for a server that restarts to be back, short enough not to be felt.
+/// Long enough for a server to restart, short enough not to be noticed.
 const SHORTEST: Duration = Duration::from_millis(500);
 
-/// Beyond this a person would rather see the error.
+/// A person would rather see the error than wait longer.
 const LONGEST: Duration = Duration::from_secs(20);
 
 impl Backoff {

@@ -1,4 +1,4 @@
-//! A response body whose beginning has been read already.
+//! A response body whose beginning has already been read.
 
 use std::{
     collections::VecDeque,
@@ -26,7 +26,8 @@ pin_project! {
 }
 
 impl<B: Body> PeekedBody<B> {
-    /// Nothing has been read: also for a stack that leaves the layer out and keeps its types.
+    /// A body of which nothing has been read, also for a stack that omits the layer and keeps its
+    /// types.
     pub fn untouched(rest: B) -> Self {
         Self {
             read: VecDeque::new(),
@@ -34,8 +35,8 @@ impl<B: Body> PeekedBody<B> {
         }
     }
 
-    /// Reads until `enough` says so of what has been read, or what comes before `deadline`. Gives the
-    /// data that was read as well.
+    /// Reads until `enough` accepts the data read so far, the body ends or `deadline` passes.
+    /// Returns the data read as well.
     pub(super) async fn peek(
         rest: B,
         deadline: Instant,
@@ -83,7 +84,8 @@ impl<B: Body> Body for PeekedBody<B> {
         self.read.is_empty() && self.rest.is_end_stream()
     }
 
-    /// A body that will still yield an error has no exact size: a server would take that for its end.
+    /// A body that will still yield an error has no exact size: a server would take the size for
+    /// its end.
     fn size_hint(&self) -> SizeHint {
         if self.read.iter().any(Result::is_err) {
             return SizeHint::default();

@@ -1,11 +1,11 @@
-//! How many retries an account can bear.
+//! Limits an account's retries.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// Keeps retries to a share of all tries, over all requests of an account; clones share the count.
+/// Limits retries to a share of all tries, over all requests of an account; clones share the count.
 ///
 /// Without it, an upstream that refuses everything would see every request three times.
 #[derive(Clone, Debug)]
@@ -21,12 +21,12 @@ struct Minute {
     retries: u32,
 }
 
-/// At the pace of one request a second, budgets per second never bind.
+/// At one request a second, a budget per second would never limit a retry.
 const WINDOW: Duration = Duration::from_secs(10 * 60);
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Retries that a quiet account may make, too.
+/// Retries that are always allowed, so that a quiet account can retry, too.
 const ALWAYS: u32 = 3;
 
 impl Budget {
@@ -37,7 +37,7 @@ impl Budget {
         }
     }
 
-    /// A request is tried for the first time, now.
+    /// Counts the first try of a request, at `now`.
     pub(super) fn count_try(&self, now: Instant) {
         self.with_current(now, |minutes| {
             if let Some(minute) = minutes.back_mut() {
@@ -46,7 +46,7 @@ impl Budget {
         });
     }
 
-    /// Takes a retry, which is a try as well, if there is one left.
+    /// Takes a retry, which counts as a try as well, if one is left.
     pub(super) fn take_retry(&self) -> bool {
         self.with_current(Instant::now(), |minutes| {
             let tries: u32 = minutes.iter().map(|minute| minute.tries).sum();

@@ -1,4 +1,4 @@
-//! What an answer means, told by whoever knows the provider.
+//! What a response means. Code that knows the provider implements [`Classify`].
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use http::{HeaderMap, StatusCode, header};
 
 use crate::pacing::Recovery;
 
-/// An answer, as far as it has been read.
+/// A response, as far as it has been read.
 #[derive(Clone, Copy, Debug)]
 pub struct PeekedResponse<'a> {
     /// Its status.
@@ -17,35 +17,35 @@ pub struct PeekedResponse<'a> {
     pub body: &'a [u8],
 }
 
-/// What an answer means for the request that got it.
+/// What a response means for its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It goes to the client untouched.
+    /// The response goes to the client unchanged.
     Pass,
-    /// The upstream did not act on the request and will take it later.
+    /// The upstream did not act on the request and will accept it later.
     Retry {
-        /// How to go on then.
+        /// How to continue then.
         recovery: Recovery,
-        /// The wait if the answer names none or a shorter one; zero leaves it to the answer.
+        /// The wait if the response names none or a shorter one; with zero the response decides.
         at_least: Duration,
     },
-    /// Something is used up: waiting for it makes no sense.
+    /// A quota is exhausted: waiting for it makes no sense.
     Exhausted {
-        /// How long until there is some again, where that is known.
+        /// How long until the quota allows a request again, if known.
         reset: Option<Duration>,
     },
 }
 
-/// Tells "slow down" from everything else.
+/// Distinguishes refusals from all other responses.
 pub trait Classify {
-    /// Whether an answer with this status is worth reading into; a status that is not goes to the
+    /// Whether to read the body of a response with this status; any other response goes to the
     /// client at once.
     fn inspects_status(&self, status: StatusCode) -> bool {
         status.is_client_error() || status.is_server_error()
     }
 
-    /// Whether an event stream may begin with an error although its status is a success. Such a
-    /// stream is held back until its first event is complete, and read.
+    /// Whether an event stream may begin with an error under a success status. Such a stream is
+    /// held back until its first event is complete and has been read.
     fn inspects_streams(&self) -> bool {
         false
     }
@@ -54,8 +54,8 @@ pub trait Classify {
     fn classify(&self, answer: &PeekedResponse<'_>) -> Verdict;
 }
 
-/// The reading of [RFC 6585 §4] and [RFC 9110 §15.6.4]: 429, and 503 with a `Retry-After`, mean
-/// "later".
+/// Classifies by [RFC 6585 §4] and [RFC 9110 §15.6.4]: 429, and 503 with a `Retry-After`, ask for a
+/// retry later.
 ///
 /// [RFC 6585 §4]: https://www.rfc-editor.org/rfc/rfc6585#section-4
 /// [RFC 9110 §15.6.4]: https://www.rfc-editor.org/rfc/rfc9110#section-15.6.4
@@ -63,7 +63,7 @@ pub trait Classify {
 pub struct StandardClassify;
 
 impl Verdict {
-    /// Wait as long as the answer says, then go on as before.
+    /// Wait as long as the response asks, then continue as before.
     pub const RETRY: Self = Self::Retry {
         recovery: Recovery::Same,
         at_least: Duration::ZERO,

@@ -1,36 +1,40 @@
-//! Waits out an upstream's "slow down" and tries again.
+//! Waits out an upstream's 429 and retries.
 //!
-//! [`RetryOn429`] asks a [`Classify`] what an error answer means. If it means "later", the request
-//! waits as long as the answer says ([`retry_after`]), a little more, and goes out again. A request
-//! that certainly never reached the upstream ([`NotSent`](crate::error::NotSent)) is tried again
-//! too, after a short back-off. Everything else goes to the client as it came: a reset after the
-//! request was sent, a 500, a 504 may all have been acted on.
+//! In comes a request; [`RetryOn429`] passes it to the inner service until a response is worth
+//! returning. It asks a [`Classify`] what an error response means. If the request may be retried
+//! later, it waits as long as the response asks ([`retry_after`]), plus jitter, and leaves again. A
+//! request that certainly never reached the upstream ([`NotSent`](crate::error::NotSent)) is
+//! retried too, after a short backoff. All other responses and errors go to the client unchanged:
+//! the upstream may have acted on a request that ended with a reset, a 500 or a 504.
 //!
-//! An event stream may begin with its refusal although its status is a success, if the [`Classify`]
-//! says so. It is held back until that is known, and if it is not tried again it goes to the client
-//! as a 429.
+//! An event stream may begin with a refusal under a success status, if the [`Classify`] says so. It
+//! is held back until its first event is known, and if it is refused and not retried, it goes to
+//! the client as a 429.
 //!
-//! "Used up" is another thing than "later": such an answer becomes the error [`Exhausted`], for the
-//! edge to say so in a way that no client retries.
+//! An exhausted quota is not retried: the response becomes the error [`Exhausted`], which the
+//! server reports in a way that no client retries.
 //!
-//! Retries, their share of all tries and the time a request is held are capped. A wait that does not fit is not begun: the
-//! answer goes to the client at once, with our own estimate as its `Retry-After`, and with
-//! `x-should-retry: false` when the retries were spent.
+//! The number of retries, their share of all tries and the time a request is held are limited. If a
+//! wait does not fit, the response goes to the client at once, with our own estimate as its
+//! `Retry-After`, and with `x-should-retry: false` when the retries are exhausted.
 //!
-//! It does not know any provider's words, and it never retries once a response head has been handed
-//! on. The beginning of an error body is read for the verdict and handed on with the rest, so the
+//! It knows no provider's words, and it never retries once the response headers have gone to the
+//! client. The beginning of an error body is read to classify it and returned with the rest, so the
 //! body type changes to [`PeekedBody`].
 //!
-//! # Order laws
+//! # Ordering
 //!
 //! Outside [`JitterThrottle`](crate::JitterThrottleLayer), so that every attempt takes its turn;
 //! outside [`TokenRefresh`](crate::TokenRefreshLayer), so that a refused replay is retried as well.
-//! With a [`Feedback`](crate::pacing::Feedback) shared with that layer, one refusal pauses
-//! everyone on the account, and the waiting is done at the gate, where the request keeps its place.
-//! It puts a [`RequestContext`](crate::context::RequestContext) into the request's extensions if none is there.
-//! The layer further in then is to leave feedback to this one
-//! ([`feedback_from_outside`](crate::JitterThrottleLayer::feedback_from_outside)): response headers do
-//! not say how an event stream begins.
+//!
+//! With a [`Feedback`](crate::pacing::Feedback) shared with
+//! [`JitterThrottle`](crate::JitterThrottleLayer), one refusal pauses all requests of the account,
+//! and a request waits at the gate, in its queue position.
+//! [`JitterThrottle`](crate::JitterThrottleLayer) then has to leave feedback to this layer
+//! ([`feedback_from_outside`](crate::JitterThrottleLayer::feedback_from_outside)): response headers
+//! do not say how an event stream begins. This layer puts a
+//! [`RequestContext`](crate::context::RequestContext) into the request's extensions if there is
+//! none.
 //!
 //! # Examples
 //!
@@ -43,7 +47,7 @@
 //! # let _ = layer;
 //! ```
 //!
-//! Customised: this upstream says 529 where others say 429.
+//! Customised: this upstream responds 529 where others respond 429.
 //!
 //! ```
 //! use std::time::Duration;
@@ -57,8 +61,8 @@
 //! struct Overloaded;
 //!
 //! impl Classify for Overloaded {
-//!     fn classify(&self, answer: &PeekedResponse<'_>) -> Verdict {
-//!         if answer.status.as_u16() == 529 { Verdict::RETRY } else { Verdict::Pass }
+//!     fn classify(&self, response: &PeekedResponse<'_>) -> Verdict {
+//!         if response.status.as_u16() == 529 { Verdict::RETRY } else { Verdict::Pass }
 //!     }
 //! }
 //!

@@ -1,4 +1,4 @@
-//! What happens once a first attempt did not simply succeed: read, decide, wait, try again.
+//! What follows a first attempt that was not a plain success: read, decide, wait, retry.
 
 use std::{
     future::poll_fn,
@@ -28,7 +28,7 @@ use crate::{
     pacing::{Feedback, Recovery},
 };
 
-/// What a layer was told.
+/// The settings of a layer.
 #[derive(Clone, Debug)]
 pub(super) struct RetryPolicy<C> {
     pub(super) classify: C,
@@ -40,32 +40,34 @@ pub(super) struct RetryPolicy<C> {
     pub(super) rng: Arc<Mutex<StdRng>>,
 }
 
-/// OpenCode drops a request that has had no head for 300 s; a minute is left for the answer.
+/// OpenCode drops a request without response headers after 300 s; a minute is left for the
+/// response.
 const MAX_HOLD: Duration = Duration::from_secs(240);
 
 /// Most limits are counted per minute.
 const DEFAULT_WAIT: Duration = Duration::from_secs(60);
 
-/// A shorter wait would find the same window still full.
+/// After a shorter wait the same window would still be full.
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 
-/// An upstream that wants more time than this does not mean "slow down": nobody waits for it, and
-/// the account does not rest longer than this on one answer's word.
+/// An upstream that asks for more time does not mean a refusal for now: no request waits for it,
+/// and one response does not pause the account for longer.
 const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);
 
 /// Longer than any provider's error document.
 const PEEK_BYTES: usize = 8 * 1024;
 
-/// An error document that takes longer than this to arrive is judged by what is there.
+/// An error document that takes longer to arrive is classified by what has arrived.
 const PEEK_TIME: Duration = Duration::from_secs(5);
 
-/// An upstream that has sent a head and then no event for so long is working, not refusing.
+/// An upstream that sends response headers and then no event for this long is working, not
+/// refusing.
 const FIRST_EVENT_TIME: Duration = Duration::from_secs(30);
 
 /// Milliseconds, as the OpenAI SDKs read and write it.
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 
-/// Obeyed by the OpenAI SDKs.
+/// The OpenAI SDKs honour it.
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 // === impl RetryPolicy ===
@@ -83,7 +85,7 @@ impl<C> RetryPolicy<C> {
         }
     }
 
-    /// Whether `response` has to be read into before anything can be said.
+    /// Whether the body of `response` has to be read to classify it.
     pub(super) fn inspects<R>(&self, response: &Response<R>) -> bool
     where
         C: Classify,
@@ -107,8 +109,7 @@ impl<C> RetryPolicy<C> {
         }
     }
 
-    /// Up to a tenth more than `wait`, so that those who were refused together do not return
-    /// together.
+    /// Adds up to a tenth to `wait`, so that requests refused together do not return together.
     fn jittered(&self, wait: Duration) -> Duration {
         wait + self.with_rng(|rng| rng.random_range(Duration::ZERO..=wait / 10))
     }
@@ -118,15 +119,15 @@ impl<C> RetryPolicy<C> {
     }
 }
 
-/// Something is used up at the upstream: no retry makes sense, and no client should try.
+/// A quota is exhausted at the upstream: no retry makes sense, and no client should try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the upstream says that a quota is used up")]
 pub struct Exhausted {
-    /// How long until there is some again, where that is known.
+    /// How long until the quota allows a request again, if known.
     pub reset: Option<Duration>,
 }
 
-/// What it takes to make another attempt.
+/// What another attempt needs.
 pub(super) struct Retry<S, C, B> {
     pub(super) service: S,
     pub(super) request: Request<B>,
@@ -134,14 +135,14 @@ pub(super) struct Retry<S, C, B> {
 }
 
 impl<S, C, B> Retry<S, C, B> {
-    /// What all attempts share.
+    /// The context that all attempts share.
     pub(super) fn context(&self) -> RequestContext {
         let extensions = self.request.extensions();
         extensions.get().cloned().unwrap_or_default()
     }
 }
 
-/// Brings a request whose first attempt ended in `outcome` to its end.
+/// Retries a request whose first attempt ended in `outcome`, until a response can be returned.
 pub(super) async fn resolve<S, C, B, R>(
     mut outcome: Result<Response<R>, BoxError>,
     retry: Retry<S, C, B>,
@@ -187,8 +188,8 @@ where
                     let own = policy.feedback.as_ref().map(|feedback| feedback.estimate());
                     return Ok(return_refusal(response, own.unwrap_or(delay), spent));
                 }
-                // Whatever the refused answer holds, such as a slot in flight, is free before the
-                // wait begins.
+                // Frees what the refused response holds, such as a slot in flight, before the wait
+                // begins.
                 drop(response);
                 debug!(retries, ?delay, "Retrying after a refusal");
                 if policy.feedback.is_none() {
@@ -262,14 +263,14 @@ where
     }
 }
 
-/// Whether the first event has been read whole, or more than any error event is long.
+/// Whether the first event is complete, or longer than any error event.
 fn holds_an_event(read: &[u8]) -> bool {
     read.len() >= PEEK_BYTES || sse::first_event(read).is_complete
 }
 
-/// Gives a "slow down" to the client, with our own word on when to come back.
+/// Returns a refusal to the client, with our own estimate of when to retry.
 fn return_refusal<R>(mut response: Response<R>, estimate: Duration, spent: bool) -> Response<R> {
-    // A stream that begins with its refusal: nobody looks for `Retry-After` under a success.
+    // A stream that begins with a refusal: clients ignore `Retry-After` under a success.
     if response.status().is_success() {
         *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
     }

@@ -1,7 +1,7 @@
-//! How long an answer asks to wait, in every form that is found in the wild.
+//! How long a response asks to wait, in every form found in the wild.
 //!
-//! Pure functions over headers and text. Whatever is not a sensible time (zero, negative, not a
-//! number, too large to count) is no answer, and the next form is tried.
+//! Pure functions over headers and text. A value that is no sensible time (zero, negative, not a
+//! number, too large) is ignored, and the next form is tried.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,8 +11,8 @@ use http::{HeaderMap, header};
 /// or one of the three date forms ([RFC 9110 §10.2.3] and §5.6.7); `x-ratelimit-reset*` whose
 /// `x-ratelimit-remaining*` is 0; a delay named in the text.
 ///
-/// Dates are measured against the answer's own `Date`, because the two clocks need not agree;
-/// `now` is used where there is none. A date in the past is zero.
+/// Dates are measured against the response's own `Date`, because the two clocks need not agree;
+/// without one, against `now`. A date in the past is zero.
 ///
 /// [RFC 9110 §10.2.3]: https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3
 pub fn requested_wait(headers: &HeaderMap, text: &str, now: SystemTime) -> Option<Duration> {
@@ -28,8 +28,8 @@ pub fn requested_wait(headers: &HeaderMap, text: &str, now: SystemTime) -> Optio
         .or_else(|| named_delay(text))
 }
 
-/// `wait` as `Retry-After` says it ([RFC 9110 §10.2.3]): whole seconds, rounded up. At least one: zero
-/// would call the client back at once.
+/// `wait` as the value of `Retry-After` ([RFC 9110 §10.2.3]): whole seconds, rounded up, at least
+/// one. Zero would make the client return at once.
 ///
 /// [RFC 9110 §10.2.3]: https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3
 pub fn delay_seconds(wait: Duration) -> u64 {
@@ -43,7 +43,7 @@ fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     })
 }
 
-/// The longest of the resets that are reached: a request needs all of them.
+/// The longest reset among the limits that are reached: a request needs all of them.
 fn rate_limit_reset<'a>(
     field: impl Fn(&str) -> Option<&'a str>,
     now: SystemTime,
@@ -57,9 +57,9 @@ fn rate_limit_reset<'a>(
 
 /// `6m0s`, seconds, or an instant as seconds or milliseconds since 1970.
 fn reset(value: &str, now: SystemTime) -> Option<Duration> {
-    /// A number of seconds beyond this is an instant: as a duration it would be thirty years.
+    /// A larger number of seconds is an instant: as a duration it would be thirty years.
     const EPOCH_SECONDS: f64 = 1e9;
-    /// And beyond this it counts milliseconds: as seconds it would be the year 5138.
+    /// A larger number counts milliseconds: as seconds it would be the year 5138.
     const EPOCH_MILLIS: f64 = 1e11;
 
     let Some(number) = positive(value) else {
@@ -96,7 +96,7 @@ fn named_delay(text: &str) -> Option<Duration> {
     })
 }
 
-/// One or more numbers with a unit each, at the start of `text`.
+/// One or more numbers, each with a unit, at the start of `text`.
 fn units(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut total = None::<Duration>;
@@ -121,7 +121,7 @@ fn split(text: &str, belongs: impl Fn(char) -> bool) -> (&str, &str) {
     text.split_at(text.find(|c| !belongs(c)).unwrap_or(text.len()))
 }
 
-/// Digits with at most one point; no sign, exponent, `inf` or `nan`, all of which `f64` would take.
+/// Digits with at most one point; `f64` would also accept a sign, an exponent, `inf` and `nan`.
 fn decimal(text: &str) -> Option<f64> {
     let plain = text
         .bytes()
@@ -129,7 +129,7 @@ fn decimal(text: &str) -> Option<f64> {
     if plain { text.parse().ok() } else { None }
 }
 
-/// Providers write 0 and -1 where they know nothing.
+/// Providers write 0 and -1 for unknown values.
 fn positive(text: &str) -> Option<f64> {
     decimal(text).filter(|number| *number > 0.0)
 }

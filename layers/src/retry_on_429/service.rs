@@ -32,7 +32,7 @@ pub struct RetryOn429Layer<C = StandardClassify> {
     policy: RetryPolicy<C>,
 }
 
-/// Waits out a "slow down" and tries again; see the [module documentation](super).
+/// Waits out a 429 and retries; see the [module documentation](super).
 #[derive(Clone, Debug)]
 pub struct RetryOn429<S, C> {
     inner: S,
@@ -65,7 +65,7 @@ pin_project! {
             #[pin]
             response: F,
         },
-        // Boxed, because a request seldom comes here.
+        // Boxed, because few requests get here.
         Resolve {
             response: Resolving<R>,
         },
@@ -77,23 +77,23 @@ type Resolving<R> = Pin<Box<dyn Future<Output = Result<Response<PeekedBody<R>>, 
 // === impl RetryOn429Layer ===
 
 impl<C> RetryOn429Layer<C> {
-    /// Asks `classify` what an answer means; two retries within four minutes, one minute's wait
-    /// where the upstream names none, no cool-down to tell.
+    /// Asks `classify` what a response means; two retries within four minutes, one minute's wait if
+    /// the upstream names none, no feedback.
     pub fn new(classify: C) -> Self {
         Self {
             policy: RetryPolicy::new(classify),
         }
     }
 
-    /// The most retries after the first attempt.
+    /// The maximum number of retries after the first attempt.
     #[must_use]
     pub fn max_retries(mut self, most: u32) -> Self {
         self.policy.max_retries = most;
         self
     }
 
-    /// The longest time a request is kept without a response head. A wait that does not fit is
-    /// not begun.
+    /// The longest time a request is held without a response. A wait that does not fit is not
+    /// begun.
     #[must_use]
     pub fn max_hold(mut self, longest: Duration) -> Self {
         self.policy.max_hold = longest;
@@ -107,16 +107,17 @@ impl<C> RetryOn429Layer<C> {
         self
     }
 
-    /// Tells `cooldown` of every answer that says something about the account, and leaves the waiting
-    /// to it, so that the request waits in its place in the order.
+    /// Reports to `feedback` every response that says something about the account, and leaves the
+    /// waiting to it, so that the request keeps its queue position.
     #[must_use]
     pub fn feedback(mut self, feedback: impl Feedback + 'static) -> Self {
         self.policy.feedback = Some(Arc::new(feedback));
         self
     }
 
-    /// The share of all tries that may be retries, 0.0 to 1.0, counted over ten minutes and over all
-    /// requests behind this layer and its clones. Three are always allowed. All by default.
+    /// The share of all tries that may be retries, 0.0 to 1.0, counted over ten minutes and over
+    /// all requests through this layer and its clones. Three retries are always allowed. 1.0 by
+    /// default.
     #[must_use]
     pub fn budget(mut self, share: f64) -> Self {
         self.policy.budget = Budget::new(share);
@@ -173,7 +174,7 @@ where
         // The ready service goes into the future; its fresh clone has not been polled.
         let fresh = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, fresh);
-        // All attempts share one, so that a retry can keep its place.
+        // All attempts share one context, so that a retry keeps its queue position.
         let _context: &mut RequestContext = request.extensions_mut().get_or_insert_default();
         let started = Instant::now();
         self.policy.budget.count_try(started);

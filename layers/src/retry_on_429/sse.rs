@@ -7,7 +7,7 @@ use http::{HeaderMap, header};
 /// The first event of a stream, as far as it has been read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FirstEvent<'a> {
-    /// Its lines with their line ends, comments included, without the empty line that ends it.
+    /// Its lines with their line endings, comments included, without the empty line that ends it.
     pub lines: &'a [u8],
     /// Whether the empty line that ends it has been read.
     pub is_complete: bool,
@@ -15,8 +15,8 @@ pub struct FirstEvent<'a> {
 
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
-/// The first event in `stream` that is more than comments. Stops at its end: what is ready of a stream
-/// may be many events, and reading them all would cost more than sending them.
+/// The first event in `stream` that is more than comments. Stops at its end: the buffered data may
+/// contain many events, and reading them all would cost more than sending them.
 pub fn first_event(mut stream: &[u8]) -> FirstEvent<'_> {
     // A byte order mark is not part of the first field's name.
     while let Some(rest) = stream.strip_prefix(BYTE_ORDER_MARK) {
@@ -48,8 +48,8 @@ pub fn first_event(mut stream: &[u8]) -> FirstEvent<'_> {
     }
 }
 
-/// Whether a response with these headers is an event stream that can be read as it is: nothing here
-/// decodes it.
+/// Whether a response with these headers is an event stream without a content coding: nothing here
+/// decodes one.
 pub fn is_readable(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE);
     kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))

@@ -27,7 +27,7 @@ mod streams;
 
 type Outcome = Result<Response<Full<Bytes>>, BoxError>;
 
-/// An upstream that plays outcomes in order, then says 200, and notes when it was asked.
+/// An upstream that plays outcomes in order, then responds 200, and records when it was called.
 #[derive(Clone, Default)]
 struct Script {
     outcomes: Arc<Mutex<VecDeque<Outcome>>>,
@@ -81,7 +81,7 @@ async fn text(response: Response<PeekedBody<Full<Bytes>>>) -> Bytes {
     response.into_body().collect().await.unwrap().to_bytes()
 }
 
-/// Within the tenth of jitter that is added to every wait.
+/// Whether `waited` is `asked` plus at most a tenth of jitter.
 fn about(waited: Duration, asked: Duration) -> bool {
     (asked..=asked + asked / 10 + Duration::from_millis(1)).contains(&waited)
 }

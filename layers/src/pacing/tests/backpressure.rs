@@ -1,4 +1,4 @@
-//! The upstream's "slow down".
+//! Refusals by the upstream.
 
 use tokio::time::advance;
 use tokio_test::{assert_pending, assert_ready, task};

@@ -1,4 +1,4 @@
-//! How many wait, how long, and where they stand.
+//! The length of the queue, the longest wait and the queue position.
 
 use tokio::time::advance;
 use tokio_test::{assert_pending, task};

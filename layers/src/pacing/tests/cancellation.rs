@@ -1,4 +1,4 @@
-//! Who leaves while it waits.
+//! Requests that are dropped while they wait.
 
 use tokio_test::{assert_pending, task};
 

@@ -1,4 +1,4 @@
-//! What a gate tells those who wait when it drains.
+//! Refusals by a gate that drains.
 
 use tokio_test::{assert_pending, task};
 

@@ -1,4 +1,4 @@
-//! All of them at once.
+//! All guarantees at once.
 
 use proptest::prelude::*;
 use rand::RngExt;

@@ -1,4 +1,4 @@
-//! Who goes first.
+//! The order in which requests leave.
 
 use tokio_test::{assert_pending, task};
 

@@ -1,4 +1,4 @@
-//! Refusals that come inside an event stream, under a status that says all is well.
+//! Refusals inside an event stream, under a success status.
 
 use std::{
     future::Future,
@@ -11,7 +11,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::*;
 
-/// Takes every event stream for a refusal.
+/// Classifies every event stream as a refusal.
 #[derive(Clone)]
 struct StreamsFail;
 
@@ -25,7 +25,8 @@ impl Classify for StreamsFail {
     }
 }
 
-/// It was held back for half a minute, or until 8 KiB of it had come: no event was ever found.
+/// An unreadable stream was held back for half a minute, or until 8 KiB had arrived: no event was
+/// ever found.
 #[tokio::test(start_paused = true)]
 async fn only_a_stream_that_can_be_read_is_held_back() {
     let kind = ("content-type", "text/event-stream; charset=utf-8");
@@ -54,7 +55,7 @@ async fn a_stream_that_keeps_failing_is_handed_on_as_a_429() {
     assert_eq!(script.asked().len(), 3);
 }
 
-/// A body whose only chunk takes its time.
+/// A body whose only chunk arrives late.
 struct Late(Pin<Box<Sleep>>, Option<&'static str>);
 
 impl Body for Late {
@@ -71,7 +72,7 @@ impl Body for Late {
     }
 }
 
-/// Takes a body that says so for a refusal, also in a stream.
+/// Classifies a body by its text, also in a stream.
 #[derive(Clone)]
 struct Says;
 
@@ -111,8 +112,8 @@ fn late_upstream(
     })
 }
 
-/// The head of the probe's answer said 200 and opened the gate, two seconds before its first event
-/// closed it again: everybody who waited left in between.
+/// The response headers of the probe said 200 and opened the gate, two seconds before its first
+/// event closed it again: all waiting requests left in between.
 #[tokio::test(start_paused = true)]
 async fn a_probe_that_is_answered_with_a_stream_is_judged_by_its_first_event() {
     let gate = Gate::new(
