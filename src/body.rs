@@ -1,4 +1,4 @@
-//! The one body type that answers have once they leave a layer.
+//! The one body type of responses outside the layers.
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;

@@ -1,4 +1,4 @@
-//! How long something is waited for.
+//! A timer for consecutive waits.
 
 use std::{
     pin::Pin,
@@ -8,11 +8,11 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep};
 
-/// Limits one wait after the other with one timer. Only time spent waiting counts, so a slow reader of
-/// a response is not taken for a silent upstream.
+/// Limits one wait after the other with one timer. Only time spent waiting counts, so a client that
+/// reads slowly does not make the upstream look silent.
 ///
-/// The timer is moved only where it would go off too late, or has gone off too early: a stream of small
-/// events would otherwise move it for each of them.
+/// The timer is reset only if it would fire too late, or has fired too early: otherwise a stream of
+/// small events would reset it for each of them.
 pub(crate) struct IdleTimer {
     sleep: Pin<Box<Sleep>>,
     since: Option<Instant>,
@@ -21,7 +21,7 @@ pub(crate) struct IdleTimer {
 // === impl IdleTimer ===
 
 impl IdleTimer {
-    /// `usual` is how long a wait may last, as a rule.
+    /// `usual` is the usual limit of a wait.
     pub(crate) fn new(usual: Duration) -> Self {
         Self {
             sleep: Box::pin(sleep(usual)),
@@ -39,7 +39,7 @@ impl IdleTimer {
     pub(crate) fn poll_elapsed(&mut self, limit: Duration, cx: &mut Context<'_>) -> Poll<()> {
         let since = *self.since.get_or_insert_with(Instant::now);
         let Some(deadline) = since.checked_add(limit) else {
-            // Longer than there is time for.
+            // The limit is beyond the range of the clock.
             return Poll::Pending;
         };
         if self.sleep.deadline() > deadline {

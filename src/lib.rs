@@ -1,12 +1,13 @@
 //! pacegate: a sidecar gateway between a coding agent and a rate-limited upstream.
 //!
-//! The way of a request: `server` (sockets, TLS, hyper) → [`edge`] (checks, counts, errors as responses)
-//! → `routes` (which upstream) → [`upstreams`] (the layers that the [`config`] lists) → [`client`].
-//! `api` knows what clients speak, [`dialect`] what an upstream's responses mean. [`credentials`] and
-//! [`oauth`] hold the tokens, [`quotas`] the counts that outlive the process.
+//! The path of a request: `server` (sockets, TLS, hyper) → [`edge`] (checks, metrics, errors as
+//! responses) → `routes` (which upstream) → [`upstreams`] (the layers that the [`config`] lists) →
+//! [`client`]. `api` has the shapes that clients expect, [`dialect`] the meaning of an upstream's
+//! responses. [`credentials`] and [`oauth`] hold the tokens, [`quotas`] the counters that outlive
+//! the process.
 //!
-//! The cargo feature `tools` adds `simulator`, a fake upstream that knows nothing of the rest, `bench`,
-//! which shows what a pacing policy does, and `demo`, which shows one burst.
+//! The cargo feature `tools` adds `simulator`, a fake upstream that knows nothing of the rest;
+//! `bench`, which shows the effect of a pacing policy; and `demo`, which shows one burst.
 
 mod api;
 #[cfg(feature = "tools")]

@@ -1,19 +1,19 @@
-//! Limits that this process sets for itself: no core dumps, as many descriptors as it may have.
+//! Limits of this process: no core dumps, as many descriptors as allowed.
 
 use std::io;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Makes this process leave no core dump: a crash must not write tokens and prompts to a disk. Call it
-/// before the first secret is read.
+/// Prevents core dumps: a crash must not write tokens and prompts to a disk. Call it before the
+/// first secret is read.
 ///
-/// A limit of zero is not enough on Linux: where dumps are piped to a program, the kernel ignores
-/// it (core(5)). So the process is marked as not dumpable as well, which also closes its memory
-/// and its environment in `/proc` to every other program of the same user.
+/// On Linux a limit of zero is not enough: the kernel ignores it if dumps are piped to a program
+/// (core(5)). So the process is marked as not dumpable as well, which also closes its memory and
+/// its environment in `/proc` to other programs of the same user.
 ///
 /// # Errors
 ///
-/// What the system said; each of the two is tried in any case.
+/// The error of the system; both measures are tried in any case.
 pub fn disable_core_dumps() -> io::Result<()> {
     let limited = setrlimit(
         Resource::Core,
@@ -27,7 +27,7 @@ pub fn disable_core_dumps() -> io::Result<()> {
     Ok(limited?)
 }
 
-/// Raises the limit to what the system lets us have: the usual one, 1024, is for programs that use
+/// Raises the descriptor limit to the maximum: the default of 1024 is for programs that use
 /// `select`, and a stream takes two descriptors.
 ///
 /// # Errors
@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn leaves_neither_a_limit_above_zero_nor_a_dumpable_process() {
-        // For all tests of this process; none of them wants a dump.
+        // Applies to all tests of this process; none of them needs a dump.
         disable_core_dumps().unwrap();
         let limit = rustix::process::getrlimit(Resource::Core);
         assert_eq!((limit.current, limit.maximum), (Some(0), Some(0)));

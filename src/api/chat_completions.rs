@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::ErrorResponse;
 
-/// Paths below `/v1` whose requests make no sense without a model. Others may do without.
+/// Paths below `/v1` that require a model.
 const NEED_A_MODEL: [&str; 4] = [
     "/chat/completions",
     "/completions",
@@ -17,7 +17,7 @@ const NEED_A_MODEL: [&str; 4] = [
     "/responses",
 ];
 
-/// The parameters that routing needs; the rest of the body is only checked to be JSON.
+/// The parameters that routing needs. The rest of the body is only checked to be JSON.
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 pub(crate) struct ChatParams<'a> {
     #[serde(borrow, default, deserialize_with = "or_borrowed")]
@@ -43,10 +43,10 @@ impl<'a> ChatParams<'a> {
     ///
     /// # Errors
     ///
-    /// [`ParamsError::NotJson`] with the place of the mistake; [`ParamsError::NoModel`] where `path`
-    /// needs one.
+    /// [`ParamsError::NotJson`] with the position of the error; [`ParamsError::NoModel`] if `path`
+    /// requires one.
     pub(crate) fn of(path: &str, body: &'a [u8]) -> Result<Self, ParamsError> {
-        // SDKs post nothing at all to paths such as /batches/ID/cancel.
+        // SDKs send an empty body to paths such as /batches/ID/cancel.
         let params = if body.is_empty() {
             Self::default()
         } else {
@@ -62,9 +62,9 @@ impl<'a> ChatParams<'a> {
     ///
     /// # Errors
     ///
-    /// [`ParamsError::NotJson`] with the place of the mistake.
+    /// [`ParamsError::NotJson`] with the position of the error.
     pub(crate) fn parse(body: &'a [u8]) -> Result<Self, ParamsError> {
-        // serde would take an array for the same thing.
+        // serde would also accept an array.
         if body
             .trim_ascii_start()
             .first()
@@ -73,7 +73,7 @@ impl<'a> ChatParams<'a> {
             return Err(ParamsError::NotJson("it does not begin with {".into()));
         }
         serde_json::from_slice(body).map_err(|error| {
-            // The error's own text may quote the body; its place and kind do not.
+            // The text of the error may quote the body; its position and kind do not.
             let kind = match error.classify() {
                 serde_json::error::Category::Data => "unexpected kind of value",
                 serde_json::error::Category::Eof => "it ends too early",
@@ -85,7 +85,7 @@ impl<'a> ChatParams<'a> {
     }
 }
 
-/// serde borrows what it finds for a `Cow`, but not for an optional one.
+/// serde borrows for a `Cow`, but not for an optional one.
 fn or_borrowed<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Cow<'de, str>>, D::Error> {
@@ -96,7 +96,7 @@ fn or_borrowed<'de, D: Deserializer<'de>>(
     Ok(text.map(|Text(text)| text))
 }
 
-/// Some clients send null for what they leave open.
+/// Some clients send null for an unset parameter.
 fn or_false<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
@@ -121,7 +121,7 @@ pub(super) fn error(error: &ErrorResponse) -> Value {
 }
 
 /// A comment that keeps a stream alive while its request waits at `position`, or for the upstream's
-/// response if it has left the queue.
+/// response once it has left the queue.
 pub(crate) fn keep_alive(position: Option<QueuePosition>) -> Bytes {
     match position {
         Some(QueuePosition { place, eta }) => {
@@ -131,7 +131,7 @@ pub(crate) fn keep_alive(position: Option<QueuePosition>) -> Bytes {
     }
 }
 
-/// One event with `document` as its data, line by line.
+/// One event whose data is `document`, line by line.
 pub(crate) fn error_event(document: &[u8]) -> Bytes {
     let text = String::from_utf8_lossy(document);
     let lines = text.lines().map(|line| format!("data: {line}\n"));

@@ -1,9 +1,9 @@
-//! A response that pacegate makes instead of an upstream's: whose fault, may it be retried, what can
-//! the reader do.
+//! A response of pacegate's own instead of an upstream's: who is at fault, whether to retry, what
+//! the reader can do.
 //!
-//! Clients read these texts by machine. OpenCode retries a 4xx whose body holds words such as
-//! "timeout" or digits such as 502, so the texts of final errors hold neither, and none repeats what
-//! the client or the upstream sent.
+//! Programs read these texts, too. OpenCode retries a 4xx whose body contains words such as
+//! "timeout" or digits such as 502, so the texts of final errors contain neither, and none quotes
+//! the client or the upstream.
 
 use std::time::Duration;
 
@@ -15,14 +15,14 @@ use pacegate_layers::retry_on_429::retry_after::delay_seconds;
 use super::{chat_completions, retry_words::mask_retry_words};
 use crate::body::Body;
 
-/// Says that pacegate itself made this response, and why.
+/// Marks a response as pacegate's own, and says why.
 const X_PACEGATE_ERROR: HeaderName = HeaderName::from_static("x-pacegate-error");
 
-/// An error of pacegate's own, not yet in the shape of an API.
+/// An error of pacegate's own, before it takes the shape of an API.
 #[derive(Debug)]
 pub(crate) struct ErrorResponse {
     pub(crate) status: StatusCode,
-    /// A value of `x-pacegate-error`: the contract with scripts.
+    /// The value of `x-pacegate-error`, on which scripts may rely.
     pub(crate) code: &'static str,
     pub(crate) message: String,
     retry_after: Option<Duration>,
@@ -32,7 +32,7 @@ pub(crate) struct ErrorResponse {
 // === impl ErrorResponse ===
 
 impl ErrorResponse {
-    /// An error with `message`, which loses the words that clients retry on if it is final.
+    /// An error with `message`; a final error's message loses the words on which clients retry.
     pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         let mut message = message.into();
         let worth_retrying = matches!(
@@ -51,7 +51,7 @@ impl ErrorResponse {
         }
     }
 
-    /// Something broke in pacegate, and the reader can do nothing about it.
+    /// A failure inside pacegate; the reader can do nothing about it.
     pub(crate) fn internal() -> Self {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -74,7 +74,7 @@ impl ErrorResponse {
         self
     }
 
-    /// The error as a whole response.
+    /// The error as a complete response.
     pub(crate) fn into_response(self) -> Response<Body> {
         let mut response = json_response(self.status, &chat_completions::error(&self));
         let headers = response.headers_mut();
@@ -95,7 +95,7 @@ impl ErrorResponse {
     }
 }
 
-/// A whole JSON document as a response.
+/// A JSON document as a complete response.
 pub(crate) fn json_response(status: StatusCode, document: &serde_json::Value) -> Response<Body> {
     let mut response = Response::new(full(document.to_string()));
     *response.status_mut() = status;
@@ -106,7 +106,7 @@ pub(crate) fn json_response(status: StatusCode, document: &serde_json::Value) ->
     response
 }
 
-/// A body whose data is there already.
+/// A body whose data is at hand.
 pub(crate) fn full(data: impl Into<Bytes>) -> Body {
     Full::new(data.into())
         .map_err(|never| match never {})

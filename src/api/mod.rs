@@ -1,7 +1,9 @@
-//! What clients speak: the parameters that routing needs, errors, keep-alive, errors in a stream.
+//! The APIs that clients use: parameters for routing, errors, keep-alive comments, errors in a
+//! stream.
 //!
-//! In come request bodies and [`ErrorResponse`]s, out go parameters and bytes in the shape of the API
-//! that was asked. One file an API; it calls nobody, and knows neither routes nor upstreams.
+//! In come request bodies and [`ErrorResponse`]s, out go parameters, responses and events in the
+//! shape of the API. One file per API; it calls no other module, and knows neither routes nor
+//! upstreams.
 
 pub(crate) mod chat_completions;
 mod error_response;

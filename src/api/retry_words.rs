@@ -1,9 +1,9 @@
-//! Keeps the texts of final answers clear of what makes a client ask again.
+//! Removes the words on which clients retry from the texts of final errors.
 
 use std::borrow::Cow;
 
-/// OpenCode looks for these in the body of *any* 4xx, whatever its status, and retries if it finds
-/// one. A path, a size or a column can hold the digits by chance.
+/// OpenCode looks for these words in the body of *any* 4xx and retries if it finds one. A path, a
+/// size or a column can contain the digits by chance.
 pub(crate) const RETRY_WORDS: [&str; 12] = [
     "429",
     "500",
@@ -19,11 +19,11 @@ pub(crate) const RETRY_WORDS: [&str; 12] = [
     "try again later",
 ];
 
-/// `text` with an ellipsis in place of whatever would be retried.
+/// `text` with an ellipsis in place of each retry word.
 pub(super) fn mask_retry_words(text: &str) -> Cow<'_, str> {
     let mut cleared = Cow::Borrowed(text);
     for retried in RETRY_WORDS {
-        // ASCII only, so that places in the copy are places in the text.
+        // ASCII only, so that indices in the copy are indices in the text.
         while let Some(at) = cleared.to_ascii_lowercase().find(retried) {
             cleared.to_mut().replace_range(at..at + retried.len(), "…");
         }

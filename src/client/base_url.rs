@@ -1,4 +1,4 @@
-//! The base URL, taken apart once: where to connect, and what goes before every path.
+//! The base URL, parsed once: where to connect, and the prefix of every path.
 
 use http::{
     HeaderValue, Uri,
@@ -7,12 +7,12 @@ use http::{
 
 use super::error::ClientError;
 
-/// A base URL that requests can be joined to.
+/// A base URL to which requests can be joined.
 #[derive(Clone, Debug)]
 pub(super) struct BaseUrl {
     pub(super) uri: Uri,
     pub(super) origin: Origin,
-    /// What `Host` and `:authority` say: the scheme's own port is left out.
+    /// The value of `Host` and `:authority`, without the scheme's default port.
     pub(super) authority: Authority,
     pub(super) host: HeaderValue,
     /// The URL's path without a trailing slash; empty for the root.
@@ -23,7 +23,7 @@ pub(super) struct BaseUrl {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Origin {
     pub(super) https: bool,
-    /// As in the URL, lower case: an IPv6 address has its brackets.
+    /// As in the URL, in lower case; an IPv6 address has its brackets.
     pub(super) host: String,
     pub(super) port: u16,
 }
@@ -58,12 +58,12 @@ impl BaseUrl {
         })
     }
 
-    /// The URL of a request: the base's path, followed by `uri`'s path and query. Whatever `uri` says
-    /// about a scheme or a host is ignored: the destination comes from the configuration alone.
+    /// The URL of a request: the base's path, followed by `uri`'s path and query. Scheme and host
+    /// of `uri` are ignored: the configuration alone decides the destination.
     ///
     /// # Errors
     ///
-    /// If it is longer than a URI can be (65,534 bytes).
+    /// If the URL is longer than a URI can be (65,534 bytes).
     pub(super) fn url(&self, uri: &Uri) -> Result<Uri, http::Error> {
         let relative = match uri.path_and_query() {
             Some(both) if !uri.path().is_empty() => both.as_str(),
@@ -71,7 +71,7 @@ impl BaseUrl {
         };
         let needs_slash = match relative.as_bytes().first() {
             Some(b'/') => false,
-            // A query follows the base's path as it is, unless that is empty.
+            // A query directly follows the base's path, unless that is empty.
             Some(b'?') | None => self.prefix.is_empty(),
             Some(_) => true,
         };
@@ -85,7 +85,7 @@ impl BaseUrl {
     }
 }
 
-/// A URL for a message: its user info may be a password.
+/// A URL for a message, without its user info, which may contain a password.
 fn without_user_info(uri: &Uri) -> Uri {
     let mut parts = uri.clone().into_parts();
     let host = parts
@@ -109,7 +109,7 @@ impl Origin {
         }
     }
 
-    /// The URL of its root.
+    /// The URL of the origin's root.
     pub(super) fn url(&self) -> Result<Uri, http::Error> {
         Uri::builder()
             .scheme(self.scheme())

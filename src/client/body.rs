@@ -1,4 +1,4 @@
-//! The body of a response, whichever HTTP version it comes over.
+//! The body of a response over either HTTP version.
 
 use std::{
     fmt,
@@ -23,8 +23,8 @@ use crate::idle_timer::IdleTimer;
 
 /// A streaming response body.
 ///
-/// A body that ends before its framing says so, breaks or falls silent is an error after the data that
-/// did arrive, never an end. Over HTTP/1.1 reading it moves the bytes of its connection.
+/// A body that ends before its framing says so, breaks or falls silent yields an error after the
+/// data that arrived, never a clean end. Over HTTP/1.1, reading the body drives its connection.
 ///
 /// # Cancel safety
 ///
@@ -39,7 +39,7 @@ pub struct ResponseBody {
     idle_timeout: Duration,
 }
 
-/// What moves the bytes.
+/// What drives the connection.
 enum BodySource {
     /// This body's own polls. The connection is gone once it has ended or is idle again.
     H1(Option<Box<H1Connection>>, Arc<Pool>),
@@ -50,7 +50,7 @@ enum BodySource {
 // === impl ResponseBody ===
 
 impl ResponseBody {
-    /// The body that follows `head` over HTTP/1.1; its connection goes to `pool` at the end.
+    /// The body that follows `head` over HTTP/1.1; at its end the connection goes to `pool`.
     pub(super) fn over_h1(
         head: ResponseHead,
         pool: Arc<Pool>,
@@ -84,7 +84,7 @@ impl ResponseBody {
         })
     }
 
-    /// Lets go of the connection of a body that will not be polled again.
+    /// Releases the connection of a body that will not be polled again.
     fn release_at_end(&mut self) {
         if self.incoming.is_end_stream() {
             self.release();
@@ -111,14 +111,13 @@ impl ResponseBody {
         Some(Err(error))
     }
 
-    /// The next frame, moving the connection's bytes if that is this body's task.
+    /// The next frame; drives the connection if that is this body's task.
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
         let incoming = Pin::new(&mut self.incoming);
         let BodySource::H1(connection @ Some(_), _) = &mut self.source else {
             return incoming.poll_frame(cx);
         };
-        // Frames come from nowhere but the connection that is polled here, so nobody has to be woken
-        // for them.
+        // Frames come only from the connection that is polled here, so they need to wake no task.
         let unwoken = &mut Context::from_waker(Waker::noop());
         if let Some(open) = connection
             && open.poll_closed(cx).is_ready()
@@ -128,8 +127,8 @@ impl ResponseBody {
         incoming.poll_frame(unwoken)
     }
 
-    /// Whether an end of `incoming` is the end of the body. hyper also reports one for an HTTP/2
-    /// stream that was reset with `NO_ERROR` halfway.
+    /// Whether the end of `incoming` is the end of the body. hyper also reports an end for an
+    /// HTTP/2 stream that was reset with `NO_ERROR` halfway.
     fn is_complete(&self) -> bool {
         match self.source {
             BodySource::H1(..) => {

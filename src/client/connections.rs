@@ -1,4 +1,4 @@
-//! All connections to one origin, and which of them a request gets.
+//! All connections to one origin, and which one a request gets.
 
 use std::sync::{
     Arc,
@@ -17,25 +17,25 @@ use super::{
 };
 use crate::config::HttpVersion;
 
-/// The connections to one origin. They close when the last request that uses them is over and the
-/// client has turned to another origin.
+/// The connections to one origin. They close when the last request on them is over and the client
+/// has switched to another origin.
 pub(super) struct Connections {
     pub(super) connector: Connector,
     pub(super) idle: Arc<Pool>,
     shared: h2::SharedConnection,
-    /// Held while connecting to an origin that may speak HTTP/2: those who come meanwhile share
-    /// the outcome instead of opening one connection each.
+    /// Held while connecting to an origin that may speak HTTP/2: requests that arrive meanwhile
+    /// share the connection instead of opening one each.
     connecting: tokio::sync::Mutex<()>,
-    /// What ALPN said last; an origin that speaks HTTP/1.1 is connected to in parallel.
+    /// The latest ALPN result; connections to an HTTP/1.1 origin are opened in parallel.
     speaks_h1: AtomicBool,
     open: Arc<AtomicUsize>,
     tasks: TaskTracker,
 }
 
-/// Counts a connection as open while it lives.
+/// Counts an open connection until dropped.
 pub(super) struct ConnectionGuard(Arc<AtomicUsize>);
 
-/// A connection that a request may be sent on.
+/// A connection for a request.
 pub(super) enum Connected {
     H1(Box<h1::H1Connection>),
     H2(h2::Sender),
@@ -61,7 +61,7 @@ impl Connections {
         }
     }
 
-    /// A connection that has served a request before and still seems alive.
+    /// A connection that has served a request before and still seems open.
     pub(super) fn reuse(&self) -> Option<Connected> {
         if let Some(sender) = self.shared.current() {
             return Some(Connected::H2(sender));
@@ -74,8 +74,9 @@ impl Connections {
         None
     }
 
-    /// A new connection, or the shared one that somebody else has opened meanwhile. The wait for
-    /// that counts towards the time-out, else a crowd would time out one after the other.
+    /// A new connection, or the shared one that another request has opened meanwhile. Waiting for
+    /// that counts towards the time-out, or else waiting requests would time out one after the
+    /// other.
     ///
     /// # Errors
     ///

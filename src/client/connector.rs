@@ -1,4 +1,4 @@
-//! One new connection: name, TCP, proxy, TLS, all within one time-out.
+//! Opens one connection: name, TCP, proxy, TLS, all within one time-out.
 
 use std::{
     error::Error,
@@ -34,11 +34,11 @@ use super::{
 };
 use crate::config::HttpVersion;
 
-/// A silent connection is probed this often: firewalls and NATs forget one after a few minutes, and
-/// a model may think for longer than that.
+/// The interval of keep-alive probes: firewalls and NATs forget a silent connection after a few
+/// minutes, and a model may think for longer.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// Bytes to and from the upstream, with or without TLS.
+/// The byte stream to the upstream, with or without TLS.
 pub(super) type UpstreamStream = MaybeHttpsStream<TokioIo<TcpStream>>;
 
 /// Opens connections to one origin.
@@ -51,12 +51,12 @@ pub(super) struct Connector {
     tls: Arc<ClientConfig>,
 }
 
-/// How far one connection has come; clones are the same. An error by itself does not say whether it
-/// was the name or the host that failed.
+/// The stage that a connection attempt has reached; clones share it. An error alone does not tell
+/// whether the name or the host failed.
 #[derive(Clone)]
 pub(super) struct StageTracker(Arc<Mutex<Stage>>);
 
-/// The system's resolver, which tells how far it has come.
+/// The system's resolver, which reports its stage.
 #[derive(Clone)]
 struct Resolver {
     inner: GaiResolver,
@@ -71,7 +71,7 @@ impl Connector {
     ///
     /// # Errors
     ///
-    /// [`ClientError::Proxy`] if the proxy in front of it is of an unknown kind.
+    /// [`ClientError::Proxy`] if the proxy speaks an unknown protocol.
     pub(super) fn new(
         base: &BaseUrl,
         options: &ClientOptions,
@@ -87,7 +87,7 @@ impl Connector {
         })
     }
 
-    /// A connection that is ready for the first byte of HTTP.
+    /// Opens a connection that is ready for the first byte of HTTP.
     pub(super) async fn connect(&self, stage: &StageTracker) -> Result<UpstreamStream, BoxError> {
         let stream = match &self.route {
             ProxyRoute::Direct => {
@@ -113,7 +113,7 @@ impl Connector {
         Ok(stream)
     }
 
-    /// A connection to `origin` over what `tcp` opens, with TLS where its URL says so.
+    /// A connection to `origin` on a stream from `tcp`, with TLS if the origin's URL says so.
     async fn over<T>(
         &self,
         tcp: T,
@@ -134,7 +134,7 @@ impl Connector {
         connector.oneshot(origin.url()?).await
     }
 
-    /// Whether HTTP/2 was agreed on, or is known beforehand.
+    /// Whether ALPN chose HTTP/2, or the configuration says so.
     pub(super) fn speaks_h2(&self, stream: &UpstreamStream) -> bool {
         if self.origin.https {
             chose_h2(stream)
@@ -143,8 +143,8 @@ impl Connector {
         }
     }
 
-    /// What a failure at `stage` means for the request: not sent, and safe to retry, unless the
-    /// certificate does not verify, which no retry mends.
+    /// The error for a failure at `stage`: not sent, so safe to retry, unless the certificate does
+    /// not verify, which no retry fixes.
     pub(super) fn error_at(&self, stage: Stage, error: BoxError) -> BoxError {
         if let Some(reason) = refused_certificate(&*error) {
             return CertificateError {
@@ -180,7 +180,7 @@ fn refused_certificate<'a>(
     if let Some(rustls::Error::InvalidCertificate(reason)) = error.downcast_ref() {
         return Some(reason);
     }
-    // As a source an io::Error hides what it wraps.
+    // As a source, an io::Error hides the error that it wraps.
     let inner = match error.downcast_ref::<io::Error>() {
         Some(error) => error.get_ref().map(|inner| inner as &(dyn Error + 'static)),
         None => error.source(),
@@ -188,8 +188,7 @@ fn refused_certificate<'a>(
     inner.and_then(refused_certificate)
 }
 
-/// Opens TCP connections, and tells `stage` when it begins to look up a name and when it goes on with
-/// `then`.
+/// Opens TCP connections. Sets `stage` when a name look-up begins, and to `then` when it ends.
 fn tcp(stage: &StageTracker, then: Stage) -> HttpConnector<Resolver> {
     stage.set(then);
     let mut connector = HttpConnector::new_with_resolver(Resolver {

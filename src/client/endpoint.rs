@@ -1,4 +1,4 @@
-//! Where requests go, and what one must look like there.
+//! Where requests go, and the form they need there.
 
 use std::sync::Arc;
 
@@ -22,13 +22,13 @@ impl Endpoint {
         Self { base, connections }
     }
 
-    /// Makes `request` one to `url`, a URL of this target, over HTTP/1.1. `host` keeps its place if it
-    /// has one.
+    /// Prepares `request` for `url`, a URL of this endpoint, over HTTP/1.1. A `host` header keeps
+    /// its position.
     pub(super) fn prepare_h1(&self, request: &mut UpstreamRequest, url: Uri) {
         *request.version_mut() = Version::HTTP_11;
         let headers = request.headers_mut();
         headers.insert(header::HOST, self.base.host.clone());
-        // The body is whole and ends by its length.
+        // The body is complete, so its length frames it.
         headers.remove(header::TRANSFER_ENCODING);
         if let ProxyRoute::Forward(proxy) = &self.connections.connector.route {
             if let Some(authorization) = &proxy.authorization {
@@ -41,7 +41,7 @@ impl Endpoint {
         set_length(request);
     }
 
-    /// The same over HTTP/2, where the URL says the host.
+    /// Prepares `request` for HTTP/2, where the URL contains the host.
     pub(super) fn prepare_h2(&self, request: &mut UpstreamRequest, url: Uri) {
         *request.version_mut() = Version::HTTP_2;
         *request.uri_mut() = url;
@@ -51,8 +51,8 @@ impl Endpoint {
     }
 }
 
-/// The body is whole, so its length is known, whatever the header says. Methods that are expected to
-/// have a body say so of an empty one, too ([RFC 9110 §8.6]).
+/// Sets the length of the body, which is complete, whatever the headers say. Methods that usually
+/// have a body also state that it is empty ([RFC 9110 §8.6]).
 ///
 /// [RFC 9110 §8.6]: https://www.rfc-editor.org/rfc/rfc9110#section-8.6
 fn set_length(request: &mut UpstreamRequest) {

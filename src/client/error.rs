@@ -1,7 +1,7 @@
-//! What can go wrong on the way to the upstream and back, one small type each.
+//! The errors on the way to the upstream and back, one small type each.
 //!
-//! None of the texts holds a secret: they name hosts and ports, never a header, a body or the user
-//! info of a URL.
+//! No text contains a secret: texts name hosts and ports, never a header, a body or the user info
+//! of a URL.
 
 use std::{fmt, path::PathBuf, time::Duration};
 
@@ -10,10 +10,10 @@ use pacegate_layers::error::BoxError;
 /// A client that cannot be built as configured.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The base URL is not one that requests can be sent to.
+    /// The base URL cannot be used for requests.
     #[error("the base URL {0} is not usable\nhint: write http:// or https:// and a host")]
     BaseUrl(http::Uri),
-    /// The `ca-file` could be read but holds no usable certificate.
+    /// The `ca-file` contains no usable certificate.
     #[error(
         "ca-file {}: {reason}\nhint: it must hold certificates in PEM form (-----BEGIN CERTIFICATE-----)",
         file.display()
@@ -21,20 +21,20 @@ pub enum ClientError {
     CaFile {
         /// The file as configured.
         file: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         reason: String,
     },
-    /// The proxy that the environment names speaks a protocol that pacegate does not.
+    /// The proxy in the environment speaks a protocol that pacegate does not.
     #[error(
         "proxy {0}: only http:// proxies are supported\nhint: check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
     )]
     Proxy(String),
-    /// The operating system has no root certificates to offer.
+    /// The operating system has no root certificates.
     #[error(
         "no root certificates found on this system\nhint: install ca-certificates, set SSL_CERT_FILE, or use roots = \"bundled\""
     )]
     SystemRoots(#[source] Option<rustls_native_certs::Error>),
-    /// The TLS library refused its own settings.
+    /// The TLS library rejected its settings.
     #[error("TLS cannot be set up")]
     Tls(#[source] rustls::Error),
     /// The `ca-file` cannot be read.
@@ -42,12 +42,12 @@ pub enum ClientError {
     UnreadableCaFile {
         /// The file as configured.
         file: PathBuf,
-        /// Why not.
+        /// The cause.
         source: std::io::Error,
     },
 }
 
-/// How far a connection had come, in the order of events.
+/// How far a connection attempt got, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// Looking up the name.
@@ -56,23 +56,23 @@ pub enum Stage {
     Connect,
     /// Reaching the proxy, or asking it for a tunnel.
     Proxy,
-    /// The TLS handshake, the choice of protocol included.
+    /// The TLS handshake, ALPN included.
     Tls,
     /// The first bytes of HTTP/2, before any request.
     Http2,
 }
 
-/// No connection: not a byte of the request has left.
+/// No connection was made: not a byte of the request was sent.
 ///
 /// It travels inside [`NotSent`](pacegate_layers::error::NotSent), so a retry is safe.
 #[derive(Debug, thiserror::Error)]
 #[error("{stage} {address} failed")]
 pub struct ConnectError {
-    /// How far it got.
+    /// The stage that failed.
     pub stage: Stage,
-    /// `host:port` of the upstream, or of the proxy while that is what fails.
+    /// `host:port` of the upstream, or of the proxy if the proxy failed.
     pub address: String,
-    /// The cause; [`ConnectTimeout`] if it was given up.
+    /// The cause; [`ConnectTimeout`] after a time-out.
     pub source: BoxError,
 }
 
@@ -81,17 +81,17 @@ pub struct ConnectError {
 #[error("no connection within {0:?}")]
 pub struct ConnectTimeout(pub Duration);
 
-/// The upstream showed a certificate that does not verify. Trying again does not help.
+/// The upstream's certificate does not verify. A retry does not help.
 #[derive(Debug, thiserror::Error)]
 #[error("the certificate of {host} was not accepted: {reason}\nhint: {}", self.hint())]
 pub struct CertificateError {
-    /// The name that was asked for.
+    /// The requested name.
     pub host: String,
     /// What is wrong with the certificate.
     pub reason: rustls::CertificateError,
 }
 
-/// No response head within `head-timeout`; the upstream may have acted on the request.
+/// No response headers within `head-timeout`; the upstream may have acted on the request.
 #[derive(Debug, thiserror::Error)]
 #[error("no response head from {address} within {after:?}")]
 pub struct HeadTimeout {
@@ -101,8 +101,8 @@ pub struct HeadTimeout {
     pub after: Duration,
 }
 
-/// The head of the response is larger than `max-head`, or has more fields than hyper takes (100); the
-/// upstream has acted on the request.
+/// The response headers are larger than `max-head`, or more than hyper accepts (100); the upstream
+/// has acted on the request.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the head of the upstream's response is larger than max-head allows ({most}), or has more than \
@@ -113,8 +113,8 @@ pub struct HeadTooLarge {
     pub most: bytesize::ByteSize,
 }
 
-/// The connection broke, or something that is not HTTP came, before a response head; the upstream
-/// may have acted on the request.
+/// The connection broke, or sent something that is not HTTP, before a response; the upstream may
+/// have acted on the request.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection to {address} broke before a response head came")]
 pub struct ConnectionLost {
@@ -124,7 +124,7 @@ pub struct ConnectionLost {
     pub source: BoxError,
 }
 
-/// The upstream answered 101 to a request that asked for no other protocol.
+/// The upstream responded 101 to a request that asked for no other protocol.
 #[derive(Debug, thiserror::Error)]
 #[error("{address} switched to another protocol, which nobody asked for")]
 pub struct UnexpectedUpgrade {
@@ -137,7 +137,7 @@ pub struct UnexpectedUpgrade {
 #[error("both a content-length and a transfer coding")]
 pub struct AmbiguousLength;
 
-/// A response in a transfer coding that is not `chunked` alone.
+/// A response with a transfer coding other than `chunked` alone.
 #[derive(Debug, thiserror::Error)]
 #[error("a transfer coding other than chunked alone")]
 pub struct UnknownCoding;

@@ -1,4 +1,4 @@
-//! From a request that was handed to a connection to the head of its response.
+//! From a request on a connection to its response headers.
 
 use std::{
     future::{Future, poll_fn},
@@ -21,15 +21,15 @@ use super::{
 };
 use crate::idle_timer::IdleTimer;
 
-/// A request with its whole body, so that sending it again is a cheap clone.
+/// A request with its whole body, so that a clone for a retry is cheap.
 pub(super) type UpstreamRequest = Request<Full<Bytes>>;
 
-/// Why no response head came.
+/// Why there are no response headers.
 #[derive(Debug)]
 pub(super) enum ExchangeError {
     /// The connection broke; the upstream may have seen the request.
     ConnectionLost(BoxError),
-    /// The head is larger than `max-head`.
+    /// The headers are larger than `max-head`.
     HeadTooLarge,
     /// The upstream switched to another protocol, which the request did not ask for.
     UnexpectedUpgrade,
@@ -39,7 +39,7 @@ pub(super) enum ExchangeError {
     Unsent(Box<UpstreamRequest>),
 }
 
-/// A response head, and what comes with it.
+/// Response headers, and the connection and timer for the body.
 pub(super) struct ResponseHead {
     pub(super) response: Response<Incoming>,
     /// The HTTP/1.1 connection that the body comes over, unless it has ended.
@@ -47,11 +47,10 @@ pub(super) struct ResponseHead {
     pub(super) timer: IdleTimer,
 }
 
-/// What a head may take beside its fields.
+/// The space for a status line beside the headers.
 pub(super) const STATUS_LINE: usize = 1024;
 
-/// Waits for `response`, for at most `timeout`, and moves the bytes of an HTTP/1.1 `connection`
-/// meanwhile.
+/// Waits for `response`, for at most `timeout`, and drives an HTTP/1.1 `connection` meanwhile.
 ///
 /// # Cancel safety
 ///
@@ -63,18 +62,18 @@ pub(super) async fn head(
     timeout: Duration,
 ) -> Result<ResponseHead, ExchangeError> {
     let mut timer = IdleTimer::new(timeout);
-    // Unconstrained, because tokio's budget would end with a wake-up of the waker below, which may
-    // be none.
+    // Unconstrained, because at the end of tokio's budget the future would wake the waker below,
+    // which may be a no-op.
     let mut response = pin!(unconstrained(response));
     let outcome = poll_fn(|cx| {
         if let Some(open) = &mut connection
             && open.poll_closed(cx).is_ready()
         {
-            // Dropping it makes hyper give back a request that is still in its queue.
+            // Dropping it makes hyper return a request that is still in its queue.
             connection = None;
         }
-        // The response comes from nowhere but the connection that has just been polled: a wake-up for
-        // it would be a second poll.
+        // The response comes only from the connection that has just been polled; a wake-up would
+        // cause a second poll.
         let waker = match connection {
             Some(_) => Waker::noop(),
             None => cx.waker(),
@@ -113,8 +112,7 @@ pub(super) async fn head(
     })
 }
 
-/// What the fields of a head take in HTTP/1.1: `name: value` and a line end each, and one more at the
-/// end.
+/// The size of headers in HTTP/1.1: `name: value` and a line ending each, and a final line ending.
 fn header_size(headers: &HeaderMap) -> usize {
     let field = |(name, value): (&HeaderName, &HeaderValue)| {
         name.as_str().len() + value.len() + ": \r\n".len()
@@ -122,8 +120,8 @@ fn header_size(headers: &HeaderMap) -> usize {
     headers.iter().map(field).sum::<usize>() + "\r\n".len()
 }
 
-/// Refuses what hyper reads in one of two possible ways, as [RFC 9112 §6.1] allows: the next hop must
-/// not read it in the other. A length that is there several times is kept once.
+/// Refuses a framing that hyper may read in one of two ways, as [RFC 9112 §6.1] allows: the next
+/// hop must not read it in the other. Repeated equal lengths are merged.
 ///
 /// [RFC 9112 §6.1]: https://www.rfc-editor.org/rfc/rfc9112#section-6.1
 fn check_framing(response: &mut Response<Incoming>) -> Result<(), BoxError> {
@@ -144,8 +142,8 @@ fn check_framing(response: &mut Response<Incoming>) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Keeps a length that is there several times once. Where there is no body hyper has not compared them:
-/// lengths that differ go.
+/// Merges repeated equal lengths. hyper does not compare them if there is no body: lengths that
+/// differ are removed.
 fn keep_one_length(headers: &mut HeaderMap) {
     let mut lengths = headers
         .get_all(header::CONTENT_LENGTH)

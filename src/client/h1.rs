@@ -1,6 +1,6 @@
-//! HTTP/1.1: hyper's connection (`hyper::client::conn::http1`), polled by the task that waits for the
-//! response and then by the one that reads the body. It has no task of its own, so a chunk costs no task
-//! switch.
+//! HTTP/1.1: hyper's connection (`hyper::client::conn::http1`), polled by the task that waits for
+//! the response and then by the task that reads the body. It has no task of its own, so a chunk
+//! costs no task switch.
 
 use std::{
     future::Future,
@@ -22,7 +22,7 @@ use super::{
     exchange::{STATUS_LINE, UpstreamRequest},
 };
 
-/// One connection: where requests go in, and the machine that moves the bytes. Dropping it closes it.
+/// One connection: its request sender and its driver. Dropping it closes the connection.
 pub(super) struct H1Connection {
     sender: http1::SendRequest<Full<Bytes>>,
     driver: http1::Connection<UpstreamStream, Full<Bytes>>,
@@ -42,7 +42,7 @@ impl H1Connection {
         open: ConnectionGuard,
     ) -> hyper::Result<Box<Self>> {
         let (sender, driver) = http1::Builder::new()
-            // A response head has to fit into the buffer whole.
+            // Response headers have to fit into the buffer whole.
             .max_buf_size(max_head.saturating_add(STATUS_LINE).max(SMALLEST_BUFFER))
             .handshake(stream)
             .await?;
@@ -62,14 +62,14 @@ impl H1Connection {
         self.sender.try_send_request(request)
     }
 
-    /// Moves bytes. Ready once the connection has ended, for whatever reason: errors are reported to
-    /// the task that waits for a response or a body.
+    /// Drives the connection. Ready once it has ended, for any reason: the task that waits for a
+    /// response or a body gets the error.
     pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         Pin::new(&mut self.driver).poll(cx).map(drop)
     }
 
-    /// Whether another request may be sent. The poll also notices that the other side has closed the
-    /// connection. It wakes nobody: an idle connection belongs to no task.
+    /// Whether another request may be sent. The poll also notices that the upstream has closed the
+    /// connection. It wakes no task: an idle connection belongs to none.
     pub(super) fn is_reusable(&mut self) -> bool {
         let cx = &mut Context::from_waker(Waker::noop());
         self.poll_closed(cx).is_pending() && self.sender.is_ready()

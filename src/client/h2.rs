@@ -14,28 +14,28 @@ use tracing::debug;
 
 use super::{connections::ConnectionGuard, connector::UpstreamStream};
 
-/// Sends requests over a shared connection. The connection ends once no sender is left and the
-/// last response body has.
+/// Sends requests on a shared connection. The connection ends once all senders are dropped and the
+/// last response body has ended.
 pub(super) type Sender = http2::SendRequest<Full<Bytes>>;
 
-/// A connection that all requests share must not be trusted for ever: one that a firewall has
-/// silently forgotten would hold every request until its head time-out.
+/// A shared connection needs probes: if a firewall has silently forgotten it, every request would
+/// wait for its head time-out.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How much of one response may wait unread. At a round trip of 100 ms it lets 5 MB/s through.
+/// How much of one response may be buffered unread. At a round trip of 100 ms it allows 5 MB/s.
 const STREAM_WINDOW: u32 = 512 * 1024;
 
-/// How much of all together may. h2 ends a connection on which small DATA frames, as streams of tokens
-/// have them, wait unread in such a number that 256 bytes for each are more than half of this window
-/// (`data_frame_budget`); the streams' own windows are what limits the memory. Go's client has the same.
+/// How much of all responses may be. h2 ends a connection with too many small DATA frames unread:
+/// if 256 bytes for each make more than half of this window (`data_frame_budget`). Token streams
+/// have such frames; the streams' own windows limit the memory. Go's client has the same value.
 const CONNECTION_WINDOW: u32 = 1 << 30;
 
-/// The connection that is shared now, if any.
+/// The shared connection, if any.
 #[derive(Default)]
 pub(super) struct SharedConnection(Mutex<Option<Sender>>);
 
-/// Runs hyper's futures on the client's tracker.
+/// Runs hyper's tasks on the client's tracker.
 #[derive(Clone)]
 struct TrackedExecutor(TaskTracker);
 
@@ -53,7 +53,7 @@ impl SharedConnection {
     }
 }
 
-/// Begins HTTP/2 on `stream` and leaves it to a task on `tasks`.
+/// Begins HTTP/2 on `stream` and leaves the connection to a task on `tasks`.
 pub(super) async fn handshake(
     stream: UpstreamStream,
     max_head: usize,
@@ -78,15 +78,15 @@ pub(super) async fn handshake(
     Ok(sender)
 }
 
-/// `headers` without the fields that HTTP/2 forbids ([RFC 9113 §8.2.2]) or says otherwise (`host`,
-/// §8.3.1), the others in their order. (`HeaderMap::remove` would move the last field into the gap.)
+/// `headers` without those that HTTP/2 forbids ([RFC 9113 §8.2.2]) or replaces (`host`, §8.3.1),
+/// the others in order. (`HeaderMap::remove` would move the last header into the gap.)
 ///
 /// [RFC 9113 §8.2.2]: https://www.rfc-editor.org/rfc/rfc9113#section-8.2.2
 pub(super) fn without_connection_fields(headers: HeaderMap) -> HeaderMap {
     let mut kept = HeaderMap::with_capacity(headers.len());
     let mut name = None;
     for (next, value) in headers {
-        // A field that is there several times names itself only once.
+        // Only the first of several values comes with its name.
         name = next.or(name);
         if let Some(name) = &name
             && !(is_hop_by_hop(name) || name == header::HOST)

@@ -1,7 +1,11 @@
-//! The way to the upstream: an HTTP client for one base URL.
+//! An HTTP client for one upstream, or for one of its OAuth endpoints.
 //!
-//! HTTP is hyper's. An HTTP/1.1 connection is polled by the task that waits for the response, an HTTP/2
-//! connection is shared and has a task of its own.
+//! In come requests with their whole bodies, whose paths are relative to a base URL; out go
+//! response headers with a streaming body, or an [`error`] that says how far the request got. It
+//! calls hyper, the system's resolver and rustls, and nothing else of pacegate.
+//!
+//! hyper speaks HTTP. An HTTP/1.1 connection is polled by the task that waits for the response; an
+//! HTTP/2 connection is shared and has a task of its own.
 //!
 //! ```text
 //! Client ─► Endpoint ─► Connections ─► pool (idle HTTP/1.1) ─► h1 ┐
@@ -10,8 +14,8 @@
 //!                                    name, TCP, proxy, TLS
 //! ```
 //!
-//! A request that never left is told apart from one that the upstream may have seen: only the first is
-//! wrapped in [`NotSent`](pacegate_layers::error::NotSent). The errors are in [`error`].
+//! A request that was never sent is distinguished from one that the upstream may have seen: only
+//! the first is wrapped in [`NotSent`](pacegate_layers::error::NotSent).
 
 mod base_url;
 mod body;

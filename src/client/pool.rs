@@ -1,4 +1,4 @@
-//! Idle HTTP/1.1 connections to one origin, the freshest on top.
+//! Idle HTTP/1.1 connections to one origin, the latest on top.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -7,15 +7,15 @@ use tokio::time::Instant;
 
 use super::h1::H1Connection;
 
-/// More than any preset sends at once, and enough for a crowd that comes again: a connection that was
-/// closed too early costs a handshake. What goes beyond is closed, not kept.
+/// More than any preset sends at once, and enough for a repeated burst: a connection that was
+/// closed too early costs a handshake. Further connections are closed.
 const MAX_IDLE: usize = 256;
 
-/// Past this age the other side has usually hung up, and a NAT in between has forgotten the
-/// connection without a word, which nobody would notice before the head time-out.
+/// Older connections have usually been closed by the upstream, or silently forgotten by a NAT,
+/// which would only show at the head time-out.
 const MAX_IDLE_AGE: Duration = Duration::from_secs(90);
 
-/// LIFO: the most recent connection is used again and the others expire.
+/// LIFO: reuses the most recent connection and lets the others expire.
 #[derive(Default)]
 pub(super) struct Pool(Mutex<VecDeque<Idle>>);
 
@@ -27,14 +27,14 @@ struct Idle {
 // === impl Pool ===
 
 impl Pool {
-    /// The connection that was used last; the other side may have closed it since.
+    /// The most recently used connection; the upstream may have closed it since.
     pub(super) fn take(&self) -> Option<Box<H1Connection>> {
         let mut stack = self.0.lock();
         drop_expired(&mut stack, Instant::now());
         stack.pop_back().map(|idle| idle.connection)
     }
 
-    /// Keeps a connection that is ready for another request.
+    /// Stores a connection that is ready for another request.
     pub(super) fn put(&self, connection: Box<H1Connection>) {
         let since = Instant::now();
         let mut stack = self.0.lock();
@@ -52,7 +52,7 @@ impl Pool {
     }
 }
 
-/// The bottom of the stack is the oldest.
+/// The oldest connection is at the bottom of the stack.
 fn drop_expired(stack: &mut VecDeque<Idle>, now: Instant) {
     while stack
         .front()
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
     use crate::client::{connections::ConnectionGuard, connector::UpstreamStream};
 
-    /// Nobody is at their other ends; the pool does not look.
+    /// Connections whose other ends are closed; the pool does not check.
     async fn connections(number: usize, open: &Arc<AtomicUsize>) -> Vec<Box<H1Connection>> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut connections = Vec::new();

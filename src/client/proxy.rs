@@ -1,4 +1,4 @@
-//! Whether a proxy stands between us and the upstream, and how it wants to be spoken to.
+//! Whether requests go through a proxy, and how the proxy is addressed.
 
 use http::HeaderValue;
 use hyper_util::client::proxy::matcher::Matcher;
@@ -9,14 +9,14 @@ use super::{
 };
 use crate::config::{HttpVersion, is_loopback_host};
 
-/// The way to an origin.
+/// The route to an origin.
 #[derive(Clone, Debug)]
 pub(super) enum ProxyRoute {
     Direct,
-    /// Plain HTTP is handed to the proxy whole, with the complete URL in the request line
+    /// Plain HTTP goes to the proxy with the absolute URL in the request line
     /// ([RFC 9112 §3.2.2](https://www.rfc-editor.org/rfc/rfc9112#section-3.2.2)).
     Forward(Proxy),
-    /// The proxy is asked for a tunnel and sees no more than the host's name.
+    /// The proxy opens a tunnel and sees only the host's name.
     Tunnel(Proxy),
 }
 
@@ -31,11 +31,10 @@ pub(super) struct Proxy {
 // === impl ProxyRoute ===
 
 impl ProxyRoute {
-    /// What `matcher` says about `base`.
+    /// The route to `base` by the rules of `matcher`.
     ///
-    /// Loopback is exempt whatever the environment says: a proxy's loopback is another machine's,
-    /// and an `HTTP_PROXY` set for the world outside must not break a local model. (curl leaves
-    /// that to `NO_PROXY`.)
+    /// Loopback is exempt: a proxy's loopback is another machine's, and an `HTTP_PROXY` for the
+    /// Internet must not break a local model. (curl leaves that to `NO_PROXY`.)
     pub(super) fn choose(
         matcher: &Matcher,
         base: &BaseUrl,
@@ -61,7 +60,7 @@ impl ProxyRoute {
             },
             authorization: found.basic_auth().cloned(),
         };
-        // A forwarding proxy speaks HTTP/1 with us; HTTP/2 gets through in a tunnel only.
+        // pacegate speaks HTTP/1.1 with a forwarding proxy; HTTP/2 needs a tunnel.
         if base.origin.https || http == HttpVersion::H2 {
             return Ok(Self::Tunnel(proxy));
         }

@@ -1,5 +1,5 @@
-//! The client: sends a request and returns the response head. It never resends a request of which a
-//! byte was written.
+//! The client: sends a request and returns the response headers. It never resends a request of
+//! which a byte was written.
 
 use std::{
     fmt,
@@ -40,15 +40,15 @@ use crate::config::{self, HttpVersion};
 pub struct ClientOptions {
     /// Which HTTP version to speak.
     pub http: HttpVersion,
-    /// The largest response head: what its fields take in HTTP/1.1, line ends included.
+    /// The maximum size of response headers, counted as in HTTP/1.1, line endings included.
     pub max_head: usize,
-    /// The longest wait for a connection: name resolution, TCP, proxy and TLS together.
+    /// The maximum time for a connection: name resolution, TCP, proxy and TLS together.
     pub connect_timeout: Duration,
-    /// The longest wait for a response head once there is a connection.
+    /// The maximum wait for response headers on an open connection.
     pub head_timeout: Duration,
-    /// The longest silence while a response body is waited for.
+    /// The maximum silence of a response body.
     pub idle_timeout: Duration,
-    /// Whom to trust.
+    /// Which root certificates to trust.
     pub tls: config::Tls,
     /// Which hosts are reached through which proxy; loopback never is.
     pub proxy: Matcher,
@@ -56,23 +56,23 @@ pub struct ClientOptions {
 
 /// A client of one upstream; clones share connections.
 ///
-/// The path and query of a request follow the base URL's path. `Host` is set here: a value that is
-/// there already keeps its place and is replaced. Redirects are answers like any other.
+/// The path and query of a request follow the base URL's path. The client sets `Host`: an existing
+/// value is replaced in its position. It does not follow redirects.
 ///
-/// A request whose connection turned out to be closed before a byte was written goes out once more, on
-/// a fresh connection. Nothing else is ever sent twice.
+/// If a connection turns out to be closed before a byte was written, the request is sent once more,
+/// on a new connection. Nothing else is ever sent twice.
 ///
-/// If the request carries a [`RequestContext`], every call counts as one attempt.
+/// Every call counts one attempt in the request's [`RequestContext`], if there is one.
 #[derive(Clone)]
 pub struct Client(Arc<ClientInner>);
 
 struct ClientInner {
     options: ClientOptions,
     tls: Arc<ClientConfig>,
-    /// Connections that are open, to whichever origin.
+    /// Open connections, to any origin.
     open: Arc<AtomicUsize>,
     tasks: TaskTracker,
-    /// Replaced whole when the base URL is.
+    /// Replaced as a whole when the base URL changes.
     endpoint: RwLock<Arc<Endpoint>>,
 }
 
@@ -87,8 +87,8 @@ pub type ResponseFuture =
 // === impl ClientOptions ===
 
 impl ClientOptions {
-    /// The options that `upstream` is configured with, and `proxy`:
-    /// [`Matcher::from_env`] outside tests.
+    /// The options that `upstream` is configured with, and `proxy`: [`Matcher::from_env`] outside
+    /// tests.
     pub fn new(upstream: &config::Upstream, proxy: Matcher) -> Self {
         Self {
             http: upstream.http,
@@ -105,11 +105,11 @@ impl ClientOptions {
 // === impl Client ===
 
 impl Client {
-    /// A client of the upstream at `base_url`. Nothing is connected yet.
+    /// A client for the upstream at `base_url`. It does not connect yet.
     ///
     /// # Errors
     ///
-    /// [`ClientError`] says which option cannot be used.
+    /// [`ClientError`] names the option that cannot be used.
     pub fn new(base_url: Uri, options: ClientOptions) -> Result<Self, ClientError> {
         let tls = tls::client_config(&options.tls, options.http)?;
         let base = BaseUrl::new(base_url)?;
@@ -129,12 +129,12 @@ impl Client {
         })))
     }
 
-    /// Sends the requests that come from now on to `base_url`. Those under way are not disturbed;
-    /// connections are kept only if the origin stays the same.
+    /// Sends new requests to `base_url`. Requests in flight are not disturbed; connections are kept
+    /// only if the origin stays the same.
     ///
     /// # Errors
     ///
-    /// [`ClientError`] if `base_url` or the proxy in front of it cannot be used; the old one stays.
+    /// [`ClientError`] if `base_url` or its proxy cannot be used; the old base URL stays.
     pub fn set_base_url(&self, base_url: Uri) -> Result<(), ClientError> {
         let ClientInner {
             options,
@@ -155,18 +155,18 @@ impl Client {
         Ok(())
     }
 
-    /// Where requests go now.
+    /// The current base URL.
     pub fn base_url(&self) -> Uri {
         self.endpoint().base.uri.clone()
     }
 
-    /// Connections that are open now, in use or not.
+    /// The number of open connections, in use or not.
     pub fn open_connections(&self) -> usize {
         self.0.open.load(Ordering::Relaxed)
     }
 
-    /// HTTP/1.1 connections that wait for a request. Those that the other side has closed are
-    /// counted until they are tried.
+    /// The number of idle HTTP/1.1 connections. Those that the upstream has closed count until they
+    /// are tried.
     pub fn idle_connections(&self) -> usize {
         self.endpoint().connections.idle.len()
     }
@@ -175,7 +175,7 @@ impl Client {
         self.0.endpoint.read().clone()
     }
 
-    /// Sends `request` on a connection that is there, or else on a fresh one.
+    /// Sends `request` on an existing connection, or else on a new one.
     async fn send(self, mut request: UpstreamRequest) -> Result<Response<ResponseBody>, BoxError> {
         let endpoint = self.endpoint();
         let url = endpoint.base.url(request.uri())?;
@@ -280,8 +280,8 @@ mod tests {
 
     use super::*;
 
-    /// The other side closes after the pool's check and before the first byte: a race that no
-    /// client of the public interface can win on purpose.
+    /// The server closes after the pool's check and before the first byte: a race that cannot be
+    /// won on purpose through the public interface.
     #[tokio::test]
     async fn sends_an_unwritten_request_again_on_a_fresh_connection() {
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,4 +1,4 @@
-//! Whom to trust, and which protocols to offer.
+//! Which certificates to trust, and which protocols to offer.
 
 use std::{path::Path, sync::Arc};
 
@@ -26,7 +26,7 @@ pub(super) fn client_config(
         add_file(&mut roots, file)?;
     }
 
-    // Named, because a process that links two providers has no default one.
+    // Named explicitly, because a process that links two providers has no default.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -41,7 +41,7 @@ pub(super) fn client_config(
     Ok(Arc::new(config))
 }
 
-/// A few odd certificates in a system's store are normal, none at all is not.
+/// A few invalid certificates in a system's store are normal; an empty store is not.
 fn system_roots() -> Result<RootCertStore, ClientError> {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
@@ -52,7 +52,8 @@ fn system_roots() -> Result<RootCertStore, ClientError> {
     Ok(roots)
 }
 
-/// Unlike the system's store this file was named on purpose: every certificate in it must do.
+/// Unlike the system's store, this file was named on purpose: every certificate in it must be
+/// valid.
 fn add_file(roots: &mut RootCertStore, file: &Path) -> Result<(), ClientError> {
     let unusable = |reason: String| ClientError::CaFile {
         file: file.to_owned(),

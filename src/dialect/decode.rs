@@ -1,4 +1,4 @@
-//! Undoes what an upstream has compressed, as far as it has to be read.
+//! Decodes compressed response bodies, as far as they have to be read.
 
 use std::{borrow::Cow, io::Read};
 
@@ -6,14 +6,14 @@ use brotli_decompressor::Decompressor;
 use flate2::read::{GzDecoder, ZlibDecoder};
 use http::{HeaderMap, header};
 
-/// An error document is a few KiB; what claims to be more is not going to be read.
+/// An error document is a few KiB; the rest of a larger one is not read.
 const MAX_DECODED: u64 = 64 * 1024;
 
-/// What brotli is read in.
+/// The buffer size of the brotli decoder.
 const BUFFER: usize = 4096;
 
-/// The beginning of `body`, decoded where its coding is one that can be undone. The bytes that go
-/// to the client stay as they are.
+/// The beginning of `body`, decoded if its content coding is known. The bytes for the client stay
+/// unchanged.
 pub(crate) fn decoded_prefix<'a>(headers: &HeaderMap, body: &'a [u8]) -> Cow<'a, [u8]> {
     let coding = headers.get(header::CONTENT_ENCODING);
     let coding = coding.and_then(|coding| coding.to_str().ok()).unwrap_or("");
@@ -24,10 +24,10 @@ pub(crate) fn decoded_prefix<'a>(headers: &HeaderMap, body: &'a [u8]) -> Cow<'a,
         _ => return Cow::Borrowed(body),
     };
     let mut decoded = Vec::new();
-    // A beginning is cut off somewhere; what came out until then is good.
+    // A beginning ends somewhere in the data; the output up to there is valid.
     let _cut_off = reader.take(MAX_DECODED).read_to_end(&mut decoded);
     if decoded.is_empty() {
-        // Not what its label says.
+        // The body is not in the coding that the header names.
         return Cow::Borrowed(body);
     }
     Cow::Owned(decoded)

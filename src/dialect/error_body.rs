@@ -1,12 +1,12 @@
-//! What error documents have in common.
+//! Reads error documents of all providers into one form.
 
 use http::StatusCode;
 use serde_json::Value;
 
-/// An error, as far as rules ask about it. Texts to compare with are in small letters.
+/// An error document, as far as rules ask about it. Texts are in lower case.
 #[derive(Debug, PartialEq)]
 pub(super) enum ErrorBody {
-    /// JSON of a known kind: OpenAI's envelope, the same fields without one, Google's.
+    /// JSON of a known shape: OpenAI's envelope, the same fields without one, Google's.
     Fields {
         codes: Vec<String>,
         limits: Vec<String>,
@@ -25,7 +25,7 @@ impl ErrorBody {
     }
 
     pub(super) fn of(whole: &Value) -> Self {
-        // Google puts the envelope into a list.
+        // Google puts the envelope into an array.
         let whole = whole.get(0).unwrap_or(whole);
         let error = match whole.get("error") {
             None | Some(Value::Null) => whole,
@@ -62,7 +62,7 @@ impl ErrorBody {
     pub(super) fn has_code(&self, code: &str) -> bool {
         match self {
             Self::Fields { codes, .. } => codes.iter().any(|known| known == code),
-            // A word of prose is no code.
+            // A word in prose is no code.
             Self::Text(text) => text.contains(&format!("\"{code}\"")),
         }
     }

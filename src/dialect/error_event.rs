@@ -1,5 +1,4 @@
-//! An error that comes as the first event of a stream ([HTML §9.2]), under a status that says all
-//! is well.
+//! An error in the first event of a stream ([HTML §9.2]), under a success status.
 //!
 //! [HTML §9.2]: https://html.spec.whatwg.org/multipage/server-sent-events.html
 
@@ -12,15 +11,15 @@ use super::error_body::ErrorBody;
 /// An error event.
 #[derive(Debug, PartialEq)]
 pub(super) struct ErrorEvent {
-    /// The status that it would have as an answer, if it names one.
+    /// The status that the event names, if any.
     pub(super) status: Option<StatusCode>,
     pub(super) document: ErrorBody,
 }
 
-/// The first event in `body`, if it is an error. What comes after content is the client's to see.
+/// The first event in `body`, if it is an error. Errors after content pass to the client.
 pub(super) fn first_error(body: &[u8]) -> Option<ErrorEvent> {
     let event = sse::first_event(body).lines;
-    // Every form of an error has one of these in it, and nearly every stream begins with neither.
+    // Every form of an error contains one of these, and nearly every stream begins with neither.
     if !has(event, b"error") && !has(event, b":HTTP_STATUS/") {
         return None;
     }
@@ -35,7 +34,7 @@ pub(super) fn first_error(body: &[u8]) -> Option<ErrorEvent> {
     let mut is_error = false;
     let mut data = Vec::new();
     for line in text.split('\n') {
-        // A comment to every parser, but a provider's way to name the status.
+        // A comment to every parser, but one provider names the status in it.
         if let Some(code) = line.strip_prefix(":HTTP_STATUS/") {
             status = StatusCode::from_bytes(code.trim().as_bytes())
                 .ok()
@@ -66,7 +65,7 @@ fn has(text: &[u8], wanted: &[u8]) -> bool {
 
 /// `data`, if it is a document with an error in it.
 fn error_document(data: &str) -> Option<ErrorBody> {
-    // Nearly every event is content, and need not be parsed to know that.
+    // Nearly every event is content, and need not be parsed.
     if !data.contains("\"error\"") {
         return None;
     }

@@ -1,4 +1,8 @@
-//! Reads an upstream's answers by the rules of its dialect file.
+//! Classifies an upstream's responses by the rules of its dialect file.
+//!
+//! In come the status, the headers and the beginning of the body of a response; out goes a
+//! [`Verdict`] for the retry layer: pass, retry or exhausted. It calls no other module; the rules
+//! come from the [`config`].
 
 use std::{
     sync::Arc,
@@ -21,8 +25,8 @@ mod resets_at;
 
 pub(crate) use decode::decoded_prefix;
 
-/// Classifies answers by a dialect's rules; the first one that matches decides, and without one an
-/// answer passes.
+/// Classifies responses by a dialect's rules: the first rule that matches decides, and without one
+/// the response passes.
 ///
 /// Clones share the rules.
 #[derive(Clone, Debug)]
@@ -30,7 +34,7 @@ pub struct DialectClassifier(Arc<RuleSet>);
 
 #[derive(Debug)]
 struct RuleSet {
-    /// With texts in small letters.
+    /// With their texts in lower case.
     rules: Vec<DialectRule>,
     stream_errors: bool,
     wall_clock: fn() -> SystemTime,
@@ -39,12 +43,12 @@ struct RuleSet {
 // === impl DialectClassifier ===
 
 impl DialectClassifier {
-    /// Reads answers as `dialect` says.
+    /// Classifies by the rules of `dialect`.
     pub fn new(dialect: &Dialect) -> Self {
         Self::with_clock(dialect, SystemTime::now)
     }
 
-    /// The same with another clock for the answers that carry no `Date`.
+    /// The same with another clock, for responses without a `Date`.
     pub fn with_clock(dialect: &Dialect, wall_clock: fn() -> SystemTime) -> Self {
         Self(Arc::new(RuleSet {
             rules: dialect.rules.iter().map(lowercased).collect(),
@@ -53,8 +57,8 @@ impl DialectClassifier {
         }))
     }
 
-    /// How long until the instant that `until` speaks of, by the upstream's own clock where it
-    /// shows one: the reset is on its side.
+    /// How long until the reset at `until`, by the upstream's own clock if it sends a `Date`: the
+    /// reset happens on its side.
     fn reset(&self, until: &ResetsAt, headers: &HeaderMap) -> Option<Duration> {
         let date = headers
             .get(header::DATE)
@@ -111,8 +115,8 @@ fn lowercased(rule: &DialectRule) -> DialectRule {
     rule
 }
 
-/// An error event need not name a status. Then a rule has to recognise its words: the rules for
-/// whatever else comes with a status say nothing about it.
+/// An error event need not name a status. Then a rule must match by code, message or limit: a rule
+/// for a status alone says nothing about the event.
 fn matches(
     rule: &DialectRule,
     status: Option<StatusCode>,

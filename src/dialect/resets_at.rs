@@ -1,4 +1,4 @@
-//! From a named reset to a length of time.
+//! Computes the time until a named reset.
 
 use std::time::{Duration, SystemTime};
 

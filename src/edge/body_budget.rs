@@ -1,4 +1,4 @@
-//! What all request bodies weigh together that are held at one time.
+//! Limits the total size of buffered request bodies.
 
 use std::sync::{
     Arc,
@@ -7,18 +7,18 @@ use std::sync::{
 
 use bytes::Bytes;
 
-/// The sum; clones are the same one.
+/// The total size; clones share it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct BodyBudget(Arc<AtomicUsize>);
 
-/// One body's part of the sum, given back when dropped.
+/// The part of one body in the total, given back when dropped.
 #[derive(Debug)]
 pub(super) struct BodyPermit {
     bodies: BodyBudget,
     bytes: usize,
 }
 
-/// A body that counts until its last clone is gone: a retry needs it for as long.
+/// A body that counts until its last clone is dropped: a retry needs it that long.
 struct BudgetedBody {
     data: Bytes,
     _weight: BodyPermit,
@@ -43,7 +43,7 @@ impl BodyBudget {
 // === impl BodyPermit ===
 
 impl BodyPermit {
-    /// Adds `bytes`, unless all together would be more than `most`.
+    /// Adds `bytes`, unless the total would exceed `most`.
     #[must_use]
     pub(super) fn add(&mut self, bytes: usize, most: usize) -> bool {
         let sum = self.bodies.0.fetch_add(bytes, Ordering::Relaxed) + bytes;
@@ -55,7 +55,7 @@ impl BodyPermit {
         true
     }
 
-    /// `data`, which weighs this much for as long as somebody holds it.
+    /// `data`, which counts as long as a clone of it exists.
     pub(super) fn of(self, data: Bytes) -> Bytes {
         Bytes::from_owner(BudgetedBody {
             data,

@@ -1,4 +1,4 @@
-//! Gives each request its [`RequestContext`], and says in the response how it came about.
+//! Gives each request its [`RequestContext`], and its totals to the response headers.
 
 use std::{
     future::Future,
@@ -22,8 +22,8 @@ const X_PACEGATE_QUEUED_MS: HeaderName = HeaderName::from_static("x-pacegate-que
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ContextLayer;
 
-/// Adds a [`RequestContext`] with the client's session to each request, and its totals to the headers
-/// of the response.
+/// Adds a [`RequestContext`] with the client's session to each request, and its totals to the
+/// response headers.
 #[derive(Clone, Debug)]
 pub(super) struct WithContext<S> {
     inner: S,

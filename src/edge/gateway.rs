@@ -1,4 +1,4 @@
-//! The gateway as a whole: a listener, a server, and the edge that it serves.
+//! The whole gateway: a listener, a server, and the edge that it serves.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use crate::{
     upstreams::Pipeline,
 };
 
-/// A gateway that is bound to its address and accepts nobody yet.
+/// A gateway that is bound to its address and does not accept connections yet.
 #[derive(Debug)]
 pub struct Gateway {
     listener: Listener,
@@ -19,11 +19,11 @@ pub struct Gateway {
 // === impl Gateway ===
 
 impl Gateway {
-    /// Binds to `config.listen`; the pipelines are those of `config.upstreams`, in order.
+    /// Binds to `config.listen`; `pipelines` are those of `config.upstreams`, in order.
     ///
     /// # Errors
     ///
-    /// [`BindError`] if the address is taken or not ours, or a certificate cannot be used.
+    /// [`BindError`] if the address is in use or not local, or a certificate cannot be used.
     pub async fn bind(config: &Config, pipelines: Vec<Pipeline>) -> Result<Self, BindError> {
         let edge = ReloadableEdge::new(config, pipelines)?;
         let listener = match &config.listen {
@@ -37,14 +37,14 @@ impl Gateway {
         Ok(Self { listener, edge })
     }
 
-    /// For a reload, before or while it serves.
+    /// The means to reload the configuration, before or while the gateway serves.
     pub fn reloader(&self) -> Reloader {
         self.edge.reloader()
     }
 
     /// Serves until `shutdown` resolves, then until the responses in progress are sent or
-    /// `drain-timeout` has passed. Requests that wait for their turn then are told to ask again; one
-    /// that has not arrived completely is not waited for.
+    /// `drain-timeout` has passed. Queued requests then get 503 with `Retry-After`; a request that
+    /// has not arrived completely is dropped.
     ///
     /// # Cancel safety
     ///
@@ -68,7 +68,7 @@ impl Gateway {
     }
 }
 
-/// What a client puts before a path: `http://127.0.0.1:7223`, or `unix:` and the socket's path.
+/// The base URL for clients: `http://127.0.0.1:7223`, or `unix:` and the socket's path.
 impl fmt::Display for Gateway {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let listener = &self.listener;

@@ -1,8 +1,8 @@
-//! Who may talk: every check that needs only a request's head.
+//! Which requests may pass: every check that needs only the request head.
 //!
 //! A local port is open to every program and every web page on the machine. A page can name any
-//! path and send some kinds of body, but it cannot choose `Host` (which gives a rebound name away),
-//! cannot leave out `Origin`, and cannot send JSON without a preflight that nobody answers.
+//! path and send some kinds of body. But it cannot choose `Host`, which reveals DNS rebinding; it
+//! cannot omit `Origin`; and it cannot send JSON without a preflight, which is always refused.
 
 use std::{
     future::Future,
@@ -41,7 +41,7 @@ const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 #[derive(Clone, Debug)]
 pub(super) struct GuardLayer(Arc<AccessRules>);
 
-/// Lets a request pass or says why not.
+/// Passes a request or rejects it.
 #[derive(Clone, Debug)]
 pub(super) struct Guard<S> {
     inner: S,
@@ -120,7 +120,7 @@ where
             return ResponseFuture::Rejected { rejected };
         }
         if !self.rules.keys.is_empty() {
-            // Ours, and nobody else's business.
+            // The client key is for pacegate alone.
             request.headers_mut().remove(header::AUTHORIZATION);
             request.headers_mut().remove(X_API_KEY);
         }
@@ -175,7 +175,7 @@ impl AccessRules {
         if target > self.limits.max_target {
             return Err(Rejected::TargetTooLong);
         }
-        // The edge may have added the id, a UUID.
+        // The request id may come from the edge: a UUID.
         let is_id = |name: &HeaderName, value: &HeaderValue| {
             name == X_REQUEST_ID && value.len() <= Hyphenated::LENGTH
         };
@@ -202,7 +202,7 @@ impl AccessRules {
         }
     }
 
-    /// Reads `Host` as what it should be and nothing more: a name or an address, perhaps a port.
+    /// Accepts a `Host` that is a name or an address, perhaps with a port, and nothing more.
     fn answers_for(&self, host: &[u8]) -> bool {
         let (name, rest) = match host.strip_prefix(b"[") {
             None => host.split_at(position(host, b':').unwrap_or(host.len())),
@@ -216,7 +216,7 @@ impl AccessRules {
         if !(rest.is_empty() || rest.strip_prefix(b":").is_some_and(is_port)) {
             return false;
         }
-        // An IPv6 address without brackets was cut at its first colon, and is none here.
+        // An IPv6 address without brackets was cut at its first colon, so it parses as none.
         self.lists(name) || parsed::<IpAddr>(name).is_some_and(|address| address.is_loopback())
     }
 
@@ -232,8 +232,8 @@ impl AccessRules {
             (Some(origin), None) if self.is_listed(origin.as_bytes()) => return Ok(()),
             _ => return Err(Rejected::Origin),
         }
-        // A browser's word on who asks, in requests that carry no Origin. A page of ours does not
-        // exist, but neither does another one that could say it were.
+        // The browser states who asks also in requests without `Origin`. pacegate has no page of
+        // its own, but no other page can pretend to be one.
         let mut sites = headers.get_all(SEC_FETCH_SITE).iter();
         if sites.all(|site| matches!(site.as_bytes(), b"none" | b"same-origin")) {
             Ok(())
@@ -258,7 +258,7 @@ impl AccessRules {
             .map(|(_, key)| key);
         let sent = bearer.or_else(|| headers.get(X_API_KEY).map(|value| value.as_bytes()));
         let sent = sent.ok_or(Rejected::ClientKey)?;
-        // Compares with all of them in constant time, so that the time says nothing.
+        // Compares with all keys in constant time, so that the time reveals nothing.
         let matches = self.keys.iter().fold(0, |found, key| {
             found | key.expose_secret().as_bytes().ct_eq(sent).unwrap_u8()
         });
@@ -282,8 +282,8 @@ fn is_port(digits: &[u8]) -> bool {
     digits.iter().all(u8::is_ascii_digit) && parsed::<u16>(digits).is_some()
 }
 
-/// Refuses what is left of two ways to say where a body ends. hyper has decided by one of them, and the
-/// body that goes upstream has a length of its own, so this is for the client's information.
+/// Rejects a request that still has two framings. hyper has already chosen one, and the body that
+/// goes upstream gets a length of its own, so this only informs the client.
 fn check_framing(headers: &HeaderMap) -> Result<(), Rejected> {
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     let framed_well = match (codings.next(), codings.next()) {
@@ -303,12 +303,12 @@ fn check_framing(headers: &HeaderMap) -> Result<(), Rejected> {
     }
 }
 
-/// Any but those for proxies and, in a browser's hands, for asking what a web page may do.
+/// Rejects the methods of proxies, and preflights.
 fn check_method(method: &Method) -> Result<(), Rejected> {
     match *method {
         Method::CONNECT | Method::TRACE => Err(Rejected::Method),
         Method::OPTIONS => Err(Rejected::Preflight),
-        // A method's case counts, but not every server knows that.
+        // Methods are case-sensitive, but not for every server.
         _ if method
             .as_str()
             .bytes()

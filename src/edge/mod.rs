@@ -1,8 +1,8 @@
-//! What every request meets before it is routed: an id, counts, checks, its body; and errors as
+//! What every request passes before it is routed: an id, metrics, checks, its body; and errors as
 //! responses.
 //!
-//! In come requests from the [`server`](crate::server), out go responses: an upstream's, one of
-//! pacegate's own, or an error in the shape of the API. It calls the [`routes`](crate::routes).
+//! In come requests from the `server`, out go responses: an upstream's, one of pacegate's own, or
+//! an error in the shape of the API. It calls the `routes`.
 //!
 //! ```text
 //! server ─► id, trace ─► context ─► metrics ─► rescue ─► guard ─► local routes ─► body ─► router
@@ -65,10 +65,10 @@ use crate::{
     upstreams::Pipeline,
 };
 
-/// The service for all requests of all connections.
+/// The service for all requests on all connections.
 type EdgeService = BoxCloneSyncService<Request<Incoming>, Response<EdgeBody>, Infallible>;
 
-/// The body of every response: an upstream's or one of ours, counted, and in the span of its request.
+/// The body of every response: an upstream's or our own, counted, in the span of its request.
 type EdgeBody = trace::ResponseBody<
     MeteredBody<Either<RescuedBody<UnsyncBoxBody<Bytes, BoxError>>, Body>>,
     NeverClassifyEos<ServerErrorsFailureClass>,
@@ -77,7 +77,7 @@ type EdgeBody = trace::ResponseBody<
     (),
 >;
 
-/// Headers that hold clients' credentials.
+/// Headers that contain clients' credentials.
 const SECRETS: [HeaderName; 5] = [
     HeaderName::from_static("api-key"),
     header::AUTHORIZATION,
@@ -86,12 +86,12 @@ const SECRETS: [HeaderName; 5] = [
     HeaderName::from_static("x-api-key"),
 ];
 
-/// The chain around the pipelines of `config`, which are in the order of `config.upstreams`.
+/// The chain around the `pipelines`, which are in the order of `config.upstreams`.
 ///
-/// Extensions: the server adds the [`Connection`](crate::server::Connection), which the context layer
-/// reads and the local routes remove; the context layer adds the
-/// [`RequestContext`](pacegate_layers::context::RequestContext), which everything further in may read
-/// and write.
+/// Extensions: the server adds the [`Connection`](crate::server::Connection), which the context
+/// layer reads and the local routes remove; the context layer adds the
+/// [`RequestContext`](pacegate_layers::context::RequestContext), which everything further in may
+/// read and write.
 fn edge(
     config: &Config,
     pipelines: Vec<Pipeline>,
@@ -110,12 +110,12 @@ fn edge(
         .collect();
     let chain = ServiceBuilder::new()
         // `x-request-id`: the client's or a new one, in the request, its span and the response. An
-        // upstream's own id stays in the response: its support asks for that one.
+        // upstream's own id stays in the response: the provider's support asks for it.
         .set_x_request_id(MakeRequestUuid)
         .propagate_x_request_id()
         // Keys and tokens never reach a log line.
         .sensitive_request_headers(Arc::new(SECRETS))
-        // Everything further in is logged with the request's id, so this is inside what sets it.
+        // Sets the span of all log lines further in, so it is inside the request id.
         .layer(
             TraceLayer::new_for_http()
                 .make_span_with(request_span as fn(&Request<Incoming>) -> Span)
@@ -125,23 +125,23 @@ fn edge(
                 .on_eos(())
                 .on_failure(()),
         )
-        // `x-pacegate-attempts` and `x-pacegate-queued-ms` are in every response, errors too.
+        // Adds `x-pacegate-attempts` and `x-pacegate-queued-ms` to every response, errors too.
         .layer(ContextLayer)
-        // Counts every response, so everything that makes one is inside.
+        // Counts every response, so it is outside all that makes one.
         .layer(MetricsLayer::new(Arc::clone(metrics)))
-        // Errors become responses here; everything further in may fail.
+        // Turns errors into responses; every layer further in may fail.
         .layer(RescueLayer)
-        // A panic costs the one request, not the process. Inside rescue, whose words it uses.
+        // Limits a panic to its request. Inside rescue, which shapes its response.
         .layer(CatchPanicLayer::custom(panicked as fn(_) -> _))
-        // Before anything of the body is read.
+        // Rejects requests before their bodies are read.
         .layer(GuardLayer::new(config))
-        // Health, metrics and models need no body and no upstream.
+        // Serves health, metrics and models, which need no body and no upstream.
         .layer(LocalRoutesLayer::new(LocalTable {
             registry,
             routes: Arc::clone(&routes),
             draining: draining.clone(),
         }))
-        // The whole body: the model in it names the route, and a retry sends it again.
+        // Reads the whole body: its model selects the route, and a retry sends it again.
         .layer(RequestBodyLayer::new(BodyReader {
             max_body: config.max_body,
             max_bodies: config.limits.max_bodies,
@@ -154,7 +154,7 @@ fn edge(
     BoxCloneSyncService::new(chain)
 }
 
-/// All metrics, for the pipelines of `config`.
+/// All metrics, those of the `pipelines` included.
 fn registry(config: &Config, pipelines: &[Pipeline], metrics: &EdgeMetrics) -> Registry {
     let mut registry = Registry::default();
     metrics.register(&mut registry);
@@ -184,7 +184,7 @@ fn request_span(request: &Request<Incoming>) -> Span {
     )
 }
 
-/// The panic itself is in the log, by the hook.
+/// The panic hook has logged the panic itself.
 fn panicked(_payload: Box<dyn Any + Send>) -> Response<Body> {
     ErrorResponse::internal().into_response()
 }

@@ -1,4 +1,4 @@
-//! The edge in use now. A reload replaces it; requests that have begun end on the old one.
+//! The current edge. A reload replaces it; requests that have begun end on the old one.
 
 use std::{
     convert::Infallible,
@@ -25,15 +25,15 @@ use crate::{
     upstreams::Pipeline,
 };
 
-/// Replaces the edge of a gateway that serves.
+/// Replaces the edge of a running gateway.
 #[derive(Clone, Debug)]
 pub struct Reloader(ReloadableEdge);
 
-/// The certificate that a reload has read, if any.
+/// The certificate that a reload has loaded, if any.
 #[derive(Debug)]
 pub struct LoadedTls(Option<Arc<ServerConfig>>);
 
-/// The edge that every new request goes to, and what outlives each edge; clones are the same one.
+/// The edge for new requests, and what outlives each edge; clones share it.
 #[derive(Clone)]
 pub(super) struct ReloadableEdge(Arc<EdgeInner>);
 
@@ -41,7 +41,7 @@ struct EdgeInner {
     metrics: Arc<EdgeMetrics>,
     budget: BodyBudget,
     draining: CancellationToken,
-    /// Every gate at which a request may wait, also those of edges that were replaced.
+    /// Every gate at which a request may wait, those of replaced edges included.
     gates: Mutex<Vec<WeakGate>>,
     service: watch::Sender<EdgeService>,
     settings: watch::Sender<Arc<Settings>>,
@@ -50,7 +50,7 @@ struct EdgeInner {
 // === impl Reloader ===
 
 impl Reloader {
-    /// Reads the certificate that `config` names. Comes before anything is changed.
+    /// Reads the certificate that `config` names. Call it before anything changes.
     ///
     /// # Errors
     ///
@@ -101,7 +101,7 @@ impl ReloadableEdge {
         Reloader(self.clone())
     }
 
-    /// What holds for connections that are accepted from now on.
+    /// The settings of new connections.
     pub(super) fn settings(&self) -> watch::Receiver<Arc<Settings>> {
         self.0.settings.subscribe()
     }
@@ -120,7 +120,7 @@ impl ReloadableEdge {
         &self.0.draining
     }
 
-    /// Begins the shutdown: nothing waits for a turn from now on.
+    /// Begins the shutdown: no request waits for a turn any more.
     pub(super) fn drain(&self) {
         self.0.draining.cancel();
         for gate in self.0.gates.lock().iter().filter_map(WeakGate::upgrade) {
@@ -157,7 +157,7 @@ impl fmt::Debug for ReloadableEdge {
 // === impl EdgeInner ===
 
 impl EdgeInner {
-    /// Remembers the gates of `pipelines` for the shutdown, and forgets those that are gone.
+    /// Adds the gates of `pipelines` for the shutdown, and removes those that were dropped.
     fn watch(&self, pipelines: &[Pipeline]) {
         let mut known = self.gates.lock();
         known.retain(|gate| gate.upgrade().is_some());

@@ -1,5 +1,5 @@
-//! Reads a request's body, whole and under a cap: the model names the route, and a retry sends the body
-//! again.
+//! Reads a request's whole body, up to a limit: the model selects the route, and a retry sends the
+//! body again.
 
 use std::{
     error::Error as StdError,
@@ -26,32 +26,32 @@ use crate::{body::Body, routes::Draining};
 #[derive(Clone, Debug)]
 pub(super) struct RequestBodyLayer(Arc<BodyReader>);
 
-/// Hands a request on once its body has arrived.
+/// Passes a request to the inner service once its body has arrived.
 #[derive(Clone, Debug)]
 pub(super) struct WholeBody<S> {
     inner: S,
     reader: Arc<BodyReader>,
 }
 
-/// How bodies are read.
+/// How to read bodies.
 #[derive(Debug)]
 pub(super) struct BodyReader {
-    /// The size of the largest body, in bytes.
+    /// The maximum size of a body, in bytes.
     pub(super) max_body: usize,
-    /// The size of all bodies that are held, in bytes.
+    /// The maximum total size of buffered bodies, in bytes.
     pub(super) max_bodies: usize,
     /// The longest silence within a body.
     pub(super) idle_timeout: Duration,
     /// From the first byte of a body to its last.
     pub(super) timeout: Duration,
-    /// The bodies that are held.
+    /// The total size of buffered bodies.
     pub(super) budget: BodyBudget,
     /// Cancelled once the process shuts down.
     pub(super) draining: CancellationToken,
 }
 
-/// How many bytes of a body that is too large are read and dropped before the response: a client that
-/// still sends when the connection closes may never read why.
+/// How much of an oversized body is read and dropped before the response: a client that is still
+/// sending when the connection closes may never read why.
 const DISCARD: usize = 64 * 1024 * 1024;
 
 /// A request body that cannot be used.
@@ -166,7 +166,7 @@ impl BodyReader {
         B::Error: Into<BoxError>,
     {
         let mut collected = pin!(self.collect(body));
-        // A body that is there already is used, and nearly every body is.
+        // Nearly every body has arrived already, and such a body is used.
         if let Poll::Ready(outcome) = poll_fn(|cx| Poll::Ready(collected.as_mut().poll(cx))).await {
             return Ok(outcome?);
         }
@@ -256,8 +256,8 @@ impl BodyReader {
     }
 }
 
-/// Whether a body failed with `error` because its chunked coding is malformed. hyper tells by the kind of
-/// the cause alone.
+/// Whether `error` means that the chunked coding of a body is malformed. hyper shows it by the kind
+/// of the cause only.
 fn is_malformed(error: &(dyn StdError + 'static)) -> bool {
     chain(error).any(|cause| {
         let cause = cause.downcast_ref::<io::Error>();
@@ -269,7 +269,7 @@ fn is_malformed(error: &(dyn StdError + 'static)) -> bool {
     })
 }
 
-/// The body so far. A body of one piece is kept without a copy.
+/// The body so far. A single chunk is not copied.
 enum Whole {
     Empty,
     One(Bytes),
@@ -332,7 +332,7 @@ mod tests {
         }
     }
 
-    /// One byte each `gap`, for ever.
+    /// One byte every `gap`, without end.
     fn trickle(gap: Duration) -> impl http_body::Body<Data = Bytes, Error = BoxError> + Unpin {
         let frames = stream::repeat(()).then(move |()| async move {
             tokio::time::sleep(gap).await;

@@ -36,7 +36,7 @@ pin_project! {
 }
 
 pin_project! {
-    /// A body in which a [`LateError`] becomes the last event. Any other error stays one.
+    /// A body in which a [`LateError`] becomes the last event. Other errors pass unchanged.
     pub(super) struct RescuedBody<B> {
         #[pin]
         inner: B,
@@ -65,7 +65,7 @@ where
     type Future = ResponseFuture<S::Future>;
 
     fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        // Everything inside is ready at once, and an error has to wait for a request to answer.
+        // Everything inside is always ready, and an error needs a request to respond to.
         Poll::Ready(Ok(()))
     }
 

@@ -1,4 +1,4 @@
-//! The table from errors to responses: whose fault, may it be retried, what can the reader do.
+//! The table from errors to responses: who is at fault, whether to retry, what the reader can do.
 
 use std::{error::Error as StdError, time::Duration};
 
@@ -24,18 +24,17 @@ use crate::{
     upstreams::MaxHoldExceeded,
 };
 
-/// When to come back where room is made by responses that end, which takes a moment and is not worth an
-/// estimate.
+/// The `Retry-After` when a slot frees up as soon as some response ends, which takes a moment.
 const SOON: Duration = Duration::from_secs(1);
 
-/// About how long a restart takes. A client that asks too early is refused once more and asks again.
+/// About how long a restart takes. A client that returns too early is refused once more.
 const RESTART: Duration = Duration::from_secs(5);
 
-/// What `error` means to a client. An unknown cause is logged and kept from it.
+/// The response to `error`. An unknown cause is logged and not shown to the client.
 pub(super) fn to_response(error: &(dyn StdError + 'static)) -> ErrorResponse {
     for cause in chain(error) {
         if let Some(response) = known(cause) {
-            // A shutdown is the operator's will, not a failure.
+            // The operator asked for the shutdown, so it is not a failure.
             if response.status.is_server_error() && response.code != DRAINING {
                 warn!(
                     code = response.code,
@@ -52,10 +51,10 @@ pub(super) fn to_response(error: &(dyn StdError + 'static)) -> ErrorResponse {
 
 const DRAINING: &str = "draining";
 
-/// The table: what each cause that the edge or an upstream's service can name means to a client.
+/// The table: the response to each error that the edge or an upstream's service may return.
 fn known(cause: &(dyn StdError + 'static)) -> Option<ErrorResponse> {
     if let Some(rejected) = cause.downcast_ref::<Rejected>() {
-        // A client that was rejected gets no second try on the same connection.
+        // A rejected client gets no second request on its connection.
         return Some(
             ErrorResponse::new(rejected.status(), rejected.code(), rejected.to_string()).close(),
         );
@@ -64,7 +63,7 @@ fn known(cause: &(dyn StdError + 'static)) -> Option<ErrorResponse> {
         let response = ErrorResponse::new(error.status(), error.code(), error.to_string());
         return Some(match error {
             RequestBodyError::BudgetSpent(_) => response.retry_after(SOON),
-            // The start of the next request is unknown.
+            // Where the next request begins is unknown.
             RequestBodyError::Malformed => response.close(),
             _ => response,
         });
@@ -133,7 +132,7 @@ fn known(cause: &(dyn StdError + 'static)) -> Option<ErrorResponse> {
         return Some(unreachable(error.to_string()));
     }
     if cause.is::<NotSent>() {
-        // The connect error within says more.
+        // The inner connect error says more.
         return cause.source().and_then(known).or_else(|| {
             Some(unreachable(
                 "the upstream cannot be reached; the request was not sent",
@@ -191,7 +190,7 @@ fn queue_response(code: &'static str, estimate: Duration, why: &str) -> ErrorRes
     .retry_after(estimate)
 }
 
-/// No client waits for this one: the reset is in words, and no digit of it looks like a status.
+/// No client waits for this: the reset is in words, and no digit of it looks like a status.
 fn quota_exhausted(reset: Option<Duration>) -> ErrorResponse {
     let advice = match reset {
         Some(reset) => format!(
@@ -226,8 +225,8 @@ mod tests {
     use super::*;
     use crate::api::{RETRY_WORDS, chat_completions::ChatParams};
 
-    /// Every refusal that pacegate can make itself, with the worst a config or a client can put
-    /// into its text.
+    /// Every error of pacegate's own that is final, with the worst text that a config or a client
+    /// can put into it.
     fn refusals() -> Vec<Box<dyn StdError>> {
         let denials = [
             Rejected::ClientKey,
@@ -259,7 +258,7 @@ mod tests {
             Box::new(TokenError::LoginRequired(login)),
             Box::new(Exhausted { reset: None }),
         ];
-        // A month, by steps that meet every minute of the day.
+        // A month, in steps that reach every minute of the day.
         let resets = (0..4320_u64).map(|step| Duration::from_secs(step * 10 * 61));
         for reset in resets {
             all.push(Box::new(Refused::QuotaExhausted { reset }));

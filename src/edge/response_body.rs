@@ -17,8 +17,8 @@ use tracing::{Span, debug, info};
 use crate::telemetry::metrics::EdgeMetrics;
 
 pin_project! {
-    /// Streams a response and counts it as in flight until its end. A panic below becomes an error, for
-    /// which the server resets the connection.
+    /// Streams a response and counts it as in flight until its end. A panic in the inner body
+    /// becomes an error, for which the server resets the connection.
     #[derive(Debug)]
     pub(super) struct MeteredBody<B> {
         #[pin]
@@ -27,7 +27,7 @@ pin_project! {
     }
 }
 
-/// One request from its head to the end of its response, counted until dropped.
+/// A request in flight, counted from its head to the end of its response.
 #[derive(Debug)]
 pub(super) struct InFlight {
     metrics: Arc<EdgeMetrics>,
@@ -35,7 +35,7 @@ pub(super) struct InFlight {
     sent: u64,
 }
 
-/// The pipeline panicked while the response was on its way.
+/// The pipeline panicked while the response was being sent.
 #[derive(Debug, thiserror::Error)]
 #[error("a panic, see above")]
 struct Panicked;
@@ -113,7 +113,7 @@ where
     }
 }
 
-/// The next frame of `body`, or [`Panicked`]; a body that has panicked is not polled again.
+/// The next frame of `body`, or [`Panicked`]; a body that has panicked must not be polled again.
 fn poll_caught<B>(
     body: Pin<&mut B>,
     cx: &mut Context<'_>,

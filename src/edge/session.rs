@@ -1,4 +1,4 @@
-//! On whose behalf a client asks.
+//! Which session a request belongs to.
 
 use std::sync::Arc;
 
@@ -10,8 +10,7 @@ use crate::server::Connection;
 const X_SESSION_ID: HeaderName = HeaderName::from_static("x-session-id");
 const X_PARENT_SESSION_ID: HeaderName = HeaderName::from_static("x-parent-session-id");
 
-/// Whose turn the request takes: the session that OpenCode names, and the one it works for; without
-/// a name the connection.
+/// The session that OpenCode names, and its parent; without a name, the connection.
 pub(super) fn session(headers: &HeaderMap, connection: Option<&Connection>) -> Session {
     let named = |name: HeaderName| headers.get(name)?.to_str().ok();
     let session = match (named(X_SESSION_ID), connection) {

@@ -1,9 +1,9 @@
-//! What a request's target may look like.
+//! Which request targets are accepted.
 
 use http::Uri;
 
-/// Whether every upstream will read the same path as we do. Absolute form is for proxies; a client
-/// that sends it takes us for one.
+/// Whether every upstream reads the same path as pacegate. Absolute form is for proxies; a client
+/// that sends it takes pacegate for one.
 pub(super) fn is_plain(uri: &Uri) -> bool {
     let path = uri.path();
     if uri.authority().is_some() || !path.starts_with('/') || !path.bytes().all(is_allowed) {
@@ -11,7 +11,7 @@ pub(super) fn is_plain(uri: &Uri) -> bool {
     }
     let mut segments = path.as_bytes()[1..].split(|byte| *byte == b'/').peekable();
     while let Some(segment) = segments.next() {
-        // A trailing slash makes an empty last segment, and that one is harmless.
+        // A trailing slash makes an empty last segment, which is harmless.
         let is_empty = segment.is_empty() && segments.peek().is_some();
         if is_empty || !is_escaped_well(segment) || is_dots(segment) {
             return false;
@@ -20,15 +20,15 @@ pub(super) fn is_plain(uri: &Uri) -> bool {
     true
 }
 
-/// What a path may hold unescaped by [RFC 3986 §3.3], slashes and the escapes' own sign.
+/// Bytes that a path may contain unescaped by [RFC 3986 §3.3], `/` and `%` included.
 ///
 /// [RFC 3986 §3.3]: https://www.rfc-editor.org/rfc/rfc3986#section-3.3
 fn is_allowed(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/%".contains(&byte)
 }
 
-/// Whether each escape is two hexadecimal digits, and none is a slash or a backslash, which some take
-/// for a plain one.
+/// Whether each escape is two hexadecimal digits and none encodes a slash or a backslash, which
+/// some servers read as a plain one.
 fn is_escaped_well(segment: &[u8]) -> bool {
     let mut rest = segment;
     while let Some(at) = rest.iter().position(|byte| *byte == b'%') {
@@ -42,7 +42,7 @@ fn is_escaped_well(segment: &[u8]) -> bool {
     true
 }
 
-/// Whether it is `.` or `..`, each dot plain or encoded.
+/// Whether `segment` is `.` or `..`, each dot plain or encoded.
 fn is_dots(mut segment: &[u8]) -> bool {
     let mut dots = 0;
     while let Some(first) = segment.first() {
@@ -64,7 +64,7 @@ mod tests {
 
     use super::*;
 
-    /// The same in as few words as may be, at the price of three copies.
+    /// The same check in as few words as possible, at the price of three copies.
     fn is_plain_by_definition(path: &str) -> bool {
         let path = path.to_ascii_lowercase();
         let escapes_are_whole = path.split('%').skip(1).all(|rest| {

@@ -1,4 +1,4 @@
-//! The paths that pacegate answers itself, before a request's body is read.
+//! The paths that pacegate serves itself, before a request's body is read.
 
 use std::{
     future::{Ready, ready},
@@ -30,14 +30,14 @@ const MODELS: &str = "/v1/models";
 #[derive(Clone, Debug)]
 pub(crate) struct LocalRoutesLayer(Arc<LocalTable>);
 
-/// Answers health, metrics and models, and refuses paths that lead nowhere; everything else goes on.
+/// Serves health, metrics and models, and refuses unknown paths; other requests pass.
 #[derive(Clone, Debug)]
 pub(crate) struct LocalRoutes<S> {
     inner: S,
     table: Arc<LocalTable>,
 }
 
-/// What local responses are made of.
+/// The data of local responses.
 #[derive(Debug)]
 pub(crate) struct LocalTable {
     pub(crate) registry: Registry,
@@ -90,7 +90,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        // Of no use further in, where a retry would copy it.
+        // Not needed further in, where a retry would copy it.
         let connection = request.extensions_mut().remove::<Connection>();
         let is_over_limit = connection.is_some_and(|connection| connection.is_over_limit());
         match self.table.answer(&request, is_over_limit) {
@@ -103,7 +103,7 @@ where
 // === impl LocalTable ===
 
 impl LocalTable {
-    /// The response to `request`, if it is not for an upstream.
+    /// The response to `request`, unless an upstream has to respond.
     fn answer<B>(
         &self,
         request: &Request<B>,
@@ -113,7 +113,7 @@ impl LocalTable {
         Some(match request.uri().path() {
             HEALTHZ => Ok(text("ok\n")),
             READYZ if self.draining.is_cancelled() => Err(Draining.into()),
-            // A liveness probe is answered however many connections there are.
+            // A liveness probe gets its response even over the connection limit.
             _ if is_over_limit => Err(AtCapacity.into()),
             READYZ => Ok(text("ready\n")),
             METRICS => self.metrics(),

@@ -1,9 +1,10 @@
-//! Where a request goes: to one of pacegate's own paths, or to the upstream that its path or its model
-//! names.
+//! Selects the service for a request: one of pacegate's own paths, or the upstream that the path or
+//! the model names.
 //!
-//! In come requests that the edge has let pass, the [local routes](local) before their bodies are read and
-//! [`Router`] after; out go a local response or that of an upstream's service. It calls the
-//! [`upstreams`](crate::upstreams) and asks the [`api`](crate::api) for a request's parameters.
+//! In come requests that the edge has accepted, at the [local routes](local) before their bodies
+//! are read and at the [`Router`] afterwards; out go local responses and those of upstreams. It
+//! calls the [`upstreams`](crate::upstreams) and gets a request's parameters from the
+//! [`api`](crate::api).
 
 mod local;
 mod path;

@@ -14,7 +14,7 @@ pub(super) struct ApiPath<'a> {
     pub(super) below_v1: &'a str,
 }
 
-/// A path that leads nowhere.
+/// A path without a route.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NoRoute {
     #[error("nothing here; the API is under /v1/, and under /u/NAME/v1/ for one upstream")]
@@ -47,7 +47,7 @@ impl<'a> ApiPath<'a> {
         })
     }
 
-    /// `uri`, whose path this is, without all that comes before [`below_v1`](Self::below_v1).
+    /// `uri`, to which this path belongs, without the part before [`below_v1`](Self::below_v1).
     pub(super) fn relative(&self, uri: &Uri) -> Result<Uri, InvalidUri> {
         let whole = uri.path_and_query().map_or("/", PathAndQuery::as_str);
         let start = uri.path().len() - self.below_v1.len();

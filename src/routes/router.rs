@@ -20,12 +20,12 @@ use crate::{
     upstreams::{ServiceFuture, UpstreamService},
 };
 
-/// Sends a request to the upstream that its path names, else to the one that lists its model, else to
-/// the first.
+/// Sends a request to the upstream that its path names, else to the one that lists its model, else
+/// to the first.
 #[derive(Clone, Debug)]
 pub(crate) struct Router(Arc<[Route]>);
 
-/// One upstream, as routing sees it.
+/// An upstream, as routing sees it.
 #[derive(Clone, Debug)]
 pub(crate) struct Route {
     pub(crate) name: Arc<str>,
@@ -37,7 +37,7 @@ pub(crate) struct Route {
 // === impl Router ===
 
 impl Router {
-    /// A router to `routes`, of which there is at least one.
+    /// A router to `routes`, which must not be empty.
     pub(crate) fn new(routes: Arc<[Route]>) -> Self {
         Self(routes)
     }

@@ -1,4 +1,4 @@
-//! One client's connection: how long it may be silent, and how it ends when a stream breaks.
+//! A client's connection: how long it may be silent, and how it ends when a stream breaks.
 
 use std::{
     future::poll_fn,
@@ -25,7 +25,7 @@ use crate::idle_timer::IdleTimer;
 /// A client's socket.
 pub(super) type Socket = Either<TcpStream, UnixStream>;
 
-/// What the edge knows of the connection that a request came on; a request's extension.
+/// What the edge knows about the connection of a request; an extension of the request.
 #[derive(Clone, Debug)]
 pub(crate) struct Connection(Arc<ConnectionState>);
 
@@ -36,12 +36,13 @@ struct ConnectionState {
     phase: AtomicU8,
     broken: AtomicBool,
     ending: AtomicBool,
-    /// Beyond the limit: whatever it asks is answered that there is no room.
+    /// Over `max-connections`: every request on it gets 503.
     is_over_limit: AtomicBool,
-    /// The client has not taken yet what it was to be written: hyper lets go of an answer whose end is
-    /// still in its buffer.
+    /// The client has not read the last write yet. hyper drops a response whose end is still in its
+    /// buffer, so the phase alone does not show that.
     write_pending: AtomicBool,
-    /// Counts the changes of phase in the whole process: the smaller, the longer it has lasted.
+    /// Numbers the phase changes of the whole process: the smaller, the longer the phase has
+    /// lasted.
     since: AtomicU64,
     evicted: CancellationToken,
 }
@@ -49,28 +50,28 @@ struct ConnectionState {
 /// What the client is expected to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Nothing was sent yet on this connection.
+    /// The first byte.
     New,
-    /// The rest of a head.
+    /// The rest of a request head.
     Head,
-    /// Nothing: an answer is being made or sent. A body in progress has a limit of its own.
+    /// Nothing: a response is being made or sent. A request body has time-outs of its own.
     Busy,
-    /// Another request, perhaps.
+    /// Perhaps another request.
     Idle,
 }
 
-/// A response in progress, until dropped.
+/// A response in progress; dropping the guard makes the connection idle.
 #[derive(Debug)]
 pub(super) struct Busy(Connection);
 
-/// A client's socket. It notes when a head begins, gives up a client that takes nothing of an answer
-/// for too long, and resets the connection of a stream that broke off.
+/// A client's socket. It notes when a request head begins, gives up a client that reads nothing of
+/// a response for too long, and resets the connection of a stream that broke.
 #[derive(Debug)]
 pub(super) struct ClientIo {
     socket: Socket,
     connection: Connection,
     write_timeout: Duration,
-    /// Runs while a write waits for the client, which most never do.
+    /// Runs while a write waits for the client, which is rare.
     write_sleep: Option<Pin<Box<Sleep>>>,
 }
 
@@ -104,7 +105,7 @@ impl Connection {
         &self.0.name
     }
 
-    /// A request's head is complete.
+    /// A request head is complete and its response begins.
     pub(super) fn begin_response(&self) -> Busy {
         self.set(Phase::Busy);
         Busy(self.clone())
@@ -112,9 +113,9 @@ impl Connection {
 
     /// Resolves once the client has been silent for longer than `settings` allow.
     ///
-    /// hyper has one time-out for heads, which also runs while a kept-alive connection is idle, and one
-    /// limit cannot be both ten seconds and five minutes. Nobody is woken for a change of phase: poll
-    /// it in the task that serves the connection, after what serves it.
+    /// hyper has one time-out for request heads, which also runs while a kept-alive connection is
+    /// idle; one limit cannot be both ten seconds and five minutes. A change of phase wakes no
+    /// task: poll this in the task that serves the connection, after the serving.
     pub(super) async fn silent_too_long(&self, settings: &Settings) {
         let current = || (self.phase(), self.0.since.load(Ordering::Relaxed));
         let mut timer = IdleTimer::new(settings.first_byte_timeout);
@@ -128,7 +129,7 @@ impl Connection {
             let limit = match now.0 {
                 Phase::New => settings.first_byte_timeout,
                 Phase::Head => settings.header_timeout,
-                // A body has time-outs of its own, and an answer has none.
+                // A request body has time-outs of its own, and a response has none.
                 Phase::Busy => return Poll::Pending,
                 Phase::Idle => settings.keep_alive_timeout,
             };
@@ -137,18 +138,18 @@ impl Connection {
         .await;
     }
 
-    /// Makes the connection end with a reset: an answer broke off, and a clean end would look like
-    /// a complete one.
+    /// Makes the connection end with a reset: a response broke off, and a clean end would make it
+    /// look complete.
     pub(super) fn reset_at_the_end(&self) {
         self.0.broken.store(true, Ordering::Relaxed);
     }
 
-    /// From now on nothing more is read: what is no whole head yet never becomes one.
+    /// Reads nothing more: an incomplete request head stays incomplete.
     pub(super) fn stop_reading(&self) {
         self.0.ending.store(true, Ordering::Relaxed);
     }
 
-    /// There is no room for it, and it is there to be told so.
+    /// Marks the connection as over the limit: its requests get 503.
     pub(super) fn mark_over_limit(&self) {
         self.0.is_over_limit.store(true, Ordering::Relaxed);
     }
@@ -157,7 +158,7 @@ impl Connection {
         self.0.is_over_limit.load(Ordering::Relaxed)
     }
 
-    /// How well others can do without it; the least goes first, and `None` stays.
+    /// The connection with the lowest rank is evicted first; `None` is never evicted.
     pub(super) fn eviction_rank(&self) -> Option<(u8, u64)> {
         let rank = match self.phase() {
             Phase::Idle => 0,
@@ -167,12 +168,12 @@ impl Connection {
         Some((rank, self.0.since.load(Ordering::Relaxed)))
     }
 
-    /// Gives its place to another.
+    /// Closes the connection to free its slot.
     pub(super) fn evict(&self) {
         self.0.evicted.cancel();
     }
 
-    /// Resolves when it has to go.
+    /// Resolves when the connection is evicted.
     pub(super) fn evicted(&self) -> impl Future<Output = ()> + use<> {
         self.0.evicted.clone().cancelled_owned()
     }
@@ -187,7 +188,7 @@ impl Connection {
     }
 
     fn set(&self, phase: Phase) {
-        // What begins a head owes it since it came.
+        // The wait for the first byte counts towards the wait for the request head.
         if phase != Phase::Head || self.phase() != Phase::New {
             self.0.since.store(next_change(), Ordering::Relaxed);
         }
@@ -278,7 +279,7 @@ impl AsyncWrite for ClientIo {
             .write_sleep
             .get_or_insert_with(|| Box::pin(sleep(limit)));
         ready!(sleep.as_mut().poll(cx));
-        // With an orderly end the system would go on offering what nobody takes.
+        // After an orderly end the system would keep sending data that the client does not read.
         this.connection.reset_at_the_end();
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -340,7 +341,7 @@ mod tests {
         (ClientIo::new(ours, Connection::new(), WRITE), theirs)
     }
 
-    /// Reads until the client has been silent for too long, and says how long that took.
+    /// Reads until the client has been silent for too long, and returns how long that took.
     async fn served_for(io: &mut ClientIo) -> Duration {
         let start = Instant::now();
         let (connection, settings) = (io.connection.clone(), settings());
@@ -395,7 +396,7 @@ mod tests {
         let (mut io, mut client) = pair();
         let answer = vec![0; 16 << 20];
         let taken = async {
-            // More than what a socket may keep back before it asks for more.
+            // More than a socket buffers before it accepts more.
             let mut some = vec![0; 1 << 20];
             for _ in 0..3 {
                 sleep(WRITE - Duration::from_secs(1)).await;

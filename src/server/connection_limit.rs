@@ -1,9 +1,9 @@
-//! All connections, and which of them goes when there are too many.
+//! All connections, and which one is closed when there are too many.
 //!
-//! An attacker holds slots with idle connections or half-sent request heads, because that is cheap. So a
-//! new connection evicts an idle one, else the one that has been sending its head for the longest; an
-//! honest client needs a few milliseconds for a head. Where every connection is busy, the new client is
-//! told so: waiting in the system's backlog would look like a gateway that hangs.
+//! An attacker holds slots with idle connections or half-sent request heads, because that is cheap.
+//! So a new connection evicts an idle one, else the one that has been sending its request head the
+//! longest; an honest client needs a few milliseconds for a head. When every connection is busy,
+//! the new client gets 503: if it waited in the system's backlog, the gateway would seem to hang.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -11,21 +11,21 @@ use parking_lot::Mutex;
 
 use super::connection::Connection;
 
-/// Connections over the limit that are kept to be told so. Any further one is closed at once.
+/// Connections over the limit that are accepted to send 503. Any further one is closed at once.
 const SPARE: usize = 64;
 
-/// All connections that are open.
+/// All open connections.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ConnectionLimit(Arc<Mutex<HashMap<u64, Connection>>>);
 
-/// One connection's place, free when dropped.
+/// The slot of a connection, free when dropped.
 #[derive(Debug)]
 pub(super) struct Slot {
     limit: ConnectionLimit,
     number: u64,
 }
 
-/// Every connection is at work.
+/// Every connection is busy.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("as many clients as max-connections allows are being served; this one has to ask again")]
 pub(crate) struct AtCapacity;
@@ -33,8 +33,8 @@ pub(crate) struct AtCapacity;
 // === impl ConnectionLimit ===
 
 impl ConnectionLimit {
-    /// A slot for `connection`, which may evict another one. `None` if there is no room, not even to be
-    /// told so.
+    /// A slot for `connection`, which may evict another connection. `None` if there is no slot, not
+    /// even for a 503.
     pub(super) fn enter(&self, connection: &Connection, most: usize) -> Option<Slot> {
         let mut all = self.0.lock();
         if all.len() >= most

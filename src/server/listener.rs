@@ -12,22 +12,22 @@ use super::{
     unix_socket::{self, SocketFile},
 };
 
-/// A socket that is bound and listens.
+/// A bound socket that listens.
 #[derive(Debug)]
 pub(crate) enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener, SocketFile),
 }
 
-/// Clients cannot be listened for.
+/// pacegate cannot listen for clients.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Not on that address.
+    /// The address cannot be bound.
     #[error("cannot listen on {address}: {reason}\n  hint: {}", hint(reason))]
     Address {
-        /// As configured.
+        /// The address as configured.
         address: String,
-        /// Why not.
+        /// The cause.
         reason: io::Error,
     },
     /// See [`ListenTlsError`].
@@ -36,7 +36,7 @@ pub enum BindError {
 }
 
 /// How much of a response the system buffers for a client that does not read. The default grows to
-/// 4 MiB, and 500 slow readers keep everybody busy with filling that. Connections inherit it.
+/// 4 MiB, and filling that for 500 slow readers keeps pacegate busy. Connections inherit it.
 const SEND_BUFFER: usize = 128 * 1024;
 
 impl Listener {
@@ -51,11 +51,12 @@ impl Listener {
         Ok(Self::Tcp(listener))
     }
 
-    /// Binds to a file that only its owner may use, and removes it when dropped.
+    /// Binds to a file that only its owner may use, and that is removed when the listener is
+    /// dropped.
     ///
     /// # Errors
     ///
-    /// If something listens there, or the file cannot be made.
+    /// If another process listens there, or the file cannot be created.
     pub(crate) async fn unix(path: PathBuf) -> io::Result<Self> {
         let (listener, file) = unix_socket::bind(path).await?;
         Ok(Self::Unix(listener, file))

@@ -1,8 +1,8 @@
 //! Clients' connections: sockets, TLS, time-outs, a limit on their number, and hyper's server.
 //!
-//! In come an address, the [`Settings`] for new connections, and a service for their requests; out go
-//! the service's responses. It calls hyper and that service, and knows no route, no config and no
-//! upstream.
+//! In come an address, the [`Settings`] for new connections, and a service for their requests; out
+//! go the service's responses. It calls hyper and that service, and knows no route, no config and
+//! no upstream.
 //!
 //! ```text
 //! listener ─► connection limit ─► connection ─► TLS ─► hyper ─► the service
@@ -41,14 +41,14 @@ pub use self::{listener::BindError, tls::ListenTlsError};
 
 use self::{connection_limit::ConnectionLimit, serve::serve};
 
-/// What holds for a connection that is accepted now.
+/// The settings of a connection that is accepted now.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     /// TLS, if connections are not plain.
     pub(crate) tls: Option<Arc<ServerConfig>>,
-    /// The most connections that are open at one time.
+    /// The maximum number of open connections.
     pub(crate) max_connections: usize,
-    /// The size in bytes of the largest request head that the service gets to see.
+    /// The size in bytes of the largest request head that reaches the service.
     pub(crate) max_head: usize,
     /// From the accept to the first byte, a TLS handshake included.
     pub(crate) first_byte_timeout: Duration,
@@ -56,16 +56,16 @@ pub(crate) struct Settings {
     pub(crate) header_timeout: Duration,
     /// Between two requests.
     pub(crate) keep_alive_timeout: Duration,
-    /// While the client takes no byte of a response.
+    /// While the client reads no byte of a response.
     pub(crate) write_timeout: Duration,
-    /// From the shutdown to the reset of whatever connection is left.
+    /// From the shutdown to the reset of the remaining connections.
     pub(crate) drain_timeout: Duration,
 }
 
 /// Serves every connection of a listener with a clone of one service.
 ///
-/// A request has its [`Connection`] among its extensions. A response body that yields an error resets
-/// the connection: a clean end would look like a complete response.
+/// Each request has its [`Connection`] in its extensions. A response body that yields an error
+/// resets the connection: a clean end would make the response look complete.
 #[derive(Debug)]
 pub(crate) struct Server<S> {
     pub(crate) service: S,
@@ -75,7 +75,7 @@ pub(crate) struct Server<S> {
     pub(crate) connections: Gauge,
 }
 
-/// When no socket can be accepted because descriptors ran out, some have to be closed first.
+/// Without free descriptors no socket can be accepted; a pause lets connections close.
 const PAUSE_AFTER_ACCEPT_ERROR: Duration = Duration::from_millis(100);
 
 impl<S, B> Server<S>
@@ -89,7 +89,7 @@ where
     B: Body<Data = Bytes, Error = BoxError> + Send + 'static,
 {
     /// Serves until `shutdown` is cancelled, then until the responses in progress are sent or the
-    /// drain time-out has passed. A request whose head is not complete by then is not waited for.
+    /// drain time-out has passed. A request whose head is incomplete by then is dropped.
     ///
     /// # Cancel safety
     ///
@@ -122,7 +122,7 @@ where
                     );
                     let counted = self.connections.clone();
                     connections.spawn(async move {
-                        // Free once the connection has ended.
+                        // Frees the slot once the connection has ended.
                         let _slot = slot;
                         counted.inc();
                         served.await;

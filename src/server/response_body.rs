@@ -1,4 +1,4 @@
-//! A response body on its way to the client: how it ends decides how the connection does.
+//! A response body on its way to the client: how it ends decides how the connection ends.
 
 use std::{
     pin::Pin,
@@ -51,7 +51,7 @@ where
             Some(Err(error)) => {
                 this.busy.reset_at_the_end();
                 *this.failed = Some(error);
-                // hyper writes what came before the error while the body is pending.
+                // While the body is pending, hyper writes the data before the error.
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }

@@ -20,11 +20,11 @@ use super::{
     response_body::ServedBody,
 };
 
-/// The bytes of HTTP.
+/// The byte stream that carries HTTP.
 type Transport = Either<ClientIo, TlsStream<ClientIo>>;
 
-/// Serves `connection` until the client ends it, `shutdown` is cancelled and its response is sent, or
-/// `cut_off` is cancelled.
+/// Serves `connection` until the client ends it, until `shutdown` is cancelled and the response is
+/// sent, or until `cut_off` is cancelled.
 pub(super) async fn serve<S, B>(
     socket: Socket,
     connection: Connection,
@@ -49,7 +49,7 @@ pub(super) async fn serve<S, B>(
     let interrupted = async {
         tokio::select! {
             () = connection.evicted() => debug!("Making room for another connection"),
-            // While the socket is still there to be reset.
+            // The socket must still exist to be reset.
             () = cut_off.cancelled() => connection.reset_at_the_end(),
         }
     };
@@ -60,7 +60,7 @@ pub(super) async fn serve<S, B>(
     }
 }
 
-/// The bytes of HTTP inside TLS; `None` if the handshake fails or takes too long.
+/// The byte stream inside TLS; `None` if the handshake fails or takes too long.
 async fn handshake(
     io: ClientIo,
     tls: Arc<ServerConfig>,
@@ -71,7 +71,7 @@ async fn handshake(
     let accepted = tokio::select! {
         biased;
         accepted = TlsAcceptor::from(tls).accept(io) => accepted,
-        // The time-outs for a first head are also those of a handshake.
+        // The time-outs of a first request head also apply to the handshake.
         () = connection.silent_too_long(settings) => return None,
         () = shutdown.cancelled() => return None,
     };
@@ -81,7 +81,7 @@ async fn handshake(
         .map(Either::Right)
 }
 
-/// Requests and responses, one after the other.
+/// Serves requests one after the other.
 async fn exchange<S, B>(
     transport: Transport,
     connection: &Connection,
@@ -95,7 +95,7 @@ async fn exchange<S, B>(
     let service = service_fn(|mut request: Request<Incoming>| {
         let busy = connection.begin_response();
         request.extensions_mut().insert(connection.clone());
-        // The service is ready at once: it fails no request for lack of room.
+        // The service is always ready.
         let response = service.clone().call(request);
         async {
             let response = response.await?;
@@ -106,10 +106,10 @@ async fn exchange<S, B>(
         http1::Builder::new()
             // See `silent_too_long`.
             .header_read_timeout(None)
-            // A client over the limit is told so, and its connection closes.
+            // A connection over the limit closes after its 503.
             .keep_alive(!connection.is_over_limit())
             .max_buf_size(buffer_size(settings.max_head))
-            // Small events that are ready leave in one write.
+            // Joins small events that are ready into one write.
             .writev(false)
             .serve_connection(TokioIo::new(transport), service)
     );
@@ -132,8 +132,8 @@ async fn exchange<S, B>(
     }
 }
 
-/// The size of hyper's buffers. A whole head has to fit, and one that is a little too large as well, so
-/// that the service says why it is refused.
+/// The size of hyper's buffers. A request head has to fit whole, also one that is a little too
+/// large, so that the service can say why it is refused.
 fn buffer_size(max_head: usize) -> usize {
     const SMALLEST: usize = 64 * 1024;
     max_head.saturating_mul(2).max(SMALLEST)

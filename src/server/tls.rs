@@ -9,17 +9,17 @@ use std::{
 use rustls::ServerConfig;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
-/// The certificate or the key of `listen-tls` cannot be used. The texts quote neither file: one of
-/// them is a secret.
+/// The certificate or the key of `listen-tls` cannot be used. No text quotes a file: one of them is
+/// a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenTlsError {
-    /// The certificate file holds none.
+    /// The certificate file contains no certificate.
     #[error(
         "listen-tls: no certificate in {}\n  hint: it must hold a certificate in PEM form (-----BEGIN CERTIFICATE-----), \
          then those that lead to a root", .0.display()
     )]
     NoCertificate(PathBuf),
-    /// The key file holds none.
+    /// The key file contains no private key.
     #[error(
         "listen-tls: no private key in {}\n  hint: it must hold one in PEM form (-----BEGIN PRIVATE KEY-----), \
          without a passphrase", .0.display()
@@ -30,10 +30,10 @@ pub enum ListenTlsError {
     Unreadable {
         /// The file as configured.
         file: PathBuf,
-        /// Why not.
+        /// The cause.
         reason: io::Error,
     },
-    /// The two do not go together.
+    /// The key does not belong to the certificate.
     #[error(
         "listen-tls: {} and {} cannot be used: {reason}\n  hint: the first certificate of cert-file \
          must be the one that key-file was made for", cert.display(), key.display()
@@ -43,13 +43,13 @@ pub enum ListenTlsError {
         cert: PathBuf,
         /// The key file as configured.
         key: PathBuf,
-        /// Why not.
+        /// The cause.
         reason: rustls::Error,
     },
 }
 
-/// Serves with the certificates in `cert_file` and their key in `key_file`, both PEM; HTTP/1.1 is all
-/// that is offered.
+/// Serves with the certificates in `cert_file` and their key in `key_file`, both PEM. ALPN offers
+/// HTTP/1.1 only.
 pub(crate) fn server_config(
     cert_file: &Path,
     key_file: &Path,
@@ -63,7 +63,7 @@ pub(crate) fn server_config(
     }
     let key = PrivateKeyDer::from_pem_slice(&read(key_file)?)
         .map_err(|_| ListenTlsError::NoKey(key_file.to_owned()))?;
-    // Named, because a process that links two providers has no default one.
+    // Named explicitly, because a process that links two providers has no default.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -13,11 +13,11 @@ use tokio::net::{UnixListener, UnixStream};
 #[derive(Debug)]
 pub(crate) struct SocketFile(pub(super) PathBuf);
 
-/// As many as tokio and std let wait.
+/// The backlog of tokio and std.
 const BACKLOG: i32 = 1024;
 
-/// Binds to `path`. A file that a crashed process left behind, on which nobody listens, is
-/// replaced.
+/// Binds to `path`. Replaces a file that a crashed process left behind and on which no process
+/// listens.
 pub(super) async fn bind(path: PathBuf) -> io::Result<(UnixListener, SocketFile)> {
     let listener = match listen(&path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(&path).await => {
@@ -29,18 +29,18 @@ pub(super) async fn bind(path: PathBuf) -> io::Result<(UnixListener, SocketFile)
     Ok((listener, SocketFile(path)))
 }
 
-/// The file has its mode before anybody can connect: between a bind and a chmod the umask would
-/// decide, and a umask of our own would be that of every thread.
+/// Gives the file its mode before a client can connect: between bind and chmod the umask would
+/// decide, and our own umask would apply to every thread.
 fn listen(path: &PathBuf) -> io::Result<UnixListener> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     let owner_only = fs::Permissions::from_mode(0o600);
     let socket = fs::File::from(OwnedFd::from(socket));
-    // On Linux the file that bind makes takes over the mode of the socket itself.
+    // On Linux the file that bind creates takes the mode of the socket itself.
     socket.set_permissions(owner_only.clone())?;
     let socket = Socket::from(OwnedFd::from(socket));
     socket.bind(&SockAddr::unix(path)?)?;
-    // Elsewhere this comes before listen, and until then nobody can connect.
+    // Elsewhere this comes before listen, so no client can have connected.
     fs::set_permissions(path, owner_only)?;
     socket.listen(BACKLOG)?;
     UnixListener::from_std(OwnedFd::from(socket).into())
@@ -53,7 +53,7 @@ async fn is_stale(path: &PathBuf) -> bool {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Already gone is as good.
+        // The file may already be gone.
         let _gone = fs::remove_file(&self.0);
     }
 }

@@ -1,4 +1,4 @@
-//! Where log lines go: stderr, pretty for people or JSON for programs.
+//! Log lines on stderr: pretty for people, JSON for programs.
 
 use std::io::{self, IsTerminal};
 
@@ -6,11 +6,11 @@ use tracing_subscriber::{fmt, layer::SubscriberExt, registry, util::SubscriberIn
 
 use crate::config::{BadFilter, Log, LogFormat};
 
-/// Starts logging as `log` says. A second call in one process changes nothing.
+/// Starts logging as `log` configures. A second call in one process changes nothing.
 ///
 /// # Errors
 ///
-/// If the level is not a filter that can be parsed.
+/// If the level is no valid filter.
 pub fn init(log: &Log) -> Result<(), BadFilter> {
     let targets = log.targets()?;
     let terminal = io::stderr().is_terminal();

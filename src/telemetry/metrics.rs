@@ -1,4 +1,4 @@
-//! What an operator can watch: counts and gauges in the Prometheus text format.
+//! Metrics for operators: counters and gauges in the Prometheus text format.
 
 use std::{
     fmt,
@@ -19,27 +19,27 @@ use prometheus_client::{
 
 use crate::quotas::{QuotaLedger, QuotaUsage};
 
-/// What the edge counts.
+/// The metrics of the edge.
 #[derive(Debug, Default)]
 pub struct EdgeMetrics {
-    /// Client connections that are open.
+    /// Open client connections.
     pub connections: Gauge,
-    /// Requests whose answers have not been sent to the end.
+    /// Requests whose responses have not been sent to the end.
     pub in_flight: Gauge,
     answers: Family<AnswerLabels, Counter>,
-    /// The one of `answers` that nearly all belong to.
+    /// The counter for 200, to which nearly all responses belong.
     good_answers: OnceLock<Counter>,
-    /// Answers whose stream broke off after the head.
+    /// Responses whose stream broke off after the headers.
     pub aborted: Counter,
 }
 
-/// What an answer is counted under.
+/// The labels of the response counter.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct AnswerLabels {
     status: u16,
 }
 
-/// Reads the gates whenever somebody looks.
+/// Reads the gates at every scrape.
 #[derive(Debug)]
 struct Gates(Vec<(UpstreamLabel, Gate)>);
 
@@ -48,7 +48,7 @@ struct UpstreamLabel {
     upstream: String,
 }
 
-/// Reads the books whenever somebody looks.
+/// Reads the quota ledgers at every scrape.
 #[derive(Debug)]
 struct Quotas(Vec<(String, Arc<QuotaLedger>)>);
 
@@ -59,7 +59,7 @@ struct QuotaLabels {
 }
 
 impl EdgeMetrics {
-    /// Registers the families on `registry`; they may be on several.
+    /// Registers the families on `registry`, also on several registries.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "pacegate_connections",
@@ -104,7 +104,7 @@ pub fn register_gates(registry: &mut Registry, gates: impl IntoIterator<Item = (
     registry.register_collector(Box::new(Gates(gates)));
 }
 
-/// Registers the books of the named upstreams on `registry`.
+/// Registers the quota ledgers of the named upstreams on `registry`.
 pub fn register_quotas(
     registry: &mut Registry,
     books: impl IntoIterator<Item = (String, Arc<QuotaLedger>)>,

@@ -1,4 +1,4 @@
-//! From an upstream's config to its running parts: client, credentials, pipeline.
+//! Builds an upstream from its config: client, credentials, pipeline.
 
 use std::{path::Path, sync::Arc, time::SystemTime};
 
@@ -23,7 +23,7 @@ use crate::{
     quotas::{self, QuotaLedger},
 };
 
-/// An upstream whose parts cannot be put together.
+/// An upstream that cannot be built.
 #[derive(Debug, thiserror::Error)]
 #[error("upstream {name}")]
 pub struct AssembleError {
@@ -52,13 +52,13 @@ impl AssembleError {
     }
 }
 
-/// Builds the pipeline of `upstream`. Its quotas are counted in `state_dir`, which no other process
-/// may use for this upstream at the same time; without one, in memory. What has to end before the
-/// process may, such as a token's refresh, runs on `tasks`.
+/// Builds the pipeline of `upstream`. Its quota ledger is stored in `state_dir`, which no other
+/// process may use for this upstream at the same time; without a `state_dir` it stays in memory.
+/// Work that must end before the process does, such as a token refresh, runs on `tasks`.
 ///
 /// # Errors
 ///
-/// [`AssembleError`] names the upstream and the part.
+/// [`AssembleError`] names the upstream and the cause.
 ///
 /// # Panics
 ///
@@ -71,14 +71,14 @@ pub fn assemble(
     assemble_with(upstream, Reused::default(), state_dir, tasks)
 }
 
-/// What an upstream takes over from the one of its name in the config before.
+/// Parts that an upstream takes from its predecessor of the same name.
 #[derive(Debug, Default)]
 pub(super) struct Reused {
     pub(super) book: Option<Arc<QuotaLedger>>,
     pub(super) gate: Option<Gate>,
 }
 
-/// [`assemble`], but with the parts in `reused`.
+/// [`assemble`] with the parts in `reused`.
 pub(super) fn assemble_with(
     upstream: &config::Upstream,
     reused: Reused,
@@ -153,12 +153,12 @@ fn oauth_source(
     Ok(OAuthSource::new(settings, service, tasks.clone()))
 }
 
-/// A client of the OAuth endpoint `url` of `upstream`: it takes requests that carry their whole
-/// URL, and goes there as the upstream is gone to.
+/// A client for the OAuth endpoint `url` of `upstream`. It takes requests with absolute URLs, and
+/// connects with the upstream's own options.
 ///
 /// # Errors
 ///
-/// [`ClientError`] says which option cannot be used.
+/// [`ClientError`] names the option that cannot be used.
 pub fn endpoint_client(
     upstream: &config::Upstream,
     url: &Uri,
@@ -171,10 +171,10 @@ pub fn endpoint_client(
     }))
 }
 
-/// What [`endpoint_client`] gives.
+/// The client that [`endpoint_client`] returns.
 pub type EndpointClient = MapRequest<Client, fn(Request<Full<Bytes>>) -> Request<Full<Bytes>>>;
 
-/// Sends requests where the token says, for as long as the source lives.
+/// Updates the client's base URL whenever the credentials' `resource_url` changes.
 fn follow_base_url(source: &OAuthSource, client: &Client, tasks: &TaskTracker) {
     let mut changes = source.resource_changes();
     apply(&mut changes, client);
@@ -196,15 +196,15 @@ fn apply(changes: &mut watch::Receiver<Option<Uri>>, client: &Client) {
     }
 }
 
-/// Scheme and authority alone.
+/// Scheme and authority only.
 fn origin(uri: &Uri) -> Uri {
     let mut parts = uri.clone().into_parts();
     parts.path_and_query = Some(PathAndQuery::from_static("/"));
-    // Parts of a URI that was whole, with the shortest of paths, are one again.
+    // Parts of a complete URI with the shortest path make a URI again.
     Uri::from_parts(parts).unwrap_or_default()
 }
 
-/// Path and query alone.
+/// Path and query only.
 fn target(uri: &Uri) -> Uri {
     uri.path_and_query()
         .cloned()

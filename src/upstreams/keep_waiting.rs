@@ -1,11 +1,12 @@
-//! Keeps the client of a long wait from giving up, without promising what may not come.
+//! Sends SSE comments while a request waits, so that the client does not time out.
 //!
-//! A request waits in silence for up to `max-hold`. After that a streaming request gets response headers
-//! and comments with its place in the queue until the upstream responds; any other that still queues is
-//! answered 429 with the time to come back. The headers cost the status and the `Retry-After` of a later
-//! refusal, so they are not sent before they are needed.
+//! For up to `max-hold` the client gets nothing. After that a streaming request gets response
+//! headers, and comments with its queue position until the upstream responds; any other request
+//! that is still queued gets 429 with `Retry-After`. Early headers give up the status and the
+//! `Retry-After` of a later refusal, so they are not sent before they are needed.
 //!
-//! It reads the request's [`RequestContext`]. Without one nothing counts as streaming or queued.
+//! It reads the request's [`RequestContext`]. Without one a request counts as neither streaming nor
+//! queued.
 
 use std::{
     future::Future,
@@ -38,7 +39,7 @@ pub(super) struct KeepWaitingLayer {
     pub(super) gate: Option<Gate>,
 }
 
-/// Answers a request that has waited for `max-hold` without a response.
+/// Responds to a request that has waited for `max-hold`.
 #[derive(Clone, Debug)]
 pub(super) struct KeepWaiting<S> {
     inner: S,
@@ -49,19 +50,19 @@ pub(super) struct KeepWaiting<S> {
 pin_project! {
     /// # Cancel safety
     ///
-    /// Dropping the future, or the body it gives, drops the call.
+    /// Dropping the future, or the body of its response, drops the call.
     pub(super) struct ResponseFuture<F> {
-        // Until the body takes it.
+        // None once the body has it.
         waiting: Option<Waiting<F>>,
         #[pin]
         max_hold: Sleep,
         streams: bool,
-        // Dispatched after `max-hold`: the upstream is at work, and its own time-outs apply.
+        // Dispatched after `max-hold`: the upstream is working, and its own time-outs apply.
         left: bool,
     }
 }
 
-/// A call, and the means to tell where it stands.
+/// A call, and what its queue position depends on.
 struct Waiting<F> {
     call: Pin<Box<F>>,
     gate: Option<Gate>,
@@ -72,35 +73,35 @@ struct Waiting<F> {
 pub(super) struct WaitingBody<F, B>(WaitState<F, B>);
 
 enum WaitState<F, B> {
-    /// For the response.
+    /// Waits for the response.
     Waiting {
         waiting: Waiting<F>,
         tick: Interval,
     },
-    /// For a response that is no stream.
+    /// Reads a response that is no stream.
     Reading(Pin<Box<dyn Future<Output = Vec<u8>> + Send>>),
     Streaming(B),
     Ended,
 }
 
-/// A request was held for `max-hold` and still queued.
+/// A request was held for `max-hold` and is still queued.
 #[derive(Debug, thiserror::Error)]
 #[error("held for max-hold and still waiting")]
 pub(crate) struct MaxHoldExceeded {
-    /// How much longer it would have queued.
+    /// How much longer it would have waited.
     pub(crate) estimate: Duration,
 }
 
-/// A request failed after the headers of its response were sent. The edge makes the last event of it.
+/// A request failed after its response headers were sent. The edge turns it into the last event.
 #[derive(Debug, thiserror::Error)]
 #[error("failed after the response headers were sent")]
 pub(crate) struct LateError(#[source] pub(crate) BoxError);
 
-/// Far below the five minutes of silence in a stream after which OpenCode gives up, and often enough for
-/// a person who watches the stream.
+/// Far below the five minutes of silence after which OpenCode gives up on a stream, and often
+/// enough for a person who watches.
 const COMMENT_EVERY: Duration = Duration::from_secs(15);
 
-/// An upstream's error document, which becomes one event.
+/// The largest error document that becomes an event.
 const MAX_ERROR: usize = 64 * 1024;
 
 // === impl KeepWaitingLayer ===
@@ -134,7 +135,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let context = request.extensions().get::<RequestContext>().cloned();
-        // Known now: the router has read the request's parameters.
+        // Known by now: the router has read the request's parameters.
         let streams = context.as_ref().is_some_and(RequestContext::expects_stream);
         ResponseFuture {
             waiting: Some(Waiting {
@@ -201,7 +202,7 @@ fn begin<F, B>(waiting: Waiting<F>) -> Response<Either<B, WaitingBody<F, B>>> {
 // === impl Waiting ===
 
 impl<F> Waiting<F> {
-    /// Where the request queues, if it does.
+    /// The request's position, if it is queued.
     fn position(&self) -> Option<QueuePosition> {
         self.gate.as_ref()?.queue_position(self.context.as_ref()?)
     }
@@ -267,12 +268,12 @@ where
     }
 }
 
-/// A coded stream cannot follow headers that did not say so.
+/// A stream with a content coding cannot follow headers that named none.
 fn is_event_stream<B>(response: &Response<B>) -> bool {
     response.status().is_success() && sse::is_readable(response.headers())
 }
 
-/// The beginning of a response that is no stream, as far as it can be read.
+/// The beginning of a response that is no stream, up to its first error.
 async fn beginning<B>(mut body: B) -> Vec<u8>
 where
     B: Body<Data = Bytes, Error = BoxError> + Unpin,
@@ -298,7 +299,7 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(240);
 
-    /// The outcome of `call` for a client that wants a stream, or does not.
+    /// The outcome of `call` for a client that asks for a stream, or does not.
     async fn kept<F>(
         call: F,
         gate: Option<Gate>,
@@ -321,7 +322,7 @@ mod tests {
         Ok(response.map(BodyExt::boxed_unsync))
     }
 
-    /// A request that waits in the gate for `wait`.
+    /// A request that waits at the gate for `wait`.
     fn waiting(
         wait: Duration,
         streams: bool,

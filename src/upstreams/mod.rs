@@ -1,9 +1,9 @@
-//! One service for each upstream: everything about it, from the client's wait to the wire.
+//! One service per upstream: everything about it, from the client's wait to the connection.
 //!
-//! In come requests whose paths are relative to the upstream's base URL, out go its responses, or errors
-//! that say what failed. It puts the layers that the config lists around the HTTP
-//! [`client`](crate::client), with the [`credentials`](crate::credentials), the
-//! [`quotas`](crate::quotas) and the [`dialect`](crate::dialect) of the upstream.
+//! In come requests whose paths are relative to the upstream's base URL; out go its responses, or
+//! errors that say what failed. It puts the layers that the config lists around the HTTP
+//! [`client`](crate::client), and uses the upstream's [`credentials`](crate::credentials),
+//! [`quotas`](crate::quotas) and [`dialect`](crate::dialect).
 
 use std::sync::Arc;
 
@@ -44,18 +44,18 @@ pub(crate) use self::stack::boxed;
 
 use self::stack::stack;
 
-/// A pipeline and what others may want to know of it; clones are the same one.
+/// A pipeline with its gate and its quotas; clones share them.
 #[derive(Clone, Debug)]
 pub struct Pipeline {
     /// Takes requests whose paths are relative to the upstream's base URL.
     pub service: UpstreamService,
-    /// The gate, if there is one in the list.
+    /// The gate, if jitter-throttle is listed.
     pub gate: Option<Gate>,
-    /// What the gate counts over restarts, if there are quotas.
+    /// The quota ledger, if there are quotas.
     pub quotas: Option<Arc<QuotaLedger>>,
 }
 
-/// A pipeline that cannot be built. A checked config makes none of these.
+/// A pipeline that cannot be built. A checked config never causes this.
 #[derive(Debug, thiserror::Error)]
 pub enum PipelineError {
     /// See [`NotPassable`].
@@ -64,16 +64,16 @@ pub enum PipelineError {
     /// See [`ReversedJitter`].
     #[error(transparent)]
     JitterThrottle(#[from] ReversedJitter),
-    /// A layer that needs a token, and credentials of the kind `none`.
+    /// A layer needs a token, and the credentials are of the kind `none`.
     #[error("{0:?} needs a token, but the credentials are of the kind none")]
     NoToken(LayerName),
 }
 
-/// Puts the layers that `upstream` lists around `client`. The gate obeys `quotas`.
+/// Puts the layers that `upstream` lists around `client`. The gate asks `quotas`.
 ///
 /// # Errors
 ///
-/// [`PipelineError`] where settings contradict themselves.
+/// [`PipelineError`] if settings contradict each other.
 pub fn build<C, B>(
     upstream: &config::Upstream,
     client: C,
@@ -93,7 +93,7 @@ where
     around(upstream, client, source, gate, quotas)
 }
 
-/// The gate of `upstream`, if there is one in its list.
+/// The gate of `upstream`, if jitter-throttle is listed.
 fn gate(
     upstream: &config::Upstream,
     quotas: Option<&Arc<QuotaLedger>>,
@@ -108,7 +108,7 @@ fn gate(
     }))
 }
 
-/// [`build`] with a gate that is there already.
+/// [`build`] with an existing gate.
 fn around<C, B>(
     upstream: &config::Upstream,
     client: C,
@@ -133,11 +133,11 @@ where
     })
 }
 
-/// How a gate with these settings spaces requests out.
+/// The pacing of a gate with these settings.
 ///
 /// # Errors
 ///
-/// [`ReversedJitter`]; a checked config has none.
+/// [`ReversedJitter`]; a checked config never causes it.
 pub fn pacing(settings: &config::JitterThrottleSettings) -> Result<Pacing, ReversedJitter> {
     let (least, most) = settings.jitter;
     let pacing = match &settings.busy {

@@ -1,4 +1,4 @@
-//! Writes down when requests arrive, and nothing of what they say.
+//! Records when requests arrive, and nothing of their content.
 
 use std::{
     collections::HashMap,
@@ -21,31 +21,31 @@ use tracing::warn;
 
 use crate::upstreams::UpstreamService;
 
-/// One arrival, as it stands in the file.
+/// One arrival, as a line of the file.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct RecordLine {
-    /// When, in ms since the first of its run.
+    /// Milliseconds since the first arrival of the run.
     pub at_ms: f64,
-    /// Whose it is. Recorded by number, in the order in which they appear.
+    /// The session, recorded by number in the order of appearance.
     pub session: String,
-    /// The session that this one works for.
+    /// The parent session.
     #[serde(default)]
     pub parent: Option<String>,
-    /// The model it asks for.
+    /// The requested model.
     #[serde(default)]
     pub model: Option<String>,
-    /// Whether the answer is to be a stream.
+    /// Whether the response is to be a stream.
     #[serde(default)]
     pub stream: bool,
-    /// The size of its body.
+    /// The size of the request body.
     #[serde(default)]
     pub bytes: u64,
-    /// What it is for, where somebody has found out.
+    /// What the request is for, if it was added by hand.
     #[serde(default)]
     pub kind: Option<String>,
 }
 
-/// A file that arrivals are written to; clones write to the same one.
+/// A file for arrivals; clones share it.
 #[derive(Clone, Debug)]
 pub struct Recorder(Arc<Mutex<RecorderState>>);
 
@@ -53,12 +53,12 @@ pub struct Recorder(Arc<Mutex<RecorderState>>);
 struct RecorderState {
     file: File,
     first: Option<Instant>,
-    /// Clients' names of sessions are theirs; here they are numbers.
+    /// Sessions by name; only the numbers are recorded.
     sessions: HashMap<String, usize>,
     broken: bool,
 }
 
-/// What is read of a body.
+/// The recorded parameters of a body.
 #[derive(Default, Deserialize)]
 struct RecordedParams {
     #[serde(default)]
@@ -70,15 +70,15 @@ struct RecordedParams {
 // === impl Recorder ===
 
 impl Recorder {
-    /// Opens `path`, and makes it if there is none; nobody but its owner may read it.
+    /// Opens or creates `path`; only its owner may read it.
     ///
     /// # Errors
     ///
-    /// If it cannot be written to.
+    /// If the file cannot be opened for writing.
     pub fn open(path: &Path) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         let file = options.append(true).create(true).mode(0o600).open(path)?;
-        // It may have been there before; a pipe or a terminal has rights of its own.
+        // The file may have existed; a pipe or a terminal has rights of its own.
         if file.metadata()?.is_file() {
             file.set_permissions(Permissions::from_mode(0o600))?;
         }
@@ -90,7 +90,7 @@ impl Recorder {
         }))))
     }
 
-    /// Notes every request that goes to `pipeline`.
+    /// Records every request to `pipeline`.
     pub fn watch(&self, pipeline: UpstreamService) -> UpstreamService {
         let recorder = self.clone();
         UpstreamService::new(pipeline.map_request(move |request: Request<Full<Bytes>>| {
@@ -121,7 +121,7 @@ impl RecorderState {
         let now = Instant::now();
         let at = now - *self.first.get_or_insert(now);
         let body = request.body().clone().into_inner().unwrap_or_default();
-        // What has no model or is no JSON is an arrival all the same.
+        // A body without a model, or one that is no JSON, is recorded as well.
         let asked: RecordedParams = serde_json::from_slice(&body).unwrap_or_default();
         let line = RecordLine {
             at_ms: (at.as_secs_f64() * 10_000.0).round() / 10.0,
@@ -134,7 +134,7 @@ impl RecorderState {
         };
         let mut text = serde_json::to_string(&line)?;
         text.push('\n');
-        // In one piece, so that a line is whole or not there.
+        // In one write, so that a line is complete or absent.
         self.file.write_all(text.as_bytes())
     }
 

@@ -1,9 +1,9 @@
-//! Removes what concerns the client's connection, where no header-align builds the headers anew.
+//! Removes the headers of the client's connection, where header-align does not replace all headers.
 
 use http::{HeaderMap, header};
 use pacegate_layers::header_align::strip_hop_by_hop;
 
-/// Leaves in `headers` what may go to an upstream.
+/// Removes the headers that must not go upstream.
 pub(super) fn retain_end_to_end(headers: &mut HeaderMap) {
     strip_hop_by_hop(headers);
     headers.remove(header::HOST);

@@ -1,12 +1,12 @@
-//! What a client gets to see of the header of an upstream's answer.
+//! Which response headers of an upstream go to the client.
 
 use http::{HeaderMap, HeaderName, header};
 use pacegate_layers::header_align::strip_hop_by_hop;
 
 use crate::config::ResponseHeaders;
 
-/// Fields by name; all others stay behind. An upstream's cookies, its word on other servers and on
-/// what web pages may do are between it and pacegate.
+/// Passes listed headers only. Drops, among others, `Set-Cookie`, `Alt-Svc` and CORS headers of the
+/// upstream.
 #[derive(Clone, Debug)]
 pub(super) struct ResponseHeaderFilter {
     names: HeaderMap<()>,
@@ -24,16 +24,16 @@ impl ResponseHeaderFilter {
         }
     }
 
-    /// Leaves in `headers` what may go on.
+    /// Removes the headers that must not go to the client.
     pub(super) fn retain(&self, headers: &mut HeaderMap) {
         let stays = |name: &&HeaderName| !self.passes(name);
-        // Few, as a rule, if any. What is about one connection is in no list, so it is among them.
+        // Few headers, if any. Those of one connection are never listed, so they are among them.
         let behind: Vec<_> = headers.keys().filter(stays).cloned().collect();
         if behind.contains(&header::CONNECTION) {
             strip_hop_by_hop(headers);
         }
         if behind.contains(&header::TRANSFER_ENCODING) {
-            // Beside a coding it is wrong, or a trap.
+            // Wrong beside a transfer coding, and perhaps an attack.
             headers.remove(header::CONTENT_LENGTH);
         }
         for name in behind {
@@ -60,7 +60,7 @@ mod tests {
 
     use super::*;
 
-    /// What is left of a header with these fields where all of `x-` and `proxy-` may pass.
+    /// The headers that remain of `fields` if all of `x-` and `proxy-` may pass.
     fn sifted(fields: &[(&'static str, &'static str)]) -> Vec<String> {
         let passing = ResponseHeaderFilter::new(&ResponseHeaders {
             names: vec![header::CONTENT_TYPE],

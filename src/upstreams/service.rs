@@ -1,4 +1,4 @@
-//! The one service type around all layers of an upstream.
+//! The service type around all layers of an upstream.
 
 use std::{
     fmt,
@@ -16,18 +16,18 @@ use tower::{Service, ServiceExt};
 
 use crate::body::Body;
 
-/// A service behind a pointer: whatever layers it is made of, a clone costs one count.
+/// A service behind an `Arc`: whatever its layers, a clone costs one reference count.
 ///
-/// tower's own `BoxCloneSyncService` copies the box and all boxes in it. Every layer clones what is
-/// inside it for each request, so a list of layers would be copied once for each of them.
+/// tower's own `BoxCloneSyncService` copies the box and all boxes inside it. Every layer clones its
+/// inner service for each request, so a stack would be copied once for each of its layers.
 ///
-/// It is always ready: readiness is waited for in the response future, by the clone that is called.
+/// It is always ready: the clone that is called awaits readiness in the response future.
 pub struct ArcService<R, T, E>(Arc<dyn CallArc<R, T, E>>);
 
-/// A pipeline, or a client at its end.
+/// A pipeline, or the client at its end.
 pub type UpstreamService = ArcService<Request<Full<Bytes>>, Response<Body>, BoxError>;
 
-/// The response future of a [`ArcService`] service.
+/// The response future of an [`ArcService`].
 pub type ServiceFuture<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
 
 trait CallArc<R, T, E>: Send + Sync {
@@ -35,7 +35,7 @@ trait CallArc<R, T, E>: Send + Sync {
 }
 
 impl<R, T, E> ArcService<R, T, E> {
-    /// Shares `service`.
+    /// Puts `service` behind an `Arc`.
     pub fn new<S>(service: S) -> Self
     where
         S: Service<R, Response = T, Error = E> + Clone + Send + Sync + 'static,
@@ -84,7 +84,7 @@ where
 {
     fn call(&self, request: R) -> ServiceFuture<T, E> {
         let mut service = self.clone();
-        // Nearly always ready at once, and then nothing but its own future has to be kept.
+        // Nearly always ready at once; then the future stores only the inner future.
         match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(())) => Box::pin(Service::call(&mut service, request)),
             Poll::Ready(Err(error)) => Box::pin(ready(Err(error))),

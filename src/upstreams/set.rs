@@ -1,4 +1,4 @@
-//! The pipelines of a whole config, and what those of the next one take over.
+//! The pipelines of a whole config, and which of their parts a reload keeps.
 
 use std::{
     collections::HashMap,
@@ -21,8 +21,8 @@ use crate::{
 #[derive(Debug)]
 pub struct UpstreamSet {
     entries: Vec<Entry>,
-    /// Every book that may still be counted in, also by requests that came before a reload: two
-    /// books on one file would both spend what is left.
+    /// Every quota ledger in use, also by requests from before a reload: two ledgers on one file
+    /// would both spend the remainder.
     books: HashMap<String, Weak<QuotaLedger>>,
     state_dir: Option<PathBuf>,
     tasks: TaskTracker,
@@ -34,12 +34,12 @@ struct Entry {
     pipeline: Pipeline,
 }
 
-/// How many pipelines a reload has kept, and how many it has built.
+/// How many pipelines a reload has kept and built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Changes {
-    /// As they were.
+    /// Unchanged upstreams.
     pub kept: usize,
-    /// New, or with other settings.
+    /// New upstreams, and those with other settings.
     pub built: usize,
 }
 
@@ -50,7 +50,7 @@ impl UpstreamSet {
     ///
     /// # Errors
     ///
-    /// The first upstream that cannot be put together.
+    /// The first upstream that cannot be built.
     ///
     /// # Panics
     ///
@@ -65,14 +65,13 @@ impl UpstreamSet {
         Ok(empty.reload(&config.upstreams)?.0)
     }
 
-    /// The fleet of `upstreams`. Those that have not changed keep their pipelines: gate, connections,
-    /// credentials. One that has changed gets a new one; it goes on counting in the book of the
-    /// old, and keeps the gate, and with it who waits and what the upstream has said, while pacing,
-    /// address and account are the same.
+    /// The set for `upstreams`. An unchanged upstream keeps its pipeline: gate, connections,
+    /// credentials. A changed upstream keeps its quota ledger. It keeps its gate, too, with its
+    /// queue, if pacing, base URL and credentials are unchanged.
     ///
     /// # Errors
     ///
-    /// The first upstream that cannot be put together; then nothing has changed.
+    /// The first upstream that cannot be built; then nothing has changed.
     ///
     /// # Panics
     ///
@@ -93,7 +92,7 @@ impl UpstreamSet {
                 }
             });
         }
-        // Not before everything else has gone well: requests of the old upstream count in it, too.
+        // Last, because requests of the old upstream are counted in the same ledger.
         for entry in &entries {
             entry.recount()?;
         }
@@ -109,7 +108,7 @@ impl UpstreamSet {
         Ok((upstreams, changes))
     }
 
-    /// The pipelines in the order of the config.
+    /// The pipelines, in the order of the config.
     pub fn pipelines(&self) -> Vec<Pipeline> {
         self.entries.iter().map(|it| it.pipeline.clone()).collect()
     }
@@ -132,7 +131,7 @@ impl UpstreamSet {
     }
 }
 
-/// Whether one gate serves for both: the same account, and the same pace.
+/// Whether both may share a gate: the same account at the same pace.
 fn is_paced_alike(old: &Upstream, new: &Upstream) -> bool {
     let listed = |upstream: &Upstream| upstream.pipeline.contains(&LayerName::JitterThrottle);
     listed(old)
@@ -166,7 +165,7 @@ mod tests {
     use super::*;
     use crate::config::{self, Sample};
 
-    /// Upstreams with the given quotas and TOML, each under its name.
+    /// Upstreams by name, each with its TOML.
     fn config(folder: &Path, upstreams: &[(&str, &str)]) -> Config {
         let text: String = upstreams
             .iter()
@@ -199,7 +198,7 @@ mod tests {
         (usage[0].used, usage[0].limit)
     }
 
-    /// Whether a permit of the one gate is seen at the other.
+    /// Whether a permit of the first pipeline's gate is in flight at the second's.
     async fn share_a_gate(one: &Pipeline, two: &Pipeline) -> bool {
         let [one, two] = [one, two].map(|it| it.gate.as_ref().unwrap());
         let before = two.in_flight();
@@ -251,7 +250,7 @@ mod tests {
         record(&old);
         let (second, _) = first.reload(&upstreams(&throttle(7, 2)).upstreams).unwrap();
         let new = second.pipelines().remove(0);
-        // A request that came before the reload leaves after it.
+        // A request from before the reload leaves after it.
         record(&old);
         assert_eq!(usage(&new), (2, 7));
         assert_eq!(usage(&old), (2, 7));

@@ -28,16 +28,15 @@ use crate::{
     dialect::DialectClassifier,
 };
 
-/// Puts the layers that `upstream` lists around `client`, and around them what every upstream has.
-/// Requests take their turns at `gate`, which is there if jitter-throttle is listed, and their tokens
-/// from `source`.
+/// Puts the layers that `upstream` lists around `client`, and around these the layers that every
+/// upstream has. `gate` is there if jitter-throttle is listed; tokens come from `source`.
 ///
 /// In the order of a request: keep-waiting, response headers, request headers, retry-on-429,
 /// token-refresh, jitter-throttle, header-align, bearer-auth.
 ///
-/// Extensions: retry-on-429 adds a [`RequestContext`] if the edge has not; keep-waiting, jitter-throttle
-/// and the client read and write it. bearer-auth adds the [`BearerToken`] to a response that is no
-/// success, and token-refresh reads it there.
+/// Extensions: retry-on-429 adds a [`RequestContext`] if the edge has not; keep-waiting,
+/// jitter-throttle and the client read and write it. bearer-auth adds the [`BearerToken`] to a
+/// response that is no success, and token-refresh reads it there.
 ///
 /// [`BearerToken`]: pacegate_layers::token::BearerToken
 /// [`RequestContext`]: pacegate_layers::context::RequestContext
@@ -70,7 +69,7 @@ where
         .then(|| header_align(upstream))
         .transpose()?;
     let bearer_auth = token_for(LayerName::BearerAuth)?.map(BearerAuthLayer::new);
-    // These two change the type of the body, so it has to change without them as well.
+    // These two change the body type; without them an adapter does.
     let retry_on_429 = if listed(LayerName::RetryOn429) {
         Either::Left(retry_on_429(upstream, gate))
     } else {
@@ -88,48 +87,49 @@ where
         })),
     };
     let response_headers = Arc::new(ResponseHeaderFilter::new(&upstream.response_headers));
-    // Boxed once, around the whole: a box for each layer costs more than most of the layers do.
+    // Boxed once, around all layers: a box per layer would cost more than most of the layers.
     Ok(boxed(
         ServiceBuilder::new()
-            // Keeps a client from giving up while its request waits, so it is outside all that waits.
+            // Keeps a client from timing out while its request waits, so it is outside all that
+            // waits.
             .layer(KeepWaitingLayer {
                 max_hold: upstream.retry_on_429.max_hold,
                 gate: gate.cloned(),
             })
-            // Keeps the upstream's cookies and its other words to pacegate from the client.
+            // Keeps the upstream's cookies and other unlisted headers from the client.
             .map_response(move |mut response: Response<_>| {
-                // The version was that of the upstream's connection; the client's has its own.
+                // The version is that of the upstream's connection; the client's has its own.
                 *response.version_mut() = Version::HTTP_11;
                 response_headers.retain(response.headers_mut());
                 response
             })
-            // What concerns the client's connection ends here. header-align passes none of it on.
+            // Removes the headers of the client's connection. header-align passes none of them.
             .option_layer((!listed(LayerName::HeaderAlign)).then(|| {
                 MapRequestLayer::new(|mut request: Request<Full<Bytes>>| {
                     retain_end_to_end(request.headers_mut());
                     request
                 })
             }))
-            // Keeps "slow down" from the client. Outside jitter-throttle, because every attempt
+            // Keeps 429 responses from the client. Outside jitter-throttle, because every attempt
             // takes its turn; outside token-refresh, because the replay may be refused as well.
             .layer(retry_on_429)
-            // Replaces a token that was revoked before its time. Outside jitter-throttle, because
-            // the replay takes its turn, too; outside bearer-auth, which gives it the new token.
+            // Replaces a token that was revoked early. Outside jitter-throttle, because the replay
+            // takes its turn, too; outside bearer-auth, which sends the new token.
             .option_layer(token_refresh)
-            // Protects the account: requests leave one by one, at its pace. Outside what makes the
-            // request, because it may wait here for minutes.
+            // Protects the account: requests leave one by one, at its pace. Outside the layers that
+            // build the request, because it may wait here for minutes.
             .layer(jitter_throttle)
-            // Keeps the client's credentials and whatever else is its own from the upstream.
-            // Outside bearer-auth, because it strips `Authorization`.
+            // Keeps the client's credentials and its other headers from the upstream. Outside
+            // bearer-auth, because it strips `Authorization`.
             .option_layer(header_align)
-            // Sends the account's token. Innermost, because one that was read before the wait may
-            // be stale after it.
+            // Sends the account's token. Innermost, because a token that was read before the wait
+            // may be stale after it.
             .option_layer(bearer_auth)
             .service(client),
     ))
 }
 
-/// Boxes a service and the bodies of its answers.
+/// Boxes a service and the bodies of its responses.
 pub(crate) fn boxed<S, B>(service: S) -> UpstreamService
 where
     S: Service<Request<Full<Bytes>>, Response = Response<B>, Error = BoxError>
@@ -165,7 +165,7 @@ fn header_align(upstream: &config::Upstream) -> Result<HeaderAlignLayer, NotPass
     for field in &upstream.header_align.fields {
         let rule = match &field.rule {
             HeaderRule::Narrow(list) => Rule::Narrow(list.clone()),
-            // An empty value stays only where something is sure to replace it.
+            // An empty value stays only where another one is sure to replace it.
             HeaderRule::Place if field.name == header::HOST => Rule::Place,
             HeaderRule::Place if field.name == header::AUTHORIZATION && authorized => Rule::Place,
             HeaderRule::Place => continue,
@@ -211,7 +211,8 @@ mod tests {
         upstream
     }
 
-    /// Refuses the first try and the second try's token, and keeps the headers of the latest request.
+    /// Refuses the first attempt, then the second attempt's token, and stores the headers of the
+    /// latest request.
     fn pipeline(listed: &[LayerName], sent: &Arc<Mutex<HeaderMap>>) -> Pipeline {
         let tries = AtomicUsize::new(0);
         let sent = Arc::clone(sent);
@@ -232,7 +233,7 @@ mod tests {
         build(&upstream(listed), client, Some(source), None).unwrap()
     }
 
-    /// The status of the response, the fields that were sent, and how often.
+    /// The status of the response, the headers that were sent, and the number of dispatches.
     async fn ask(listed: &[LayerName]) -> (StatusCode, BTreeMap<String, String>, u64) {
         let sent = Arc::default();
         let pipeline = pipeline(listed, &sent);

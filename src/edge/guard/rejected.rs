@@ -1,8 +1,8 @@
-//! Why a request may not pass, and how it is told.
+//! Why a request is rejected, with its status and error code.
 
 use http::StatusCode;
 
-/// Why a request may not pass.
+/// Why a request is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(in crate::edge) enum Rejected {
     #[error(
