@@ -7,14 +7,14 @@ use tempfile::TempDir;
 
 use super::input;
 
-/// What the variable `KEY` holds: a key that may be used anywhere.
+/// The value of the variable `KEY`: a key that may be used anywhere.
 const SECRET: &str = "canary-0123456789abcdef0123456789abcdef";
 
 thread_local! {
     static FOLDER: OnceCell<TempDir> = const { OnceCell::new() };
 }
 
-/// A config that loads keeps the safety rules; one that does not is told why, without its secrets.
+/// A config that loads keeps the safety rules; the error of any other contains no secret.
 pub fn run(input: &[u8]) {
     FOLDER.with(|folder| {
         let folder = folder.get_or_init(input::folder).path();
@@ -47,7 +47,7 @@ fn check(config: &config::Config) {
     assert!(!config.upstreams.is_empty());
     assert!(!format!("{config:?}").contains(SECRET));
     for upstream in &config.upstreams {
-        // A subset of the layers, in the order that runs.
+        // A subset of the layers, in running order.
         let mut all = LayerName::ALL.iter();
         assert!(
             upstream

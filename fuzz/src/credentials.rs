@@ -13,7 +13,7 @@ thread_local! {
     static FOLDER: OnceCell<TempDir> = const { OnceCell::new() };
 }
 
-/// What is read can be sent and is written as it was read; nothing that is shown holds a token.
+/// A file that loads can be sent and is written back unchanged; no text shown contains a token.
 pub fn run(input: &[u8]) {
     FOLDER.with(|folder| {
         let folder = folder.get_or_init(input::folder).path();
@@ -33,7 +33,7 @@ fn check(file: &CredentialsFile, read: &OAuthCredentials) {
     let shown = format!("{read:?}");
     let resource = read.resource_url.as_deref().unwrap_or_default();
     for token in [&read.access_token, &read.refresh_token] {
-        // A short one may stand anywhere by chance, and the other fields may hold anything.
+        // A short token may occur anywhere by chance, and the other fields may contain anything.
         let token = token.expose_secret();
         let elsewhere = read.token_type.contains(token) || resource.contains(token);
         assert!(
@@ -41,7 +41,7 @@ fn check(file: &CredentialsFile, read: &OAuthCredentials) {
             "{shown}"
         );
     }
-    // A write waits for the disk: not each time.
+    // A write waits for the disk, so not for every input.
     if read.expiry_date.is_multiple_of(16) {
         file.write(read).unwrap();
         let again = file.read_once().unwrap().credentials;

@@ -1,4 +1,4 @@
-//! What an upstream means by an answer. Input: a status, header fields, an empty line, the body.
+//! The verdict on a response. Input: a status, headers, an empty line, the body.
 
 use std::{
     sync::LazyLock,
@@ -14,10 +14,10 @@ use pacegate_layers::retry_on_429::{Classify, PeekedResponse, Verdict};
 
 use super::input;
 
-/// A month, and an hour that a clock was set back.
+/// A month, and an hour by which a clock was set back.
 const LONGEST: Duration = Duration::from_secs(31 * 86_400 + 3_600);
 
-/// Those of all presets.
+/// The dialects of all presets.
 pub(super) static ALL: LazyLock<Vec<DialectClassifier>> = LazyLock::new(|| {
     let presets = [
         "coding-plan",
@@ -42,7 +42,7 @@ fn classifier(preset: &str) -> DialectClassifier {
     DialectClassifier::with_clock(&config.upstreams[0].dialect, noon)
 }
 
-/// A verdict depends on the answer alone; only statuses that are read have one; a reset is near.
+/// A verdict depends on the response alone; only inspected statuses have one; a reset is near.
 pub fn run(input: &[u8]) {
     let (status, rest) = input::first_line(input);
     let status = StatusCode::from_bytes(status.trim_ascii()).unwrap_or(StatusCode::OK);

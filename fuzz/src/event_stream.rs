@@ -1,5 +1,5 @@
-//! Event streams that are read up to their first event. Input: a line whose bytes are the lengths
-//! of the chunks, then the stream.
+//! Event streams, read up to their first event. Input: a line whose bytes are the lengths of the
+//! chunks, then the stream.
 
 use std::convert::Infallible;
 
@@ -12,7 +12,7 @@ use tower::{Layer, ServiceExt, service_fn};
 
 use super::{dialects, input};
 
-/// More is judged by what has come so far, which depends on the chunks.
+/// A longer stream is classified by what has arrived, which depends on the chunks.
 const LONGEST: usize = 4096;
 
 /// The chunks of a stream, as a body.
@@ -31,7 +31,7 @@ impl http_body::Body for Chunks {
     }
 }
 
-/// How a stream is cut makes no difference, and a stream that passes is what was sent.
+/// The chunks make no difference, and a stream that passes arrives unchanged.
 pub fn run(input: &[u8]) {
     let (lengths, stream) = input::first_line(input);
     let stream = Bytes::copy_from_slice(&stream[..stream.len().min(LONGEST)]);
@@ -62,7 +62,7 @@ fn pass(
     classifier: impl Classify + Clone + Send + Sync + 'static,
     chunks: Vec<Bytes>,
 ) -> Result<(u16, Bytes), String> {
-    // No retry: what comes back is what came first.
+    // Without retries the client gets the first response.
     let layer = RetryOn429Layer::new(classifier).max_retries(0);
     let service = layer.layer(service_fn(move |_: Request<Full<Bytes>>| {
         let mut response = Response::new(Chunks(chunks.clone().into_iter()));

@@ -1,4 +1,4 @@
-//! Which header fields cross. Input: header fields, as a client or an upstream sends them.
+//! Which headers pass. Input: headers, as a client or an upstream sends them.
 
 use std::{
     collections::HashSet,
@@ -21,7 +21,7 @@ use super::input;
 
 const PROFILES: [&str; 3] = ["neutral", "qwen-code-0.10", "qwen-code-0.24"];
 
-/// Fields of one connection only.
+/// Headers of one connection only.
 const HOP_BY_HOP: [&str; 9] = [
     "connection",
     "keep-alive",
@@ -34,10 +34,10 @@ const HOP_BY_HOP: [&str; 9] = [
     "upgrade",
 ];
 
-/// What the client may decide: the default `pass`, and what a profile narrows.
+/// Headers that the client may decide: the default `pass`, narrowed by a profile.
 const PASSED: [&str; 3] = ["accept", "accept-encoding", "content-type"];
 
-/// A pipeline for each profile, and what arrived behind it.
+/// A pipeline per profile, and the headers that arrived behind it.
 static PIPELINES: LazyLock<Vec<(UpstreamService, Arrived)>> =
     LazyLock::new(|| PROFILES.into_iter().map(pipeline).collect());
 
@@ -63,8 +63,8 @@ fn pipeline(profile: &str) -> (UpstreamService, Arrived) {
     (built.service, arrived)
 }
 
-/// The upstream gets our token and what the profile or `pass` lets through; nothing hop-by-hop
-/// crosses.
+/// The upstream gets our token and the headers that the profile or `pass` allows; no hop-by-hop
+/// header passes.
 pub fn run(input: &[u8]) {
     let (client, _) = input::message(input);
     check_stripped(client.clone());

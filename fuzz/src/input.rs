@@ -1,4 +1,4 @@
-//! The form that inputs have, so that seeds can be read and written by hand.
+//! The format of inputs, so that seeds can be read and written by hand.
 
 use std::{fs, path::PathBuf};
 
@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use pacegate::config::{self, Config, ConfigSource};
 use tempfile::TempDir;
 
-/// Lines of `name: value` up to an empty line, then a body. What is no header field is left out.
+/// Lines of `name: value` up to an empty line, then a body. Lines that are no header are ignored.
 pub fn message(input: &[u8]) -> (HeaderMap, &[u8]) {
     let end = input.windows(2).position(|pair| pair == b"\n\n");
     let (head, body) = match end {
@@ -28,7 +28,7 @@ pub fn message(input: &[u8]) -> (HeaderMap, &[u8]) {
     (headers, body)
 }
 
-/// The first line and what follows it.
+/// The first line, and the rest.
 pub fn first_line(input: &[u8]) -> (&[u8], &[u8]) {
     match input.iter().position(|byte| *byte == b'\n') {
         Some(end) => (&input[..end], &input[end + 1..]),
@@ -36,14 +36,14 @@ pub fn first_line(input: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// A folder in memory, where there is one: targets write a file each time.
+/// A directory in memory if possible: targets write a file for every input.
 pub fn folder() -> TempDir {
     tempfile::tempdir_in("/dev/shm")
         .or_else(|_| tempfile::tempdir())
         .unwrap()
 }
 
-/// The configuration that `text` is.
+/// The configuration in `text`.
 pub fn configured(text: &str) -> Config {
     let folder = folder();
     let file: PathBuf = folder.path().join("pacegate.toml");

@@ -1,8 +1,7 @@
-//! What is promised of whatever comes in from outside, as functions that panic where it does not
-//! hold.
+//! The guarantees for untrusted input, as functions that panic if one does not hold.
 //!
 //! Each module is one fuzz target: its `run` takes any bytes. The integration tests include this
-//! file to play the seeds and the inputs that once broke something (`corpus/`).
+//! file to play the seeds, and the inputs that once failed (`corpus/`).
 
 pub mod config;
 pub mod credentials;

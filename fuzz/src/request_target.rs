@@ -1,10 +1,10 @@
-//! What a request line can make the gateway ask its upstream for. Input: the target.
+//! Which paths a request line can make the gateway request upstream. Input: the target.
 
 use super::rig::{self, Asked};
 
-/// Whatever is asked for, the upstream sees one plain path under its base, or nothing.
+/// For any target, the upstream sees one plain path under its base URL, or nothing.
 pub fn run(input: &[u8]) {
-    // What ends the line is another request's, and that is not what is tried here.
+    // A line break would begin another line, which is not tested here.
     if input.iter().any(|byte| matches!(byte, b'\r' | b'\n')) {
         return;
     }

@@ -1,4 +1,4 @@
-//! How long an answer asks to wait. Input: header fields, an empty line, the answer's text.
+//! How long a response asks to wait. Input: headers, an empty line, the response's text.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +10,7 @@ use super::input;
 /// 2026-11-23, 12:00 UTC.
 const NOW: Duration = Duration::from_secs(1_795_435_200);
 
-/// Whole seconds are those seconds, whatever else is there but the field that comes first.
+/// A number of seconds is that wait, unless the header that comes first says otherwise.
 pub fn run(input: &[u8]) {
     let (headers, text) = input::message(input);
     let text = String::from_utf8_lossy(text);

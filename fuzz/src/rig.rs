@@ -1,7 +1,7 @@
-//! A gateway and its upstream on one thread, which runs while something is said to the gateway.
+//! A gateway and its upstream on one thread, which runs while a request is sent.
 //!
-//! The gateway is the real one, on a socket; so is the way to the upstream, which writes down what
-//! it was asked for.
+//! The gateway is the real one, on a socket; so is the connection to the upstream, which records
+//! its requests.
 
 use std::{
     cell::OnceCell,
@@ -34,7 +34,7 @@ pub struct Asked {
     pub method: String,
     /// Its target.
     pub target: String,
-    /// Its body, which has come to its end.
+    /// Its whole body.
     pub body: Bytes,
 }
 
@@ -49,8 +49,8 @@ thread_local! {
     static RIG: OnceCell<Rig> = const { OnceCell::new() };
 }
 
-/// Sends `request`, which says that it is the connection's last. The whole answer, and what the
-/// upstream was asked for.
+/// Sends `request`, which must be the last one of its connection. Returns the whole response, and
+/// the requests that reached the upstream.
 pub fn ask(request: &[u8]) -> (String, Vec<Asked>) {
     with(async |stream, answer| {
         stream.write_all(request).await.unwrap();
