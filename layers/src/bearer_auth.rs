@@ -257,17 +257,17 @@ mod tests {
         let mut response = task::spawn(service.call(request));
         assert_pending!(response.poll());
 
-        let (request, answer) = upstream.next_request().await.unwrap();
+        let (request, responder) = upstream.next_request().await.unwrap();
         let values: Vec<_> = request.headers().get_all("authorization").iter().collect();
         assert_eq!(values, ["Bearer ours"]);
         assert!(values[0].is_sensitive());
-        answer.send_response(Response::new(()));
+        responder.send_response(Response::new(()));
         assert_ready_ok!(response.poll());
     }
 
     #[tokio::test]
-    async fn an_answer_that_is_no_success_says_which_token_it_is_about() {
-        for (status, about) in [(200, None), (401, Some(1)), (503, Some(1))] {
+    async fn a_response_without_success_carries_the_token_used() {
+        for (status, generation) in [(200, None), (401, Some(1)), (503, Some(1))] {
             let source = Latest(Arc::new(Mutex::new(BearerToken::new("ours", 1).unwrap())));
             let inner = service_fn(move |_: Request<()>| {
                 std::future::ready(Response::builder().status(status).body(()))
@@ -275,13 +275,13 @@ mod tests {
             let service = BearerAuthLayer::new(source).layer(inner);
             let response = service.oneshot(Request::new(())).await.unwrap();
             let token = response.extensions().get::<BearerToken>();
-            assert_eq!(token.map(BearerToken::generation), about, "{status}");
+            assert_eq!(token.map(BearerToken::generation), generation, "{status}");
         }
     }
 
     #[tokio::test]
     async fn sends_nothing_before_the_token_is_there() {
-        let (tell, receiver) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         let source = Arc::new(Later(Mutex::new(Some(receiver))));
         let (inner, mut upstream): (Inner, _) = mock::pair();
         let mut service = mock::Spawn::new(BearerAuthLayer::new(source).layer(inner));
@@ -290,16 +290,16 @@ mod tests {
         assert_pending!(response.poll());
         assert_pending!(upstream.poll_request());
 
-        tell.send(BearerToken::new("late", 1).unwrap()).unwrap();
+        sender.send(BearerToken::new("late", 1).unwrap()).unwrap();
         assert_pending!(response.poll());
-        let (request, _answer) = upstream.next_request().await.unwrap();
+        let (request, _responder) = upstream.next_request().await.unwrap();
         assert_eq!(request.headers()["authorization"], "Bearer late");
     }
 
     #[tokio::test]
     async fn a_source_without_a_token_is_an_error_and_nothing_is_sent() {
-        let (tell, receiver) = oneshot::channel();
-        drop(tell);
+        let (sender, receiver) = oneshot::channel();
+        drop(sender);
         let source = Arc::new(Later(Mutex::new(Some(receiver))));
         let (inner, mut upstream): (Inner, _) = mock::pair();
         let mut service = mock::Spawn::new(BearerAuthLayer::new(source).layer(inner));

@@ -19,10 +19,10 @@ use std::{
 /// Session, upstream, attempts, time in the queue and queue position of one request; clones share
 /// them.
 #[derive(Clone, Debug, Default)]
-pub struct RequestContext(Arc<Common>);
+pub struct RequestContext(Arc<ContextInner>);
 
 #[derive(Debug, Default)]
-struct Common {
+struct ContextInner {
     session: Option<Session>,
     upstream: OnceLock<Arc<str>>,
     expects_stream: AtomicBool,
@@ -50,9 +50,9 @@ impl RequestContext {
 
     /// A context for a request of `session` that has just arrived.
     pub fn of(session: Session) -> Self {
-        Self(Arc::new(Common {
+        Self(Arc::new(ContextInner {
             session: Some(session),
-            ..Common::default()
+            ..ContextInner::default()
         }))
     }
 
@@ -108,7 +108,7 @@ impl RequestContext {
     }
 
     /// Sets the sequence number, which is not zero; the first one stays.
-    pub(crate) fn keep_sequence(&self, sequence: u64) {
+    pub(crate) fn set_sequence(&self, sequence: u64) {
         let _first_wins =
             self.0
                 .sequence
@@ -121,7 +121,7 @@ impl RequestContext {
     }
 
     /// Sets the latest dispatch, whose number is not zero.
-    pub(crate) fn keep_dispatch_id(&self, dispatch_id: u64) {
+    pub(crate) fn set_dispatch_id(&self, dispatch_id: u64) {
         self.0.dispatch_id.store(dispatch_id, Ordering::Relaxed);
     }
 }

@@ -125,7 +125,7 @@ static HOP_BY_HOP: [HeaderName; 9] = [
 ];
 
 /// The client's credentials, and the headers that the HTTP client below sets itself.
-static OWN: [HeaderName; 6] = [
+static RESERVED: [HeaderName; 6] = [
     HeaderName::from_static("api-key"),
     header::AUTHORIZATION,
     header::CONTENT_LENGTH,
@@ -140,7 +140,7 @@ pub fn is_hop_by_hop(name: &HeaderName) -> bool {
 }
 
 fn is_never_passed(name: &HeaderName) -> bool {
-    is_hop_by_hop(name) || OWN.contains(name)
+    is_hop_by_hop(name) || RESERVED.contains(name)
 }
 
 /// Removes hop-by-hop headers and every header named in `Connection`. The others keep their order.

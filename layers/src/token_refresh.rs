@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refresh_that_fails_for_now_leaves_the_upstreams_answer() {
+    async fn a_failed_refresh_returns_the_upstreams_response() {
         let (source, tell) = Source::new(|| Err(TokenError::Unavailable("down".into())));
         tell.send(true).unwrap();
         let calls = Arc::new(AtomicU64::new(0));
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refresh_that_is_refused_says_that_a_login_is_required() {
+    async fn a_refused_refresh_requires_a_login() {
         let (source, tell) = Source::new(|| Err(TokenError::LoginRequired("run x".into())));
         tell.send(true).unwrap();
         let error = ServiceBuilder::new()

@@ -179,7 +179,7 @@ async fn headers_arrive_aligned_and_in_order() {
 }
 
 #[tokio::test]
-async fn a_401_is_answered_by_one_refresh_and_one_replay() {
+async fn a_401_causes_one_refresh_and_one_replay() {
     let upstream = Upstream::start(&[StatusCode::UNAUTHORIZED]).await;
     let source = Source::default();
     let response = upstream.ask(&source).await;

@@ -16,10 +16,10 @@ pub(super) fn offers(client: &[&HeaderValue], wanted: &HeaderValue) -> bool {
 fn members(list: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     let members = list.as_bytes().split(|byte| *byte == b',');
     members.filter_map(|member| {
-        let mut parts = member.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
-        let name = parts.next().filter(|name| !name.is_empty())?;
-        let refused = parts
-            .filter_map(|part| part.split_at_checked(2))
+        let mut params = member.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+        let name = params.next().filter(|name| !name.is_empty())?;
+        let refused = params
+            .filter_map(|param| param.split_at_checked(2))
             .filter(|(key, _)| key.eq_ignore_ascii_case(b"q="))
             .any(|(_, weight)| {
                 std::str::from_utf8(weight).is_ok_and(|weight| weight.parse() == Ok(0.0_f32))

@@ -52,7 +52,7 @@ fn sends_the_fields_in_their_order_and_nothing_else() {
 }
 
 #[test]
-fn a_clients_value_for_what_is_never_passed_counts_as_none() {
+fn a_client_value_that_is_never_passed_counts_as_absent() {
     let own = HeaderValue::from_static("own");
     let layer = HeaderAlignLayer::new()
         .field(header::COOKIE, Rule::SetIfAbsent(own.clone()))
@@ -79,7 +79,7 @@ fn a_field_named_in_connection_is_not_passed() {
 }
 
 #[test]
-fn what_connection_names_cannot_remove_a_field_of_our_own() {
+fn connection_cannot_remove_our_own_headers() {
     let layer = HeaderAlignLayer::new().field(header::AUTHORIZATION, Rule::Place);
     let aligned = layer
         .template
@@ -89,7 +89,7 @@ fn what_connection_names_cannot_remove_a_field_of_our_own() {
 
 #[test]
 fn credentials_and_hop_by_hop_fields_cannot_be_passed() {
-    for name in HOP_BY_HOP.iter().chain(&OWN) {
+    for name in HOP_BY_HOP.iter().chain(&RESERVED) {
         assert!(
             HeaderAlignLayer::new().pass(name.clone()).is_err(),
             "{name} must be refused"
@@ -124,7 +124,7 @@ fn set_if_absent_yields_to_the_client() {
 }
 
 #[test]
-fn an_encoding_is_asked_for_only_when_the_client_can_read_it() {
+fn an_encoding_is_requested_only_if_the_client_can_read_it() {
     let layer = HeaderAlignLayer::new().field(
         header::ACCEPT_ENCODING,
         Rule::Narrow(HeaderValue::from_static("br, gzip")),
@@ -183,7 +183,7 @@ fn the_clients_own_lists_stand_where_the_field_stands() {
 }
 
 #[test]
-fn the_last_rule_for_a_field_wins_in_the_first_ones_place() {
+fn the_last_rule_wins_in_the_first_rules_position() {
     let layer = HeaderAlignLayer::new()
         .field(header::ACCEPT, set("a"))
         .field(header::USER_AGENT, set("b"))
@@ -195,7 +195,7 @@ fn the_last_rule_for_a_field_wins_in_the_first_ones_place() {
 }
 
 #[test]
-fn what_stays_when_hop_by_hop_fields_go_keeps_its_order() {
+fn stripping_hop_by_hop_headers_keeps_the_order() {
     let mut headers = client(&[
         ("te", "trailers"),
         ("accept", "a"),
@@ -226,7 +226,7 @@ fn every_rule() -> HeaderAlignLayer {
         .unwrap()
 }
 
-fn anything() -> impl Strategy<Value = HeaderMap> {
+fn client_headers() -> impl Strategy<Value = HeaderMap> {
     let name = select(
         &[
             "accept",
@@ -248,7 +248,7 @@ fn anything() -> impl Strategy<Value = HeaderMap> {
 
 proptest! {
     #[test]
-    fn whatever_a_client_sends_the_order_is_the_lists(client in anything()) {
+    fn any_client_headers_leave_in_the_lists_order(client in client_headers()) {
         let layer = every_rule();
         let aligned = layer.template.align(&client);
         let mut order = layer.template.fields.iter().map(|(name, _)| name).chain(&layer.template.pass);

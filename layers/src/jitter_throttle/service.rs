@@ -25,7 +25,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct JitterThrottleLayer {
     gate: Gate,
-    reports: bool,
+    reports_feedback: bool,
 }
 
 /// Lets requests through its gate one by one; see the [module documentation](super).
@@ -33,7 +33,7 @@ pub struct JitterThrottleLayer {
 pub struct JitterThrottle<S> {
     inner: S,
     gate: Gate,
-    reports: bool,
+    reports_feedback: bool,
 }
 
 pin_project! {
@@ -56,13 +56,13 @@ pin_project! {
             request: Option<Request<B>>,
             #[pin]
             turn: Acquire,
-            reports: bool,
+            reports_feedback: bool,
         },
         Call {
             #[pin]
             response: F,
             permit: Option<Permit>,
-            reports: bool,
+            reports_feedback: bool,
         },
     }
 }
@@ -74,7 +74,7 @@ impl JitterThrottleLayer {
     pub fn new(gate: Gate) -> Self {
         Self {
             gate,
-            reports: true,
+            reports_feedback: true,
         }
     }
 
@@ -83,7 +83,7 @@ impl JitterThrottleLayer {
     /// layer alone sees only the status, and a stream may begin with a refusal under a success.
     #[must_use]
     pub fn feedback_from_outside(mut self) -> Self {
-        self.reports = false;
+        self.reports_feedback = false;
         self
     }
 }
@@ -95,7 +95,7 @@ impl<S> Layer<S> for JitterThrottleLayer {
         JitterThrottle {
             inner,
             gate: self.gate.clone(),
-            reports: self.reports,
+            reports_feedback: self.reports_feedback,
         }
     }
 }
@@ -125,7 +125,7 @@ where
                 inner: std::mem::replace(&mut self.inner, fresh),
                 request: Some(request),
                 turn: self.gate.acquire(context),
-                reports: self.reports,
+                reports_feedback: self.reports_feedback,
             },
         }
     }
@@ -149,23 +149,23 @@ where
                     inner,
                     request,
                     turn,
-                    reports,
+                    reports_feedback,
                 } => {
                     let permit = ready!(turn.poll(cx))?;
                     #[expect(clippy::expect_used, reason = "taken once, with the state")]
                     let request = request.take().expect("the request is still here");
                     let response = inner.call(request);
-                    let reports = *reports;
+                    let reports_feedback = *reports_feedback;
                     state.set(State::Call {
                         response,
                         permit: Some(permit),
-                        reports,
+                        reports_feedback,
                     });
                 }
                 StateProjection::Call {
                     response,
                     permit,
-                    reports,
+                    reports_feedback,
                 } => {
                     let outcome = ready!(response.poll(cx)).map_err(Into::into);
                     #[expect(clippy::expect_used, reason = "taken once, with the end")]
@@ -176,7 +176,7 @@ where
                         }
                     })?;
                     // `RetryOn429` classifies errors and reports them.
-                    if *reports && !is_error(response.status()) {
+                    if *reports_feedback && !is_error(response.status()) {
                         permit.accepted();
                     }
                     return Poll::Ready(Ok(response.map(|body| PermitBody::new(body, permit))));

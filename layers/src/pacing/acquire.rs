@@ -54,7 +54,7 @@ impl Acquire {
     fn dispatched(&self, permit: Permit, waited: Duration) -> Poll<Result<Permit, Refused>> {
         if let Some(context) = &self.context {
             context.add_queued(waited);
-            context.keep_dispatch_id(permit.dispatch_id());
+            context.set_dispatch_id(permit.dispatch_id());
         }
         Poll::Ready(Ok(permit))
     }

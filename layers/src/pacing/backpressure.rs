@@ -17,10 +17,10 @@ pub(super) struct Backpressure {
     closed: Option<Closed>,
     /// Consecutive refusals since the gate was last open; refusals of requests sent before count
     /// once.
-    in_a_row: u32,
+    consecutive: u32,
     shrunk_until: Option<Instant>,
     ramping_until: Option<Instant>,
-    fewer_until: Option<Instant>,
+    halved_until: Option<Instant>,
     exhausted_until: Option<Instant>,
 }
 
@@ -64,8 +64,8 @@ impl Backpressure {
     }
 
     /// How many of `most` requests may be in flight.
-    pub(super) fn at_once(&self, most: NonZeroUsize, now: Instant) -> usize {
-        if self.fewer_until.is_some_and(|until| until > now) {
+    pub(super) fn max_in_flight(&self, most: NonZeroUsize, now: Instant) -> usize {
+        if self.halved_until.is_some_and(|until| until > now) {
             (most.get() / 2).max(1)
         } else {
             most.get()
@@ -93,7 +93,7 @@ impl Backpressure {
             return false;
         }
         self.closed = None;
-        self.in_a_row = 0;
+        self.consecutive = 0;
         true
     }
 
@@ -101,13 +101,13 @@ impl Backpressure {
     pub(super) fn refused(&mut self, dispatch_id: Option<u64>, until: Instant, recovery: Recovery) {
         let caution = Instant::now() + CAUTION;
         if self.closed.is_none() || self.is_probe(dispatch_id) {
-            self.in_a_row += 1;
-            if self.in_a_row >= SHRINK_FROM {
+            self.consecutive += 1;
+            if self.consecutive >= SHRINK_FROM {
                 self.shrunk_until = Some(caution);
             }
         }
         match recovery {
-            Recovery::FewerAtOnce => self.fewer_until = Some(caution),
+            Recovery::FewerAtOnce => self.halved_until = Some(caution),
             Recovery::Ramp => self.ramping_until = Some(caution),
             Recovery::Same => {}
         }

@@ -51,13 +51,13 @@ impl Gap {
     }
 
     /// A request is being dispatched: draws the gap to the next.
-    pub(super) fn dispatched(&mut self, pacing: &Pacing, slower: bool, now: Instant) {
+    pub(super) fn dispatched(&mut self, pacing: &Pacing, is_ramping: bool, now: Instant) {
         let jitter = match &pacing.busy {
             Some(busy) if self.is_busy(busy, now) => busy.jitter.clone(),
             _ => pacing.jitter.clone(),
         };
         let gap: Duration = pacing.min_interval + self.rng.random_range(jitter);
-        self.not_before = now + if slower { gap * RAMP } else { gap };
+        self.not_before = now + if is_ramping { gap * RAMP } else { gap };
     }
 
     fn is_busy(&mut self, busy: &Busy, now: Instant) -> bool {

@@ -77,8 +77,8 @@ struct GateInner {
 #[derive(Debug)]
 struct GateState {
     queue: Queue,
-    sequences: u64,
-    dispatch_ids: u64,
+    last_sequence: u64,
+    last_dispatch_id: u64,
     in_flight: usize,
     dispatched: u64,
     gap: Gap,
@@ -98,8 +98,8 @@ impl Gate {
     pub fn with_ledgers(pacing: Pacing, ledgers: Vec<Arc<dyn Ledger>>, rng: StdRng) -> Self {
         let state = GateState {
             queue: Queue::new(pacing.order),
-            sequences: 0,
-            dispatch_ids: 0,
+            last_sequence: 0,
+            last_dispatch_id: 0,
             in_flight: 0,
             dispatched: 0,
             gap: Gap::new(&pacing, rng),
@@ -164,27 +164,27 @@ impl Gate {
         // Read once, under the lock: no other request can enter between this and the dispatch.
         let now = Instant::now();
         let session = context.and_then(RequestContext::session);
-        let kept = context.and_then(RequestContext::sequence);
-        let at_once = self.may_skip_queue(&state, now);
-        if !at_once && state.draining {
+        let previous = context.and_then(RequestContext::sequence);
+        let skips_queue = self.may_skip_queue(&state, now);
+        if !skips_queue && state.draining {
             return Err(Refused::Draining);
         }
-        if !at_once && kept.is_none() {
+        if !skips_queue && previous.is_none() {
             self.admit(&state, session, now)?;
         }
         if state.queue.len() == 0 {
             state.gap.start_from_idle(&self.0.pacing, now);
         }
-        let sequence = kept.unwrap_or_else(|| {
-            state.sequences += 1;
-            state.sequences
+        let sequence = previous.unwrap_or_else(|| {
+            state.last_sequence += 1;
+            state.last_sequence
         });
         if let Some(context) = context {
-            context.keep_sequence(sequence);
+            context.set_sequence(sequence);
         }
-        state.dispatch_ids += 1;
-        let dispatch_id = state.dispatch_ids;
-        if at_once && state.gap.take_interval().is_ok() {
+        state.last_dispatch_id += 1;
+        let dispatch_id = state.last_dispatch_id;
+        if skips_queue && state.gap.take_interval().is_ok() {
             return Ok(Admission::Dispatched(self.take_slot(
                 &mut state,
                 dispatch_id,
@@ -195,7 +195,7 @@ impl Gate {
             sequence,
             dispatch_id,
         };
-        let waiter = state.queue.enter(position, session, kept.is_some());
+        let waiter = state.queue.enter(position, session, previous.is_some());
         Ok(Admission::Waiting(waiter, now))
     }
 
@@ -209,7 +209,7 @@ impl Gate {
             if state.draining {
                 return Err(Blocked::Refused(Refused::Draining));
             }
-            state.queue.remember(waiter, waker);
+            state.queue.set_waker(waiter, waker);
             return Err(blocked);
         }
         let permit = self.take_slot(&mut state, waiter.position.dispatch_id, now);
@@ -241,14 +241,14 @@ impl Gate {
         }
         state.in_flight += 1;
         state.dispatched += 1;
-        let slower = state.backpressure.is_ramping(now);
+        let is_ramping = state.backpressure.is_ramping(now);
         // A ledger may have written to disk meanwhile, and the gap begins when the request leaves.
-        let left = if self.0.ledgers.is_empty() {
+        let departure = if self.0.ledgers.is_empty() {
             now
         } else {
             Instant::now()
         };
-        state.gap.dispatched(&self.0.pacing, slower, left);
+        state.gap.dispatched(&self.0.pacing, is_ramping, departure);
         state.backpressure.dispatched(dispatch_id);
         Permit {
             gate: self.clone(),
@@ -271,12 +271,12 @@ impl Gate {
             return Some(Blocked::ByOthers);
         }
         let too_late = now + self.0.pacing.max_wait;
-        if let Some(room) = self.next_slot(state, 0, now).filter(|room| *room > now) {
-            return Some(if room > too_late {
-                let reset = room - now;
+        if let Some(slot) = self.next_slot(state, 0, now).filter(|slot| *slot > now) {
+            return Some(if slot > too_late {
+                let reset = slot - now;
                 Blocked::Refused(Refused::QuotaExhausted { reset })
             } else {
-                Blocked::Until(room)
+                Blocked::Until(slot)
             });
         }
         if let Some(until) = state.backpressure.until().filter(|until| *until > too_late) {
@@ -302,13 +302,13 @@ impl Gate {
         let waiting = state.queue.len();
         let ahead = state.queue.ahead_of_newcomer(session);
         let estimate = self.estimate_with(state, ahead, now);
-        let room = self.next_slot(state, 0, now);
-        let reset = room.map(|room| room.duration_since(now));
+        let slot = self.next_slot(state, 0, now);
+        let reset = slot.map(|slot| slot.duration_since(now));
         if let Some(reset) = reset.filter(|reset| *reset > pacing.max_wait) {
             return Err(Refused::QuotaExhausted { reset });
         }
-        let at_once = waiting == 0 && estimate.is_zero() && !self.is_full(state, now);
-        if waiting >= pacing.max_queue && !at_once {
+        let need_not_wait = waiting == 0 && estimate.is_zero() && !self.is_full(state, now);
+        if waiting >= pacing.max_queue && !need_not_wait {
             return Err(Refused::QueueFull { waiting, estimate });
         }
         if estimate > pacing.max_wait {
@@ -319,18 +319,18 @@ impl Gate {
 
     /// How long a request waits with `ahead` others before it.
     fn estimate_with(&self, state: &GateState, ahead: usize, now: Instant) -> Duration {
-        let places = u32::try_from(ahead).unwrap_or(u32::MAX);
-        let gaps = self.0.pacing.mean_gap(ahead).saturating_mul(places);
+        let count = u32::try_from(ahead).unwrap_or(u32::MAX);
+        let gaps = self.0.pacing.mean_gap(ahead).saturating_mul(count);
         let paced = state.not_before().max(now) + gaps;
-        let room = self.next_slot(state, ahead, now);
-        let at = room.map_or(paced, |room| room.max(paced));
+        let slot = self.next_slot(state, ahead, now);
+        let at = slot.map_or(paced, |slot| slot.max(paced));
         at.duration_since(now)
     }
 
     /// When all ledgers allow a dispatch with `ahead` others before it; `None` is at once.
     fn next_slot(&self, state: &GateState, ahead: usize, now: Instant) -> Option<Instant> {
         let ledgers = self.0.ledgers.iter();
-        let rooms = ledgers.filter_map(|ledger| match state.backpressure.shrunk_until(now) {
+        let slots = ledgers.filter_map(|ledger| match state.backpressure.shrunk_until(now) {
             None => ledger.next_slot(ahead, Fraction::WHOLE),
             // Quotas are reduced until `end`, and no longer.
             Some(end) => {
@@ -339,12 +339,12 @@ impl Gate {
                 Some(shrunk.min(whole.map_or(end, |whole| whole.max(end))))
             }
         });
-        rooms.max().max(state.backpressure.exhausted_until(now))
+        slots.max().max(state.backpressure.exhausted_until(now))
     }
 
     fn is_full(&self, state: &GateState, now: Instant) -> bool {
         let most = self.0.pacing.concurrency;
-        most.is_some_and(|most| state.in_flight >= state.backpressure.at_once(most, now))
+        most.is_some_and(|most| state.in_flight >= state.backpressure.max_in_flight(most, now))
     }
 
     fn lock(&self) -> MutexGuard<'_, GateState> {

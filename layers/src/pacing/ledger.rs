@@ -14,19 +14,19 @@ use super::clock::{ClockInstant, TokioClock};
 
 /// A number of dispatches in some time. The gate calls it under its own lock, one call at a time.
 pub trait Ledger: fmt::Debug + Send + Sync {
-    /// The earliest instant for a dispatch that has `ahead` others before it, if only `share` of
+    /// The earliest instant for a dispatch that has `ahead` others before it, if only `fraction` of
     /// the limit may be used; `None` is at once.
-    fn next_slot(&self, ahead: usize, share: Fraction) -> Option<Instant>;
+    fn next_slot(&self, ahead: usize, fraction: Fraction) -> Option<Instant>;
 
     /// A request is being dispatched, and leaves when this returns. Called in the poll that calls
     /// the inner service.
     fn record(&self);
 
-    /// The dispatch at `spent` never reached the upstream, so the upstream has not counted it. A
-    /// quota that only the upstream counts takes it back. A quota that also limits the rate keeps
+    /// The dispatch at `dispatched` never reached the upstream, so the upstream has not counted it.
+    /// A quota that only the upstream counts takes it back. A quota that also limits the rate keeps
     /// it, and so does a quota whose period has changed since.
-    fn refund(&self, spent: Instant) {
-        let _kept = spent;
+    fn refund(&self, dispatched: Instant) {
+        let _ignored = dispatched;
     }
 }
 
@@ -83,7 +83,10 @@ impl Window {
     fn log(&self) -> MutexGuard<'_, VecDeque<Instant>> {
         let mut log = self.log.lock();
         let now = Instant::now();
-        while log.front().is_some_and(|spent| *spent + self.per <= now) {
+        while log
+            .front()
+            .is_some_and(|dispatched| *dispatched + self.per <= now)
+        {
             log.pop_front();
         }
         log
@@ -91,8 +94,8 @@ impl Window {
 }
 
 impl Ledger for Window {
-    fn next_slot(&self, ahead: usize, share: Fraction) -> Option<Instant> {
-        let limit = share.of(self.requests);
+    fn next_slot(&self, ahead: usize, fraction: Fraction) -> Option<Instant> {
+        let limit = fraction.of(self.requests);
         let log = self.log();
         // The dispatch `limit` places earlier has to leave the window first. If it is still to
         // come, it waits in turn for an earlier one: a whole window later for each round.
@@ -166,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_window_has_room_when_the_oldest_dispatch_has_left_it() {
+    async fn a_window_has_a_slot_when_the_oldest_dispatch_has_left_it() {
         let window = window(2);
         let start = Instant::now();
         window.record();
@@ -191,7 +194,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_estimate_goes_beyond_what_has_been_dispatched() {
+    async fn an_estimate_covers_future_dispatches() {
         let window = window(2);
         let start = Instant::now();
         window.record();
@@ -204,7 +207,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_share_shrinks_the_limit_but_leaves_one() {
+    async fn a_fraction_reduces_the_limit_but_leaves_one() {
         assert_eq!(Fraction::SHRUNK.of(NonZeroUsize::new(58).unwrap()), 40);
         assert_eq!(Fraction::SHRUNK.of(NonZeroUsize::MIN), 1);
         let window = window(10);

@@ -37,7 +37,7 @@ pub(super) struct Waiter {
 #[derive(Clone, Debug)]
 enum Lane {
     /// Goes first, because the request has already waited.
-    Again,
+    Retry,
     Own(Arc<str>),
     Child(Arc<str>),
 }
@@ -47,7 +47,7 @@ enum Lane {
 #[derive(Debug)]
 pub(super) struct Queue {
     order: Order,
-    again: Waiters,
+    retries: Waiters,
     sessions: HashMap<Arc<str>, Lanes>,
     /// Sessions with a waiting request, in the order of their turns.
     turns: VecDeque<Arc<str>>,
@@ -68,29 +68,29 @@ impl Queue {
     pub(super) fn new(order: Order) -> Self {
         Self {
             order,
-            again: Waiters::new(),
+            retries: Waiters::new(),
             sessions: HashMap::new(),
             turns: VecDeque::new(),
             len: 0,
         }
     }
 
-    /// Adds a waiter at the end of its session's lane, or before all others if it comes `again`.
+    /// Adds a waiter at the end of its session's lane, or before all others if it is a retry.
     pub(super) fn enter(
         &mut self,
         position: Position,
         session: Option<&Session>,
-        again: bool,
+        is_retry: bool,
     ) -> Waiter {
-        let lane = if again {
-            Lane::Again
+        let lane = if is_retry {
+            Lane::Retry
         } else {
             self.lane(session)
         };
         self.len += 1;
         match &lane {
-            Lane::Again => {
-                self.again.insert(position, None);
+            Lane::Retry => {
+                self.retries.insert(position, None);
             }
             Lane::Own(turn) | Lane::Child(turn) => {
                 let lanes = self.sessions.entry(Arc::clone(turn)).or_default();
@@ -117,7 +117,7 @@ impl Queue {
     pub(super) fn leave(&mut self, waiter: &Waiter) {
         self.len -= 1;
         let (Lane::Own(turn) | Lane::Child(turn)) = &waiter.lane else {
-            self.again.remove(&waiter.position);
+            self.retries.remove(&waiter.position);
             return;
         };
         let Some(lanes) = self.sessions.get_mut(turn) else {
@@ -130,16 +130,16 @@ impl Queue {
         }
     }
 
-    pub(super) fn remember(&mut self, waiter: &Waiter, waker: &Waker) {
+    pub(super) fn set_waker(&mut self, waiter: &Waiter, waker: &Waker) {
         let waiters = match &waiter.lane {
-            Lane::Again => Some(&mut self.again),
+            Lane::Retry => Some(&mut self.retries),
             Lane::Own(turn) | Lane::Child(turn) => self
                 .sessions
                 .get_mut(turn)
                 .map(|lanes| lanes.of_mut(&waiter.lane)),
         };
         match waiters.and_then(|waiters| waiters.get_mut(&waiter.position)) {
-            Some(Some(known)) if known.will_wake(waker) => {}
+            Some(Some(stored)) if stored.will_wake(waker) => {}
             Some(slot) => *slot = Some(waker.clone()),
             None => {}
         }
@@ -163,25 +163,25 @@ impl Queue {
     pub(super) fn ahead_of_newcomer(&self, session: Option<&Session>) -> usize {
         let lane = self.lane(session);
         let (Lane::Own(turn) | Lane::Child(turn)) = &lane else {
-            return self.again.len();
+            return self.retries.len();
         };
         let before = self.sessions.get(turn).map_or(0, |lanes| match &lane {
             Lane::Child(_) => lanes.len(),
             _ => lanes.own.len(),
         });
-        self.again.len() + self.before_in_turns(turn, before)
+        self.retries.len() + self.before_in_turns(turn, before)
     }
 
     /// How many waiters are served before the one with `sequence`.
     pub(super) fn ahead_of(&self, sequence: u64) -> Option<usize> {
         let position = |waiters: &Waiters| waiters.keys().position(|p| p.sequence == sequence);
-        if let Some(before) = position(&self.again) {
+        if let Some(before) = position(&self.retries) {
             return Some(before);
         }
         self.sessions.iter().find_map(|(turn, lanes)| {
             let own = position(&lanes.own);
             let before = own.or_else(|| Some(lanes.own.len() + position(&lanes.children)?))?;
-            Some(self.again.len() + self.before_in_turns(turn, before))
+            Some(self.retries.len() + self.before_in_turns(turn, before))
         })
     }
 
@@ -190,7 +190,7 @@ impl Queue {
         let turns = &self.turns;
         let at = turns
             .iter()
-            .position(|known| known == turn)
+            .position(|stored| stored == turn)
             .unwrap_or(turns.len());
         let others: usize = turns
             .iter()
@@ -205,7 +205,7 @@ impl Queue {
     }
 
     fn first(&self) -> Option<(&Position, &Option<Waker>)> {
-        self.again
+        self.retries
             .first_key_value()
             .or_else(|| self.sessions.get(self.turns.front()?)?.first())
     }
@@ -265,23 +265,23 @@ mod tests {
         served
     }
 
-    /// Enters requests in order; `again` marks a retry.
+    /// Enters requests in order; `is_retry` marks a retry.
     fn fill(
         queue: &mut Queue,
         requests: &[(&'static str, Option<Session>, bool)],
     ) -> Vec<(&'static str, Waiter)> {
-        let places = 1_u64..;
+        let numbers = 1_u64..;
         requests
             .iter()
-            .zip(places)
-            .map(|((name, session, again), number)| {
+            .zip(numbers)
+            .map(|((name, session, is_retry), number)| {
                 let position = Position {
                     sequence: number,
                     dispatch_id: number,
                 };
                 let ahead = queue.ahead_of_newcomer(session.as_ref());
-                let waiter = queue.enter(position, session.as_ref(), *again);
-                if !again {
+                let waiter = queue.enter(position, session.as_ref(), *is_retry);
+                if !is_retry {
                     assert_eq!(queue.ahead_of(number), Some(ahead), "{name}");
                 }
                 (*name, waiter)
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_take_turns_and_their_own_requests_go_before_their_childrens() {
+    fn sessions_take_turns_and_own_requests_precede_sub_agents() {
         let mut queue = Queue::new(Order::Fair);
         let waiters = fill(
             &mut queue,
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_goes_before_everybody() {
+    fn a_retry_goes_first() {
         let mut queue = Queue::new(Order::Fair);
         let waiters = fill(
             &mut queue,

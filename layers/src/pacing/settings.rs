@@ -126,10 +126,10 @@ impl Pacing {
         self
     }
 
-    /// The mean gap in a queue of `places` while only the interval blocks it.
-    pub(super) fn mean_gap(&self, places: usize) -> Duration {
+    /// The mean gap with `ahead` requests before it while only the interval blocks it.
+    pub(super) fn mean_gap(&self, ahead: usize) -> Duration {
         let jitter = match &self.busy {
-            Some(busy) if places >= busy.from.get() => &busy.jitter,
+            Some(busy) if ahead >= busy.from.get() => &busy.jitter,
             _ => &self.jitter,
         };
         self.min_interval + (*jitter.start() + *jitter.end()) / 2

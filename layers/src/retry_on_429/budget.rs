@@ -5,19 +5,20 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// Limits retries to a share of all tries, over all requests of an account; clones share the count.
+/// Limits retries to a fraction of all attempts, over all requests of an account; clones share the
+/// count.
 ///
 /// Without it, an upstream that refuses everything would see every request three times.
 #[derive(Clone, Debug)]
 pub(super) struct Budget {
-    share: f64,
+    fraction: f64,
     minutes: Arc<Mutex<VecDeque<Minute>>>,
 }
 
 #[derive(Debug)]
 struct Minute {
     began: Instant,
-    tries: u32,
+    attempts: u32,
     retries: u32,
 }
 
@@ -27,36 +28,36 @@ const WINDOW: Duration = Duration::from_secs(10 * 60);
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Retries that are always allowed, so that a quiet account can retry, too.
-const ALWAYS: u32 = 3;
+const ALWAYS_ALLOWED: u32 = 3;
 
 impl Budget {
-    pub(super) fn new(share: f64) -> Self {
+    pub(super) fn new(fraction: f64) -> Self {
         Self {
-            share,
+            fraction,
             minutes: Arc::default(),
         }
     }
 
-    /// Counts the first try of a request, at `now`.
-    pub(super) fn count_try(&self, now: Instant) {
+    /// Counts the first attempt of a request, at `now`.
+    pub(super) fn count_first_attempt(&self, now: Instant) {
         self.with_current(now, |minutes| {
             if let Some(minute) = minutes.back_mut() {
-                minute.tries += 1;
+                minute.attempts += 1;
             }
         });
     }
 
-    /// Takes a retry, which counts as a try as well, if one is left.
+    /// Takes a retry, which counts as an attempt as well, if one is left.
     pub(super) fn take_retry(&self) -> bool {
         self.with_current(Instant::now(), |minutes| {
-            let tries: u32 = minutes.iter().map(|minute| minute.tries).sum();
+            let attempts: u32 = minutes.iter().map(|minute| minute.attempts).sum();
             let retries: u32 = minutes.iter().map(|minute| minute.retries).sum();
             let wanted = retries + 1;
-            let allowed =
-                wanted <= ALWAYS || f64::from(wanted) <= self.share * f64::from(tries + 1);
+            let allowed = wanted <= ALWAYS_ALLOWED
+                || f64::from(wanted) <= self.fraction * f64::from(attempts + 1);
             if let Some(minute) = minutes.back_mut().filter(|_| allowed) {
                 minute.retries += 1;
-                minute.tries += 1;
+                minute.attempts += 1;
             }
             allowed
         })
@@ -76,7 +77,7 @@ impl Budget {
         {
             minutes.push_back(Minute {
                 began: now,
-                tries: 0,
+                attempts: 0,
                 retries: 0,
             });
         }
@@ -91,20 +92,20 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn three_are_always_allowed_and_then_a_share_of_all_tries() {
+    async fn three_retries_are_always_allowed_then_a_fraction_of_all_attempts() {
         let budget = Budget::new(0.2);
-        budget.count_try(Instant::now());
+        budget.count_first_attempt(Instant::now());
         assert!((0..3).all(|_| budget.take_retry()));
         assert!(!budget.take_retry());
         for _ in 0..16 {
-            budget.count_try(Instant::now());
+            budget.count_first_attempt(Instant::now());
         }
-        assert!(budget.take_retry(), "the fourth of 21 tries");
+        assert!(budget.take_retry(), "the fourth of 21 attempts");
         assert!(!budget.take_retry());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_spent_ten_minutes_ago_counts_no_more() {
+    async fn retries_older_than_ten_minutes_do_not_count() {
         let budget = Budget::new(0.2);
         assert!((0..3).all(|_| budget.take_retry()));
         advance(WINDOW - Duration::from_secs(1)).await;
@@ -114,7 +115,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_share_of_one_never_binds() {
+    async fn a_fraction_of_one_never_limits() {
         let budget = Budget::new(1.0);
         assert!((0..100).all(|_| budget.take_retry()));
     }

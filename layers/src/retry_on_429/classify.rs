@@ -50,8 +50,8 @@ pub trait Classify {
         false
     }
 
-    /// What `answer` means. Must not panic, whatever the upstream sent.
-    fn classify(&self, answer: &PeekedResponse<'_>) -> Verdict;
+    /// What the response means. Must not panic, whatever the upstream sent.
+    fn classify(&self, response: &PeekedResponse<'_>) -> Verdict;
 }
 
 /// Classifies by [RFC 6585 §4] and [RFC 9110 §15.6.4]: 429, and 503 with a `Retry-After`, ask for a
@@ -78,13 +78,17 @@ impl Classify for StandardClassify {
         )
     }
 
-    fn classify(&self, answer: &PeekedResponse<'_>) -> Verdict {
-        let later = match answer.status {
+    fn classify(&self, response: &PeekedResponse<'_>) -> Verdict {
+        let is_refusal = match response.status {
             StatusCode::TOO_MANY_REQUESTS => true,
-            StatusCode::SERVICE_UNAVAILABLE => answer.headers.contains_key(header::RETRY_AFTER),
+            StatusCode::SERVICE_UNAVAILABLE => response.headers.contains_key(header::RETRY_AFTER),
             _ => false,
         };
-        if later { Verdict::RETRY } else { Verdict::Pass }
+        if is_refusal {
+            Verdict::RETRY
+        } else {
+            Verdict::Pass
+        }
     }
 }
 
@@ -97,7 +101,7 @@ impl<C: Classify + ?Sized> Classify for std::sync::Arc<C> {
         (**self).inspects_streams()
     }
 
-    fn classify(&self, answer: &PeekedResponse<'_>) -> Verdict {
-        (**self).classify(answer)
+    fn classify(&self, response: &PeekedResponse<'_>) -> Verdict {
+        (**self).classify(response)
     }
 }

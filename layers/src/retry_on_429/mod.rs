@@ -14,9 +14,9 @@
 //! An exhausted quota is not retried: the response becomes the error [`Exhausted`], which the
 //! server reports in a way that no client retries.
 //!
-//! The number of retries, their share of all tries and the time a request is held are limited. If a
-//! wait does not fit, the response goes to the client at once, with our own estimate as its
-//! `Retry-After`, and with `x-should-retry: false` when the retries are exhausted.
+//! The number of retries, their fraction of all attempts and the time a request is held are
+//! limited. If a wait does not fit, the response goes to the client at once, with our own estimate
+//! as its `Retry-After`, and with `x-should-retry: false` when the retries are exhausted.
 //!
 //! It knows no provider's words, and it never retries once the response headers have gone to the
 //! client. The beginning of an error body is read to classify it and returned with the rest, so the

@@ -97,13 +97,13 @@ impl<C> RetryPolicy<C> {
         self.classify.inspects_status(status)
     }
 
-    pub(super) fn tell_accepted(&self, request: &RequestContext) {
+    pub(super) fn report_accepted(&self, request: &RequestContext) {
         if let Some(feedback) = &self.feedback {
             feedback.accepted(request);
         }
     }
 
-    fn tell_exhausted(&self, exhausted: Exhausted) {
+    fn report_exhausted(&self, exhausted: Exhausted) {
         if let (Some(feedback), Some(reset)) = (&self.feedback, exhausted.reset) {
             feedback.exhausted(Instant::now() + reset);
         }
@@ -164,17 +164,17 @@ where
     let mut backoff = Backoff::new();
     let mut retries = 0;
     loop {
-        let spent = retries >= policy.max_retries;
-        let fits = |wait: Duration| started.elapsed() + wait <= policy.max_hold;
+        let no_retries_left = retries >= policy.max_retries;
+        let fits_max_hold = |wait: Duration| started.elapsed() + wait <= policy.max_hold;
         match outcome {
             Ok(response) => {
                 let (response, wait, recovery) = match decide(response, &policy).await {
                     Decision::Exhausted(exhausted) => {
-                        policy.tell_exhausted(exhausted);
+                        policy.report_exhausted(exhausted);
                         return Err(exhausted.into());
                     }
                     Decision::Pass(response) => {
-                        policy.tell_accepted(&context);
+                        policy.report_accepted(&context);
                         return Ok(response);
                     }
                     Decision::Retry(response, wait, recovery) => (response, wait, recovery),
@@ -183,10 +183,14 @@ where
                 if let Some(feedback) = &policy.feedback {
                     feedback.refused(&context, Instant::now() + delay, recovery);
                 }
-                let hopeless = wait > LONGEST_WAIT || !fits(delay);
-                if spent || hopeless || !policy.budget.take_retry() {
-                    let own = policy.feedback.as_ref().map(|feedback| feedback.estimate());
-                    return Ok(return_refusal(response, own.unwrap_or(delay), spent));
+                let is_final = wait > LONGEST_WAIT || !fits_max_hold(delay);
+                if no_retries_left || is_final || !policy.budget.take_retry() {
+                    let estimate = policy.feedback.as_ref().map(|feedback| feedback.estimate());
+                    return Ok(return_refusal(
+                        response,
+                        estimate.unwrap_or(delay),
+                        no_retries_left,
+                    ));
                 }
                 // Frees what the refused response holds, such as a slot in flight, before the wait
                 // begins.
@@ -198,8 +202,8 @@ where
             }
             Err(error) => {
                 let delay = policy.with_rng(|rng| backoff.next(rng));
-                let hopeless = NotSent::in_chain(&*error).is_none() || !fits(delay);
-                if spent || hopeless || !policy.budget.take_retry() {
+                let is_final = NotSent::in_chain(&*error).is_none() || !fits_max_hold(delay);
+                if no_retries_left || is_final || !policy.budget.take_retry() {
                     return Err(error);
                 }
                 debug!(
@@ -236,7 +240,7 @@ where
     let (head, body) = response.into_parts();
     let (body, beginning) = if head.status.is_success() {
         let deadline = Instant::now() + FIRST_EVENT_TIME;
-        PeekedBody::peek(body, deadline, holds_an_event).await
+        PeekedBody::peek(body, deadline, has_first_event).await
     } else {
         let deadline = Instant::now() + PEEK_TIME;
         PeekedBody::peek(body, deadline, |read| read.len() >= PEEK_BYTES).await
@@ -251,25 +255,29 @@ where
         Verdict::Pass => Decision::Pass(Response::from_parts(head, body)),
         Verdict::Retry { recovery, at_least } => {
             let text = String::from_utf8_lossy(&beginning);
-            let asked = requested_wait(&head.headers, &text, SystemTime::now());
+            let requested = requested_wait(&head.headers, &text, SystemTime::now());
             let default = if at_least.is_zero() {
                 policy.default_wait
             } else {
                 at_least
             };
-            let wait = asked.map_or(default, |asked| asked.max(at_least));
+            let wait = requested.map_or(default, |requested| requested.max(at_least));
             Decision::Retry(Response::from_parts(head, body), wait, recovery)
         }
     }
 }
 
 /// Whether the first event is complete, or longer than any error event.
-fn holds_an_event(read: &[u8]) -> bool {
+fn has_first_event(read: &[u8]) -> bool {
     read.len() >= PEEK_BYTES || sse::first_event(read).is_complete
 }
 
 /// Returns a refusal to the client, with our own estimate of when to retry.
-fn return_refusal<R>(mut response: Response<R>, estimate: Duration, spent: bool) -> Response<R> {
+fn return_refusal<R>(
+    mut response: Response<R>,
+    estimate: Duration,
+    no_retries_left: bool,
+) -> Response<R> {
     // A stream that begins with a refusal: clients ignore `Retry-After` under a success.
     if response.status().is_success() {
         *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
@@ -280,7 +288,7 @@ fn return_refusal<R>(mut response: Response<R>, estimate: Duration, spent: bool)
         HeaderValue::from(delay_seconds(estimate)),
     );
     headers.remove(RETRY_AFTER_MS);
-    if spent {
+    if no_retries_left {
         headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
     }
     response
@@ -304,9 +312,9 @@ mod tests {
             (": PROCESSING\r\n\r\ndata: {}\r\n\r\n", true),
             ("id:1\nevent:error\n:HTTP_STATUS/429\ndata:{}\n\n", true),
         ] {
-            assert_eq!(holds_an_event(text.as_bytes()), holds, "{text:?}");
+            assert_eq!(has_first_event(text.as_bytes()), holds, "{text:?}");
         }
-        assert!(holds_an_event(&vec![b'x'; PEEK_BYTES]));
+        assert!(has_first_event(&vec![b'x'; PEEK_BYTES]));
     }
 
     proptest! {
@@ -315,7 +323,7 @@ mod tests {
             let lines = text.trim_start_matches('\u{feff}').replace("\r\n", "\n").replace('\r', "\n");
             let whole = lines.rsplit_once("\n\n").map_or("", |(events, _incomplete)| events);
             let mut fields = whole.split('\n').filter(|line| !line.is_empty() && !line.starts_with(':'));
-            prop_assert_eq!(holds_an_event(text.as_bytes()), fields.next().is_some());
+            prop_assert_eq!(has_first_event(text.as_bytes()), fields.next().is_some());
         }
     }
 }

@@ -150,7 +150,7 @@ mod tests {
         httpdate::parse_http_date("Mon, 23 Nov 2026 12:00:00 GMT").unwrap()
     }
 
-    fn asked(fields: &[(&str, &str)], text: &str) -> Option<f64> {
+    fn wait_of(fields: &[(&str, &str)], text: &str) -> Option<f64> {
         let headers = fields
             .iter()
             .map(|(name, value)| {
@@ -173,7 +173,11 @@ mod tests {
             ("Mon, 23 Nov 2026 11:00:00 GMT", 0.0),
             ("561600", 561_600.0),
         ] {
-            assert_eq!(asked(&[("retry-after", value)], ""), Some(wait), "{value}");
+            assert_eq!(
+                wait_of(&[("retry-after", value)], ""),
+                Some(wait),
+                "{value}"
+            );
         }
     }
 
@@ -183,11 +187,11 @@ mod tests {
             ("date", "Mon, 23 Nov 2026 15:00:00 GMT"),
             ("retry-after", "Mon, 23 Nov 2026 15:00:04 GMT"),
         ];
-        assert_eq!(asked(&fields, ""), Some(4.0));
+        assert_eq!(wait_of(&fields, ""), Some(4.0));
     }
 
     #[test]
-    fn nonsense_is_no_answer() {
+    fn nonsense_names_no_wait() {
         for value in [
             "",
             "0",
@@ -204,19 +208,19 @@ mod tests {
             "99999999999999999999999999",
             "Mon, 99 Foo 2026 12:00:00 GMT",
         ] {
-            assert_eq!(asked(&[("retry-after", value)], ""), None, "{value}");
-            assert_eq!(asked(&[("retry-after-ms", value)], ""), None, "{value}");
+            assert_eq!(wait_of(&[("retry-after", value)], ""), None, "{value}");
+            assert_eq!(wait_of(&[("retry-after-ms", value)], ""), None, "{value}");
         }
     }
 
     #[test]
     fn milliseconds_win_and_nonsense_yields_to_the_next_form() {
         let both = [("retry-after-ms", "250"), ("retry-after", "9")];
-        assert_eq!(asked(&both, ""), Some(0.25));
+        assert_eq!(wait_of(&both, ""), Some(0.25));
         let broken = [("retry-after-ms", "NaN"), ("retry-after", "9")];
-        assert_eq!(asked(&broken, "try again in 3s"), Some(9.0));
+        assert_eq!(wait_of(&broken, "try again in 3s"), Some(9.0));
         assert_eq!(
-            asked(&[("retry-after", "-1")], "try again in 3s"),
+            wait_of(&[("retry-after", "-1")], "try again in 3s"),
             Some(3.0)
         );
     }
@@ -224,7 +228,7 @@ mod tests {
     #[test]
     fn a_reset_counts_when_nothing_remains() {
         let reset = |remaining: &str, value: &str| {
-            asked(
+            wait_of(
                 &[
                     ("x-ratelimit-remaining-requests", remaining),
                     ("x-ratelimit-reset-requests", value),
@@ -258,7 +262,7 @@ mod tests {
             ("x-ratelimit-remaining-requests", "1"),
             ("x-ratelimit-reset-requests", "9s"),
         ];
-        assert_eq!(asked(&fields, ""), Some(5.0));
+        assert_eq!(wait_of(&fields, ""), Some(5.0));
     }
 
     #[test]
@@ -277,10 +281,10 @@ mod tests {
         ];
         let text = "try again in 41.7s";
         for (skipped, wait) in [1.5, 7.0].into_iter().enumerate() {
-            assert_eq!(asked(&fields[skipped..], text), Some(wait));
+            assert_eq!(wait_of(&fields[skipped..], text), Some(wait));
         }
-        assert_eq!(asked(&fields[2..], text), Some(30.0));
-        assert_eq!(asked(&fields[3..], text), Some(41.7));
+        assert_eq!(wait_of(&fields[2..], text), Some(30.0));
+        assert_eq!(wait_of(&fields[3..], text), Some(41.7));
         let nonsense = [
             ("retry-after-ms", "0"),
             ("retry-after", "-1"),
@@ -289,8 +293,8 @@ mod tests {
             ("x-ratelimit-remaining-tokens", "0"),
             ("x-ratelimit-reset-tokens", "0s"),
         ];
-        assert_eq!(asked(&nonsense, text), Some(41.7));
-        assert_eq!(asked(&nonsense, ""), None);
+        assert_eq!(wait_of(&nonsense, text), Some(41.7));
+        assert_eq!(wait_of(&nonsense, ""), None);
     }
 
     #[test]
@@ -306,7 +310,7 @@ mod tests {
             ("try again in 5 apples", None),
             ("try again in", None),
         ] {
-            assert_eq!(asked(&[], text), wait, "{text}");
+            assert_eq!(wait_of(&[], text), wait, "{text}");
         }
     }
 

@@ -115,12 +115,12 @@ impl<C> RetryOn429Layer<C> {
         self
     }
 
-    /// The share of all tries that may be retries, 0.0 to 1.0, counted over ten minutes and over
-    /// all requests through this layer and its clones. Three retries are always allowed. 1.0 by
-    /// default.
+    /// The fraction of all attempts that may be retries, 0.0 to 1.0, counted over ten minutes and
+    /// over all requests through this layer and its clones. Three retries are always allowed. 1.0
+    /// by default.
     #[must_use]
-    pub fn budget(mut self, share: f64) -> Self {
-        self.policy.budget = Budget::new(share);
+    pub fn budget(mut self, fraction: f64) -> Self {
+        self.policy.budget = Budget::new(fraction);
         self
     }
 
@@ -177,7 +177,7 @@ where
         // All attempts share one context, so that a retry keeps its queue position.
         let _context: &mut RequestContext = request.extensions_mut().get_or_insert_default();
         let started = Instant::now();
-        self.policy.budget.count_try(started);
+        self.policy.budget.count_first_attempt(started);
         let copy = request.clone();
         let response = inner.call(request);
         ResponseFuture {
@@ -219,7 +219,7 @@ where
                     if let Ok(response) = &outcome
                         && !policy.inspects(response)
                     {
-                        policy.tell_accepted(&retry.context());
+                        policy.report_accepted(&retry.context());
                         return Poll::Ready(
                             outcome.map(|response| response.map(PeekedBody::untouched)),
                         );

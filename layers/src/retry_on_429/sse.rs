@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_is_found_behind_comments_whatever_ends_its_lines() {
+    fn an_event_is_found_behind_comments_with_any_line_ending() {
         for (stream, lines, is_complete) in [
             ("data: 1\n\ndata: 2\n\n", "data: 1\n", true),
             (": x\n\n\n:y\ndata\n\n", ":y\ndata\n", true),

@@ -31,14 +31,14 @@ type Outcome = Result<Response<Full<Bytes>>, BoxError>;
 #[derive(Clone, Default)]
 struct Script {
     outcomes: Arc<Mutex<VecDeque<Outcome>>>,
-    asked: Arc<Mutex<Vec<Instant>>>,
+    calls: Arc<Mutex<Vec<Instant>>>,
 }
 
 impl Script {
     fn new(outcomes: impl IntoIterator<Item = Outcome>) -> Self {
         Self {
             outcomes: Arc::new(Mutex::new(outcomes.into_iter().collect())),
-            asked: Arc::default(),
+            calls: Arc::default(),
         }
     }
 
@@ -50,18 +50,18 @@ impl Script {
     + use<> {
         let this = self.clone();
         service_fn(move |_: Request<()>| {
-            this.asked.lock().unwrap().push(Instant::now());
+            this.calls.lock().unwrap().push(Instant::now());
             let next = this.outcomes.lock().unwrap().pop_front();
             async move { next.unwrap_or_else(|| Ok(Response::new(Full::new("fine".into())))) }
         })
     }
 
-    fn asked(&self) -> Vec<Instant> {
-        self.asked.lock().unwrap().clone()
+    fn calls(&self) -> Vec<Instant> {
+        self.calls.lock().unwrap().clone()
     }
 }
 
-fn answer(status: u16, fields: &[(&str, &str)], body: &'static str) -> Outcome {
+fn respond(status: u16, fields: &[(&str, &str)], body: &'static str) -> Outcome {
     let mut response = Response::builder().status(status);
     for (name, value) in fields {
         response = response.header(*name, *value);
@@ -70,7 +70,7 @@ fn answer(status: u16, fields: &[(&str, &str)], body: &'static str) -> Outcome {
 }
 
 fn slow_down(seconds: &str) -> Outcome {
-    answer(429, &[("retry-after", seconds)], "slow down")
+    respond(429, &[("retry-after", seconds)], "slow down")
 }
 
 fn layer() -> RetryOn429Layer {
@@ -81,13 +81,13 @@ async fn text(response: Response<PeekedBody<Full<Bytes>>>) -> Bytes {
     response.into_body().collect().await.unwrap().to_bytes()
 }
 
-/// Whether `waited` is `asked` plus at most a tenth of jitter.
-fn about(waited: Duration, asked: Duration) -> bool {
-    (asked..=asked + asked / 10 + Duration::from_millis(1)).contains(&waited)
+/// Whether `waited` is `requested` plus at most a tenth of jitter.
+fn is_about(waited: Duration, requested: Duration) -> bool {
+    (requested..=requested + requested / 10 + Duration::from_millis(1)).contains(&waited)
 }
 
 #[tokio::test(start_paused = true)]
-async fn waits_as_long_as_it_is_told_and_tries_again() {
+async fn waits_as_long_as_requested_and_retries() {
     let script = Script::new([slow_down("3"), slow_down("5")]);
     let response = layer()
         .layer(script.service())
@@ -95,64 +95,64 @@ async fn waits_as_long_as_it_is_told_and_tries_again() {
         .await
         .unwrap();
     assert_eq!(text(response).await, "fine");
-    let asked = script.asked();
-    assert!(about(asked[1] - asked[0], Duration::from_secs(3)));
-    assert!(about(asked[2] - asked[1], Duration::from_secs(5)));
+    let calls = script.calls();
+    assert!(is_about(calls[1] - calls[0], Duration::from_secs(3)));
+    assert!(is_about(calls[2] - calls[1], Duration::from_secs(5)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn waits_the_default_when_it_is_told_nothing_sensible() {
-    let script = Script::new([slow_down("NaN"), answer(429, &[], "")]);
+async fn waits_the_default_without_a_sensible_retry_after() {
+    let script = Script::new([slow_down("NaN"), respond(429, &[], "")]);
     layer()
         .layer(script.service())
         .oneshot(Request::new(()))
         .await
         .unwrap();
-    let asked = script.asked();
-    assert!(about(asked[1] - asked[0], Duration::from_secs(60)));
-    assert!(about(asked[2] - asked[1], Duration::from_secs(60)));
+    let calls = script.calls();
+    assert!(is_about(calls[1] - calls[0], Duration::from_secs(60)));
+    assert!(is_about(calls[2] - calls[1], Duration::from_secs(60)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn never_comes_back_within_a_second() {
+async fn never_retries_within_a_second() {
     let script = Script::new([slow_down("0.2")]);
     layer()
         .layer(script.service())
         .oneshot(Request::new(()))
         .await
         .unwrap();
-    let asked = script.asked();
-    assert!(about(asked[1] - asked[0], Duration::from_secs(1)));
+    let calls = script.calls();
+    assert!(is_about(calls[1] - calls[0], Duration::from_secs(1)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_delay_in_the_body_is_read_and_the_body_handed_on_whole() {
+async fn a_delay_in_the_body_is_read_and_the_body_returned_whole() {
     let script = Script::new([
-        answer(429, &[], "Please try again in 4s."),
-        answer(429, &[], "Please try again in 4s."),
-        answer(429, &[], "Please try again in 4s."),
+        respond(429, &[], "Please try again in 4s."),
+        respond(429, &[], "Please try again in 4s."),
+        respond(429, &[], "Please try again in 4s."),
     ]);
     let response = layer()
         .layer(script.service())
         .oneshot(Request::new(()))
         .await
         .unwrap();
-    let asked = script.asked();
-    assert!(about(asked[1] - asked[0], Duration::from_secs(4)));
-    assert_eq!(asked.len(), 3);
+    let calls = script.calls();
+    assert!(is_about(calls[1] - calls[0], Duration::from_secs(4)));
+    assert_eq!(calls.len(), 3);
     assert_eq!(response.status(), 429);
     assert_eq!(text(response).await, "Please try again in 4s.");
 }
 
 #[tokio::test(start_paused = true)]
-async fn hands_on_the_last_answer_when_the_retries_are_spent() {
+async fn returns_the_last_response_when_no_retry_is_left() {
     let script = Script::new((0..3).map(|_| slow_down("2")));
     let response = layer()
         .layer(script.service())
         .oneshot(Request::new(()))
         .await
         .unwrap();
-    assert_eq!(script.asked().len(), 3);
+    assert_eq!(script.calls().len(), 3);
     assert_eq!(response.status(), 429);
     assert_eq!(response.headers()["retry-after"], "3");
     assert_eq!(response.headers()["x-should-retry"], "false");
@@ -161,15 +161,15 @@ async fn hands_on_the_last_answer_when_the_retries_are_spent() {
 #[tokio::test(start_paused = true)]
 async fn a_wait_that_does_not_fit_is_not_begun() {
     let before = Instant::now();
-    let asks = [("retry-after", "300"), ("retry-after-ms", "300000")];
-    let script = Script::new([answer(429, &asks, "slow down")]);
+    let wait_headers = [("retry-after", "300"), ("retry-after-ms", "300000")];
+    let script = Script::new([respond(429, &wait_headers, "slow down")]);
     let response = layer()
         .layer(script.service())
         .oneshot(Request::new(()))
         .await
         .unwrap();
     assert_eq!(before.elapsed(), Duration::ZERO);
-    assert_eq!(script.asked().len(), 1);
+    assert_eq!(script.calls().len(), 1);
     assert_eq!(response.status(), 429);
     let seconds: u64 = response.headers()["retry-after"]
         .to_str()
@@ -182,7 +182,7 @@ async fn a_wait_that_does_not_fit_is_not_begun() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_waits_for_hours_and_the_account_rests_no_longer_than_the_cap() {
+async fn no_request_waits_for_hours_and_the_pause_is_capped() {
     let gate = Gate::new(Pacing::new(), StdRng::seed_from_u64(1));
     let script = Script::new([slow_down("561600")]);
     let response = layer()
@@ -193,26 +193,26 @@ async fn nobody_waits_for_hours_and_the_account_rests_no_longer_than_the_cap() {
         .await
         .unwrap();
     assert_eq!(response.status(), 429);
-    assert!(about(gate.estimate(), Duration::from_secs(900)));
+    assert!(is_about(gate.estimate(), Duration::from_secs(900)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn retries_503_only_with_a_retry_after() {
     let script = Script::new([
-        answer(503, &[("retry-after", "1")], ""),
-        answer(503, &[], ""),
+        respond(503, &[("retry-after", "1")], ""),
+        respond(503, &[], ""),
     ]);
     let service = layer().layer(script.service());
     let response = service.oneshot(Request::new(())).await.unwrap();
     assert_eq!(response.status(), 503);
-    assert_eq!(script.asked().len(), 2);
+    assert_eq!(script.calls().len(), 2);
     assert!(!response.headers().contains_key("retry-after"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn other_errors_pass_at_once() {
     for status in [400, 401, 403, 404, 500, 502, 504] {
-        let script = Script::new([answer(status, &[("retry-after", "1")], "theirs")]);
+        let script = Script::new([respond(status, &[("retry-after", "1")], "theirs")]);
         let response = layer()
             .layer(script.service())
             .oneshot(Request::new(()))
@@ -220,7 +220,7 @@ async fn other_errors_pass_at_once() {
             .unwrap();
         assert_eq!(response.status(), status);
         assert_eq!(text(response).await, "theirs");
-        assert_eq!(script.asked().len(), 1);
+        assert_eq!(script.calls().len(), 1);
     }
 }
 
@@ -234,9 +234,9 @@ async fn retries_a_request_that_was_not_sent_and_no_other_failure() {
         .await
         .unwrap();
     assert_eq!(response.status(), 200);
-    let asked = script.asked();
-    assert!(asked[1] - asked[0] >= Duration::from_millis(500));
-    assert!(asked[2] - asked[1] <= Duration::from_secs(20));
+    let calls = script.calls();
+    assert!(calls[1] - calls[0] >= Duration::from_millis(500));
+    assert!(calls[2] - calls[1] <= Duration::from_secs(20));
 
     let script = Script::new([Err("reset".into())]);
     layer()
@@ -244,7 +244,7 @@ async fn retries_a_request_that_was_not_sent_and_no_other_failure() {
         .oneshot(Request::new(()))
         .await
         .unwrap_err();
-    assert_eq!(script.asked().len(), 1);
+    assert_eq!(script.calls().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -256,11 +256,11 @@ async fn gives_up_on_an_upstream_that_stays_away() {
         .await
         .unwrap_err();
     assert!(error.is::<NotSent>());
-    assert_eq!(script.asked().len(), 3);
+    assert_eq!(script.calls().len(), 3);
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_refusal_pauses_everyone_and_the_order_is_kept() {
+async fn one_refusal_pauses_all_requests_and_keeps_their_order() {
     let pacing = Pacing::new()
         .min_interval(Duration::from_secs(1))
         .concurrency(NonZeroUsize::new(1));
@@ -288,10 +288,10 @@ async fn one_refusal_pauses_everyone_and_the_order_is_kept() {
         done.unwrap();
     }
     assert!(finished.lock().unwrap().iter().copied().eq(0..20));
-    let asked = script.asked();
-    assert_eq!(asked.len(), 22);
+    let calls = script.calls();
+    assert_eq!(calls.len(), 22);
     assert_eq!(gate.dispatched(), 22, "every try passes the gate");
-    assert!(asked[1] - asked[0] >= Duration::from_secs(3));
-    assert!(asked[2] - asked[1] >= Duration::from_secs(3));
+    assert!(calls[1] - calls[0] >= Duration::from_secs(3));
+    assert!(calls[2] - calls[1] >= Duration::from_secs(3));
     assert_eq!((gate.waiting(), gate.in_flight()), (0, 0));
 }

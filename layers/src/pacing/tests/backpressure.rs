@@ -6,7 +6,7 @@ use tokio_test::{assert_pending, assert_ready, task};
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn nobody_leaves_before_the_cooldown_ends_also_when_it_is_extended_meanwhile() {
+async fn no_request_leaves_before_an_extended_pause_ends() {
     let gate = gate(Pacing::new());
     let start = Instant::now();
     close(&gate, start + Duration::from_secs(3));
@@ -18,7 +18,7 @@ async fn nobody_leaves_before_the_cooldown_ends_also_when_it_is_extended_meanwhi
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_that_is_too_long_ends_the_wait_of_everybody() {
+async fn too_long_a_pause_refuses_all_waiters() {
     let gate = gate(Pacing::new().min_interval(MIN));
     gate.acquire(None).await.unwrap();
     let waiting: Vec<_> = (0..3)
@@ -39,7 +39,7 @@ async fn a_pause_that_is_too_long_ends_the_wait_of_everybody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_pause_one_goes_as_a_probe_and_the_rest_wait_for_its_answer() {
+async fn after_a_pause_one_probe_leaves_and_the_others_wait_for_its_response() {
     let gate = gate(Pacing::new());
     let start = Instant::now();
     close(&gate, start + Duration::from_secs(3));
@@ -57,7 +57,7 @@ async fn after_a_pause_one_goes_as_a_probe_and_the_rest_wait_for_its_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_that_ends_without_an_answer_makes_way_for_another() {
+async fn a_probe_without_a_response_makes_way_for_another() {
     let gate = gate(Pacing::new());
     close(&gate, Instant::now() + Duration::from_secs(3));
     let probe = gate.acquire(None).await.unwrap();
@@ -90,7 +90,7 @@ async fn two_refusals_in_a_row_shrink_the_window_for_five_minutes() {
     }
     assert_eq!(opened.elapsed(), Duration::ZERO, "seven of ten are free");
     gate.acquire(None).await.unwrap();
-    assert!(opened.elapsed() >= 57 * MIN, "the eighth waits for a place");
+    assert!(opened.elapsed() >= 57 * MIN, "the eighth waits for a slot");
     advance(5 * 60 * MIN).await;
     let later = Instant::now();
     for _ in 0..10 {
@@ -100,7 +100,7 @@ async fn two_refusals_in_a_row_shrink_the_window_for_five_minutes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn late_refusals_of_what_was_sent_before_count_once() {
+async fn late_refusals_of_earlier_requests_count_once() {
     let window = || Arc::new(Window::new(NonZeroUsize::new(10).unwrap(), 60 * MIN));
     let gate = Gate::with_ledgers(Pacing::new(), vec![window()], StdRng::seed_from_u64(7));
     for _ in 0..4 {

@@ -6,7 +6,7 @@ use tokio_test::{assert_pending, task};
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn a_full_queue_refuses_at_once_with_the_estimate_and_spends_nothing() {
+async fn a_full_queue_refuses_at_once_with_an_estimate_and_uses_no_slot() {
     let gate = gate(Pacing::new().min_interval(MIN).max_queue(2));
     gate.acquire(None).await.unwrap();
     let mut waiting: Vec<_> = (0..2).map(|_| task::spawn(gate.acquire(None))).collect();
@@ -26,7 +26,7 @@ async fn a_full_queue_refuses_at_once_with_the_estimate_and_spends_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_queue_of_nothing_lets_through_only_who_need_not_wait() {
+async fn a_queue_limit_of_zero_passes_only_requests_that_need_not_wait() {
     let gate = gate(Pacing::new().min_interval(MIN).max_queue(0));
     gate.acquire(None).await.unwrap();
     assert!(matches!(
@@ -38,7 +38,7 @@ async fn a_queue_of_nothing_lets_through_only_who_need_not_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_that_would_be_too_long_is_not_begun() {
+async fn too_long_a_wait_is_refused_at_once() {
     let gate = gate(Pacing::new().max_wait(Duration::from_secs(5)));
     close(&gate, Instant::now() + Duration::from_secs(6));
     let before = Instant::now();
@@ -53,7 +53,7 @@ async fn a_wait_that_would_be_too_long_is_not_begun() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn says_where_a_waiting_request_stands() {
+async fn reports_the_position_of_a_waiting_request() {
     let gate = gate(Pacing::new().min_interval(MIN));
     gate.acquire(None).await.unwrap();
     let mut turns = Vec::new();

@@ -28,12 +28,12 @@ async fn the_slot_is_taken_in_the_poll_that_calls_the_inner_service() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_was_not_sent_gives_back_what_only_the_upstream_counts() {
+async fn an_unsent_request_is_refunded_in_the_ledger() {
     #[derive(Debug, Default)]
-    struct Counted(std::sync::atomic::AtomicI64);
+    struct CountingLedger(std::sync::atomic::AtomicI64);
 
-    impl Ledger for Counted {
-        fn next_slot(&self, _ahead: usize, _share: Fraction) -> Option<Instant> {
+    impl Ledger for CountingLedger {
+        fn next_slot(&self, _ahead: usize, _fraction: Fraction) -> Option<Instant> {
             None
         }
 
@@ -41,19 +41,19 @@ async fn a_request_that_was_not_sent_gives_back_what_only_the_upstream_counts() 
             self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
 
-        fn refund(&self, _spent: Instant) {
+        fn refund(&self, _dispatched: Instant) {
             self.0.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
         }
     }
 
-    let quota = Arc::new(Counted::default());
+    let ledger = Arc::new(CountingLedger::default());
     let gate = Gate::with_ledgers(
         Pacing::new(),
-        vec![Arc::clone(&quota) as Arc<dyn Ledger>],
+        vec![Arc::clone(&ledger) as Arc<dyn Ledger>],
         StdRng::seed_from_u64(7),
     );
-    let spent = || quota.0.load(std::sync::atomic::Ordering::Relaxed);
-    for (error, left) in [
+    let recorded = || ledger.0.load(std::sync::atomic::Ordering::Relaxed);
+    for (error, expected) in [
         (BoxError::from("reset"), 1),
         (NotSent("refused".into()).into(), 1),
         (TokenError::LoginRequired("log in".into()).into(), 1),
@@ -67,6 +67,6 @@ async fn a_request_that_was_not_sent_gives_back_what_only_the_upstream_counts() 
             .oneshot(Request::new(()))
             .await
             .unwrap_err();
-        assert_eq!(spent(), left);
+        assert_eq!(recorded(), expected);
     }
 }

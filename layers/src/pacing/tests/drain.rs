@@ -26,7 +26,7 @@ async fn every_waiter_is_refused_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_comes_back_to_the_queue_is_refused_as_those_in_it_are() {
+async fn a_retry_that_has_to_queue_is_refused() {
     let gate = slow_gate();
     let context = RequestContext::new();
     drop(gate.acquire(Some(context.clone())).await.unwrap());

@@ -33,7 +33,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn the_promises_hold_for_any_arrivals_and_cancellations(
+    fn the_guarantees_hold_for_any_arrivals_and_cancellations(
         visitors in visitors(),
         most in 1_usize..5,
         seed: u64,

@@ -6,7 +6,7 @@ use super::*;
 use crate::context::Session;
 
 #[tokio::test(start_paused = true)]
-async fn a_retry_goes_first_and_is_not_refused_for_the_length_of_the_queue() {
+async fn a_retry_goes_first_and_is_not_refused_by_a_full_queue() {
     let gate = gate(Pacing::new().min_interval(MIN).max_queue(2));
     let context = RequestContext::new();
     gate.acquire(Some(context.clone())).await.unwrap();
@@ -28,7 +28,7 @@ async fn a_retry_goes_first_and_is_not_refused_for_the_length_of_the_queue() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_waits_leaves_within_as_many_dispatches_as_there_are_sessions() {
+async fn each_session_leaves_once_per_round() {
     let gate = gate(Pacing::new().min_interval(MIN));
     gate.acquire(None).await.unwrap();
     let left = Arc::new(Mutex::new(Vec::new()));

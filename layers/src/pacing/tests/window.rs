@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn a_window_is_never_overdrawn_and_a_long_wait_for_it_is_not_begun() {
+async fn a_window_is_never_exceeded_and_too_long_a_wait_is_refused() {
     let window = Window::new(NonZeroUsize::new(3).unwrap(), Duration::from_secs(60));
     let gate = Gate::with_ledgers(
         Pacing::new().max_wait(Duration::from_secs(70)),
