@@ -68,7 +68,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
 use tower_layer::Layer;
 use tower_service::Service;
 
-mod offer;
 mod template;
 
 use self::template::HeaderTemplate;
