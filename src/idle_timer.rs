@@ -65,35 +65,35 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    async fn end(timer: &mut IdleTimer, limit: Duration) -> Duration {
+    async fn time_to_elapse(timer: &mut IdleTimer, limit: Duration) -> Duration {
         let start = Instant::now();
         poll_fn(|cx| timer.poll_elapsed(limit, cx)).await;
         start.elapsed()
     }
 
-    async fn is_kept(timer: &mut IdleTimer, limit: Duration, wait: Duration) -> bool {
-        timeout(wait, end(timer, limit)).await.is_err()
+    async fn is_pending_after(timer: &mut IdleTimer, limit: Duration, wait: Duration) -> bool {
+        timeout(wait, time_to_elapse(timer, limit)).await.is_err()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_wait_has_its_whole_limit_whatever_the_timer_was_set_to() {
+    async fn each_wait_has_its_whole_limit() {
         let mut timer = IdleTimer::new(10 * SECOND);
-        assert!(is_kept(&mut timer, 10 * SECOND, 9 * SECOND).await);
+        assert!(is_pending_after(&mut timer, 10 * SECOND, 9 * SECOND).await);
         timer.reset();
-        assert_eq!(end(&mut timer, 10 * SECOND).await, 10 * SECOND);
+        assert_eq!(time_to_elapse(&mut timer, 10 * SECOND).await, 10 * SECOND);
         timer.reset();
-        assert_eq!(end(&mut timer, 3 * SECOND).await, 3 * SECOND);
+        assert_eq!(time_to_elapse(&mut timer, 3 * SECOND).await, 3 * SECOND);
         timer.reset();
-        assert_eq!(end(&mut timer, 30 * SECOND).await, 30 * SECOND);
+        assert_eq!(time_to_elapse(&mut timer, 30 * SECOND).await, 30 * SECOND);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_wait_goes_on_until_it_is_reset_and_no_time_between_waits_counts() {
+    async fn a_wait_lasts_until_reset_and_time_between_waits_does_not_count() {
         let mut timer = IdleTimer::new(10 * SECOND);
-        assert!(is_kept(&mut timer, 10 * SECOND, 6 * SECOND).await);
-        assert_eq!(end(&mut timer, 10 * SECOND).await, 4 * SECOND);
+        assert!(is_pending_after(&mut timer, 10 * SECOND, 6 * SECOND).await);
+        assert_eq!(time_to_elapse(&mut timer, 10 * SECOND).await, 4 * SECOND);
         timer.reset();
         tokio::time::sleep(60 * SECOND).await;
-        assert_eq!(end(&mut timer, 5 * SECOND).await, 5 * SECOND);
+        assert_eq!(time_to_elapse(&mut timer, 5 * SECOND).await, 5 * SECOND);
     }
 }

@@ -21,14 +21,14 @@ pub(crate) const RETRY_WORDS: [&str; 12] = [
 
 /// `text` with an ellipsis in place of each retry word.
 pub(super) fn mask_retry_words(text: &str) -> Cow<'_, str> {
-    let mut cleared = Cow::Borrowed(text);
-    for retried in RETRY_WORDS {
+    let mut masked = Cow::Borrowed(text);
+    for word in RETRY_WORDS {
         // ASCII only, so that indices in the copy are indices in the text.
-        while let Some(at) = cleared.to_ascii_lowercase().find(retried) {
-            cleared.to_mut().replace_range(at..at + retried.len(), "…");
+        while let Some(at) = masked.to_ascii_lowercase().find(word) {
+            masked.to_mut().replace_range(at..at + word.len(), "…");
         }
     }
-    cleared
+    masked
 }
 
 #[cfg(test)]
@@ -36,14 +36,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_out_what_is_retried_and_nothing_else() {
-        for (text, cleared) in [
+    fn masks_retry_words_and_nothing_else() {
+        for (text, masked) in [
             ("line 1, column 1502", "line 1, column 1…"),
             ("/home/Müller429/Timeout/x", "/home/Müller…/…/x"),
             ("Rate Limit, 429429", "…, ……"),
             ("column 5 04, 42 9", "column 5 04, 42 9"),
         ] {
-            assert_eq!(mask_retry_words(text), cleared);
+            assert_eq!(mask_retry_words(text), masked);
         }
     }
 }

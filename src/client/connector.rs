@@ -61,7 +61,7 @@ pub(super) struct StageTracker(Arc<Mutex<Stage>>);
 struct Resolver {
     inner: GaiResolver,
     stage: StageTracker,
-    then: Stage,
+    next: Stage,
 }
 
 // === impl Connector ===
@@ -188,13 +188,13 @@ fn refused_certificate<'a>(
     inner.and_then(refused_certificate)
 }
 
-/// Opens TCP connections. Sets `stage` when a name look-up begins, and to `then` when it ends.
-fn tcp(stage: &StageTracker, then: Stage) -> HttpConnector<Resolver> {
-    stage.set(then);
+/// Opens TCP connections. Sets `stage` when a name look-up begins, and to `next` when it ends.
+fn tcp(stage: &StageTracker, next: Stage) -> HttpConnector<Resolver> {
+    stage.set(next);
     let mut connector = HttpConnector::new_with_resolver(Resolver {
         inner: GaiResolver::new(),
         stage: stage.clone(),
-        then,
+        next,
     });
     connector.enforce_http(false);
     connector.set_nodelay(true);
@@ -233,10 +233,10 @@ impl Service<Name> for Resolver {
 
     fn call(&mut self, name: Name) -> Self::Future {
         self.stage.set(Stage::Resolve);
-        let (lookup, stage, then) = (self.inner.call(name), self.stage.clone(), self.then);
+        let (lookup, stage, next) = (self.inner.call(name), self.stage.clone(), self.next);
         Box::pin(async move {
             let addresses = lookup.await?;
-            stage.set(then);
+            stage.set(next);
             Ok(addresses)
         })
     }

@@ -37,7 +37,7 @@ pub(super) struct SharedConnection(Mutex<Option<Sender>>);
 
 /// Runs hyper's tasks on the client's tracker.
 #[derive(Clone)]
-struct TrackedExecutor(TaskTracker);
+struct TaskExecutor(TaskTracker);
 
 // === impl SharedConnection ===
 
@@ -60,7 +60,7 @@ pub(super) async fn handshake(
     open: ConnectionGuard,
     tasks: &TaskTracker,
 ) -> hyper::Result<Sender> {
-    let (sender, connection) = http2::Builder::new(TrackedExecutor(tasks.clone()))
+    let (sender, connection) = http2::Builder::new(TaskExecutor(tasks.clone()))
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -83,7 +83,7 @@ pub(super) async fn handshake(
 ///
 /// [RFC 9113 §8.2.2]: https://www.rfc-editor.org/rfc/rfc9113#section-8.2.2
 pub(super) fn without_connection_fields(headers: HeaderMap) -> HeaderMap {
-    let mut kept = HeaderMap::with_capacity(headers.len());
+    let mut remaining = HeaderMap::with_capacity(headers.len());
     let mut name = None;
     for (next, value) in headers {
         // Only the first of several values comes with its name.
@@ -91,15 +91,15 @@ pub(super) fn without_connection_fields(headers: HeaderMap) -> HeaderMap {
         if let Some(name) = &name
             && !(is_hop_by_hop(name) || name == header::HOST)
         {
-            kept.append(name, value);
+            remaining.append(name, value);
         }
     }
-    kept
+    remaining
 }
 
-// === impl TrackedExecutor ===
+// === impl TaskExecutor ===
 
-impl<F> Executor<F> for TrackedExecutor
+impl<F> Executor<F> for TaskExecutor
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_of_http1_are_dropped_and_the_others_keep_their_order() {
+    fn http1_headers_are_dropped_and_the_others_keep_their_order() {
         let mut headers = HeaderMap::new();
         for (name, value) in [
             ("host", "h"),
@@ -126,11 +126,11 @@ mod tests {
             headers.append(http::HeaderName::from_static(name), value.parse().unwrap());
         }
         headers.append("b", "4".parse().unwrap());
-        let kept = without_connection_fields(headers);
-        let kept: Vec<_> = kept
+        let remaining = without_connection_fields(headers);
+        let remaining: Vec<_> = remaining
             .iter()
             .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
             .collect();
-        assert_eq!(kept, [("a", "1"), ("b", "2"), ("b", "4"), ("c", "3")]);
+        assert_eq!(remaining, [("a", "1"), ("b", "2"), ("b", "4"), ("c", "3")]);
     }
 }

@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_freshest_goes_first_and_what_is_too_old_is_closed() {
+    async fn the_latest_connection_goes_first_and_expired_ones_are_closed() {
         let open = Arc::default();
         let [oldest, old, fresh] = connections(3, &open).await.try_into().ok().unwrap();
         let (address, pool) = (&raw const *fresh, Pool::default());
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_more_than_the_limit_the_oldest_is_closed() {
+    async fn over_the_limit_the_oldest_connection_is_closed() {
         crate::process::raise_descriptor_limit().unwrap();
         let (open, pool) = (Arc::default(), Pool::default());
         let mut all = connections(MAX_IDLE + 1, &open).await;

@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_of_another_kind_is_refused_without_its_password() {
+    fn an_unknown_kind_of_proxy_is_refused_without_its_password() {
         for proxy in [
             "socks5://user:canary@proxy.test",
             "https://user:canary@proxy.test",

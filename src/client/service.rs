@@ -315,8 +315,8 @@ mod tests {
             while !read.ends_with(b"whole") {
                 assert_ne!(socket.read_buf(&mut read).await.unwrap(), 0);
             }
-            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
-            socket.write_all(answer).await.unwrap();
+            let response = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+            socket.write_all(response).await.unwrap();
             (String::from_utf8(read).unwrap(), socket)
         };
         let ((read, _socket), response) = tokio::join!(serving, client.clone().call(request));

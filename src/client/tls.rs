@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ca_file_without_a_certificate_is_refused_with_its_name_and_a_hint() {
+    fn a_ca_file_without_a_certificate_is_refused_with_a_hint() {
         for contents in [
             "",
             "no pem at all",

@@ -56,7 +56,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn undoes_gzip_deflate_and_brotli_and_leaves_the_rest() {
+    fn decodes_gzip_deflate_and_brotli_and_leaves_the_rest() {
         // RFC 7932: an uncompressed block of the nine bytes, then an empty last one.
         let brotli = [&[0x80, 0x00, 0x10][..], b"slow down", &[0x03]].concat();
         assert_eq!(*decoded_prefix(&headers("br"), &brotli), *b"slow down");
@@ -77,7 +77,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn reads_a_beginning_and_not_more_than_is_sensible() {
+    fn decodes_a_prefix_and_limits_its_size() {
         let text: Vec<u8> = (0..40_000_u32).flat_map(u32::to_le_bytes).collect();
         let whole = gzip(&text);
         let half = decoded_prefix(&headers("gzip"), &whole[..whole.len() / 2]).into_owned();

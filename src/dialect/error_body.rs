@@ -19,12 +19,12 @@ pub(super) enum ErrorBody {
 impl ErrorBody {
     pub(super) fn read(body: &[u8]) -> Self {
         match serde_json::from_slice(body) {
-            Ok(whole) => Self::of(&whole),
+            Ok(whole) => Self::from_json(&whole),
             Err(_) => Self::Text(String::from_utf8_lossy(body).to_ascii_lowercase()),
         }
     }
 
-    pub(super) fn of(whole: &Value) -> Self {
+    pub(super) fn from_json(whole: &Value) -> Self {
         // Google puts the envelope into an array.
         let whole = whole.get(0).unwrap_or(whole);
         let error = match whole.get("error") {
@@ -67,14 +67,14 @@ impl ErrorBody {
         }
     }
 
-    pub(super) fn says(&self, part: &str) -> bool {
+    pub(super) fn message_contains(&self, part: &str) -> bool {
         match self {
             Self::Fields { message, .. } => message.contains(part),
             Self::Text(text) => text.contains(part),
         }
     }
 
-    pub(super) fn names_limit(&self, part: &str) -> bool {
+    pub(super) fn has_limit(&self, part: &str) -> bool {
         match self {
             Self::Fields { limits, .. } => limits.iter().any(|limit| limit.contains(part)),
             Self::Text(text) => text.contains(part),
@@ -129,17 +129,17 @@ mod tests {
         ] {
             let document = ErrorBody::read(body.as_bytes());
             assert!(document.has_code("slow"), "{body}");
-            assert!(document.says("too much"), "{body}");
+            assert!(document.message_contains("too much"), "{body}");
             assert!(!document.has_code("too"), "{body}");
         }
-        assert!(ErrorBody::read(br#"{"error":"Too much"}"#).says("too much"));
-        assert!(ErrorBody::read(b"<h1>Too much</h1>").says("too much"));
+        assert!(ErrorBody::read(br#"{"error":"Too much"}"#).message_contains("too much"));
+        assert!(ErrorBody::read(b"<h1>Too much</h1>").message_contains("too much"));
     }
 
     #[test]
-    fn a_null_message_says_nothing() {
+    fn a_null_message_is_empty() {
         let document = ErrorBody::read(br#"{"code":"slow","message":null}"#);
-        assert!(document.has_code("slow") && !document.says("null"));
+        assert!(document.has_code("slow") && !document.message_contains("null"));
     }
 
     #[test]
@@ -163,11 +163,11 @@ mod tests {
     #[test]
     fn knows_the_names_of_limits() {
         let open_router = r#"{"error":{"metadata":{"limit_source":"In_Flight"}}}"#;
-        assert!(ErrorBody::read(open_router.as_bytes()).names_limit("in_flight"));
+        assert!(ErrorBody::read(open_router.as_bytes()).has_limit("in_flight"));
         let google = r#"{"error":{"details":[{"@type":"RetryInfo"},
             {"violations":[{"quotaId":"TokensPerMinute"},{"quotaId":"RequestsPerDay"}]}]}}"#;
         let google = ErrorBody::read(google.as_bytes());
-        assert!(google.names_limit("perday") && google.names_limit("perminute"));
-        assert!(!google.names_limit("permonth"));
+        assert!(google.has_limit("perday") && google.has_limit("perminute"));
+        assert!(!google.has_limit("permonth"));
     }
 }

@@ -20,7 +20,7 @@ pub(super) struct ErrorEvent {
 pub(super) fn first_error(body: &[u8]) -> Option<ErrorEvent> {
     let event = sse::first_event(body).lines;
     // Every form of an error contains one of these, and nearly every stream begins with neither.
-    if !has(event, b"error") && !has(event, b":HTTP_STATUS/") {
+    if !contains(event, b"error") && !contains(event, b":HTTP_STATUS/") {
         return None;
     }
     let text = String::from_utf8_lossy(event)
@@ -59,7 +59,7 @@ pub(super) fn first_error(body: &[u8]) -> Option<ErrorEvent> {
     })
 }
 
-fn has(text: &[u8], wanted: &[u8]) -> bool {
+fn contains(text: &[u8], wanted: &[u8]) -> bool {
     text.windows(wanted.len()).any(|window| window == wanted)
 }
 
@@ -73,7 +73,7 @@ fn error_document(data: &str) -> Option<ErrorBody> {
     whole
         .get("error")
         .is_some_and(|error| !error.is_null())
-        .then(|| ErrorBody::of(&whole))
+        .then(|| ErrorBody::from_json(&whole))
 }
 
 #[cfg(test)]
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_error_or_comes_later_is_none() {
+    fn other_and_later_events_are_no_error() {
         for body in [
             "",
             "\n\n",

@@ -70,28 +70,28 @@ impl DialectClassifier {
 impl Classify for DialectClassifier {
     fn inspects_status(&self, status: StatusCode) -> bool {
         let error = status.is_client_error() || status.is_server_error();
-        error && self.0.rules.iter().any(|rule| names(rule, status))
+        error && self.0.rules.iter().any(|rule| matches_status(rule, status))
     }
 
     fn inspects_streams(&self) -> bool {
         self.0.stream_errors
     }
 
-    fn classify(&self, answer: &PeekedResponse<'_>) -> Verdict {
-        let body = decode::decoded_prefix(answer.headers, answer.body);
-        let (status, document) = if answer.status.is_success() {
+    fn classify(&self, response: &PeekedResponse<'_>) -> Verdict {
+        let body = decode::decoded_prefix(response.headers, response.body);
+        let (status, document) = if response.status.is_success() {
             match error_event::first_error(&body) {
                 Some(error) => (error.status, error.document),
                 None => return Verdict::Pass,
             }
         } else {
-            (Some(answer.status), ErrorBody::read(&body))
+            (Some(response.status), ErrorBody::read(&body))
         };
         let mut rules = self.0.rules.iter();
-        let decides = |rule: &&DialectRule| matches(rule, status, &document, answer.headers);
-        match rules.find(decides).map(|rule| &rule.verdict) {
+        let applies = |rule: &&DialectRule| matches(rule, status, &document, response.headers);
+        match rules.find(applies).map(|rule| &rule.verdict) {
             Some(config::RuleVerdict::Exhausted(until)) => Verdict::Exhausted {
-                reset: self.reset(until, answer.headers),
+                reset: self.reset(until, response.headers),
             },
             Some(config::RuleVerdict::Retry { pace, at_least }) => Verdict::Retry {
                 recovery: match pace {
@@ -123,20 +123,20 @@ fn matches(
     document: &ErrorBody,
     headers: &HeaderMap,
 ) -> bool {
-    let status_fits = match status {
-        Some(status) => names(rule, status),
+    let status_matches = match status {
+        Some(status) => matches_status(rule, status),
         None => !rule.code.is_empty() || rule.message.is_some() || rule.limit.is_some(),
     };
     let message = rule.message.as_ref();
     let limit = rule.limit.as_ref();
-    status_fits
+    status_matches
         && (!rule.with_retry_after || headers.contains_key(header::RETRY_AFTER))
         && (rule.code.is_empty() || rule.code.iter().any(|code| document.has_code(code)))
-        && message.is_none_or(|part| document.says(part))
-        && limit.is_none_or(|part| document.names_limit(part))
+        && message.is_none_or(|part| document.message_contains(part))
+        && limit.is_none_or(|part| document.has_limit(part))
 }
 
-fn names(rule: &DialectRule, status: StatusCode) -> bool {
+fn matches_status(rule: &DialectRule, status: StatusCode) -> bool {
     rule.status.is_empty() || rule.status.contains(&status)
 }
 
@@ -201,7 +201,7 @@ mod tests {
     };
 
     #[test]
-    fn an_error_that_is_compressed_is_read_as_well() {
+    fn a_compressed_error_is_decoded() {
         let quota = br#"{"error":{"code":"insufficient_quota","message":"free quota used"}}"#;
         let headers = [(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"))];
         let verdict = classifier().classify(&PeekedResponse {
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_without_a_status_needs_words_that_a_rule_knows() {
+    fn an_event_without_a_status_must_match_by_text() {
         let quota = "data: {\"error\":{\"code\":\"insufficient_quota\",\"message\":\"free\"}}\n\n";
         assert_eq!(classify(200, quota, false), EXHAUSTED);
         let failed = "data: {\"error\":{\"code\":\"server_error\",\"message\":\"broken\"}}\n\n";
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_with_a_status_is_read_like_an_answer_with_it() {
+    fn an_event_with_a_status_is_classified_like_a_response() {
         for (event, verdict) in [
             ("event:error\n:HTTP_STATUS/429\ndata:{}\n\n", Verdict::RETRY),
             ("event:error\n:HTTP_STATUS/500\ndata:{}\n\n", Verdict::Pass),
@@ -247,10 +247,10 @@ mod tests {
     }
 
     #[test]
-    fn only_statuses_that_a_rule_names_are_read() {
-        let concerns = |status| classifier().inspects_status(StatusCode::from_u16(status).unwrap());
-        assert!(concerns(429) && concerns(503));
-        assert!(!concerns(200) && !concerns(400) && !concerns(500));
+    fn only_statuses_in_a_rule_are_inspected() {
+        let inspects = |status| classifier().inspects_status(StatusCode::from_u16(status).unwrap());
+        assert!(inspects(429) && inspects(503));
+        assert!(!inspects(200) && !inspects(400) && !inspects(500));
     }
 
     #[test]

@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn a_day_with_a_change_of_the_clock_is_as_long_as_it_is() {
+    fn a_day_with_a_clock_change_has_23_or_25_hours() {
         let berlin = ResetsAt::Day(zone("Europe/Berlin"));
         assert_eq!(hours(&berlin, "2026-03-28T23:00:00Z"), Some(23.0));
         assert_eq!(hours(&berlin, "2026-10-24T22:00:00Z"), Some(25.0));
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_month_ends_on_its_anchor_if_that_is_known() {
+    fn a_month_ends_on_its_anchor_day_if_known() {
         let month = |anchor_day| ResetsAt::Month {
             zone: zone("Asia/Shanghai"),
             anchor_day,
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rolling_window_is_over_in_its_own_length_and_the_unknown_never() {
+    fn a_rolling_window_resets_after_its_length_an_unknown_one_never() {
         let rolling = ResetsAt::AtMost(Duration::from_secs(5 * 3600));
         assert_eq!(hours(&rolling, NOW), Some(5.0));
         assert_eq!(hours(&ResetsAt::Unknown, NOW), None);

@@ -14,14 +14,14 @@ pub(super) struct BodyBudget(Arc<AtomicUsize>);
 /// The part of one body in the total, given back when dropped.
 #[derive(Debug)]
 pub(super) struct BodyPermit {
-    bodies: BodyBudget,
+    budget: BodyBudget,
     bytes: usize,
 }
 
 /// A body that counts until its last clone is dropped: a retry needs it that long.
 struct BudgetedBody {
     data: Bytes,
-    _weight: BodyPermit,
+    _permit: BodyPermit,
 }
 
 // === impl BodyBudget ===
@@ -29,13 +29,13 @@ struct BudgetedBody {
 impl BodyBudget {
     pub(super) fn reserve(&self) -> BodyPermit {
         BodyPermit {
-            bodies: self.clone(),
+            budget: self.clone(),
             bytes: 0,
         }
     }
 
     #[cfg(test)]
-    pub(super) fn held(&self) -> usize {
+    pub(super) fn used(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -46,9 +46,9 @@ impl BodyPermit {
     /// Adds `bytes`, unless the total would exceed `most`.
     #[must_use]
     pub(super) fn add(&mut self, bytes: usize, most: usize) -> bool {
-        let sum = self.bodies.0.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let sum = self.budget.0.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if sum > most {
-            self.bodies.0.fetch_sub(bytes, Ordering::Relaxed);
+            self.budget.0.fetch_sub(bytes, Ordering::Relaxed);
             return false;
         }
         self.bytes += bytes;
@@ -56,17 +56,17 @@ impl BodyPermit {
     }
 
     /// `data`, which counts as long as a clone of it exists.
-    pub(super) fn of(self, data: Bytes) -> Bytes {
+    pub(super) fn attach(self, data: Bytes) -> Bytes {
         Bytes::from_owner(BudgetedBody {
             data,
-            _weight: self,
+            _permit: self,
         })
     }
 }
 
 impl Drop for BodyPermit {
     fn drop(&mut self) {
-        self.bodies.0.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.budget.0.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -81,26 +81,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_byte_fits_and_one_more_does_not() {
-        let bodies = BodyBudget::default();
-        let (mut one, mut two) = (bodies.reserve(), bodies.reserve());
+    fn exactly_the_budget_can_be_reserved() {
+        let budget = BodyBudget::default();
+        let (mut one, mut two) = (budget.reserve(), budget.reserve());
         assert!(one.add(6, 10) && two.add(4, 10));
         assert!(!two.add(1, 10));
-        assert_eq!(bodies.held(), 10);
+        assert_eq!(budget.used(), 10);
         drop(one);
         assert!(two.add(6, 10));
     }
 
     #[test]
-    fn a_body_weighs_until_its_last_clone_is_gone() {
-        let bodies = BodyBudget::default();
-        let mut weight = bodies.reserve();
-        assert!(weight.add(3, 10));
-        let body = weight.of(Bytes::from_static(b"abc"));
+    fn a_body_counts_until_its_last_clone_is_dropped() {
+        let budget = BodyBudget::default();
+        let mut permit = budget.reserve();
+        assert!(permit.add(3, 10));
+        let body = permit.attach(Bytes::from_static(b"abc"));
         let clone = body.clone();
         drop(body);
-        assert_eq!((&clone[..], bodies.held()), (&b"abc"[..], 3));
+        assert_eq!((&clone[..], budget.used()), (&b"abc"[..], 3));
         drop(clone);
-        assert_eq!(bodies.held(), 0);
+        assert_eq!(budget.used(), 0);
     }
 }

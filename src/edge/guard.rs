@@ -195,7 +195,7 @@ impl AccessRules {
         let (Some(host), None) = (hosts.next(), hosts.next()) else {
             return Err(Rejected::HostMissing);
         };
-        if self.answers_for(host.as_bytes()) {
+        if self.is_allowed_host(host.as_bytes()) {
             Ok(())
         } else {
             Err(Rejected::Host)
@@ -203,7 +203,7 @@ impl AccessRules {
     }
 
     /// Accepts a `Host` that is a name or an address, perhaps with a port, and nothing more.
-    fn answers_for(&self, host: &[u8]) -> bool {
+    fn is_allowed_host(&self, host: &[u8]) -> bool {
         let (name, rest) = match host.strip_prefix(b"[") {
             None => host.split_at(position(host, b':').unwrap_or(host.len())),
             Some(inner) => match position(inner, b']') {
@@ -217,10 +217,11 @@ impl AccessRules {
             return false;
         }
         // An IPv6 address without brackets was cut at its first colon, so it parses as none.
-        self.lists(name) || parsed::<IpAddr>(name).is_some_and(|address| address.is_loopback())
+        self.is_listed_host(name)
+            || parsed::<IpAddr>(name).is_some_and(|address| address.is_loopback())
     }
 
-    fn lists(&self, name: &[u8]) -> bool {
+    fn is_listed_host(&self, name: &[u8]) -> bool {
         let mut hosts = self.hosts.iter();
         hosts.any(|known| known.as_bytes().eq_ignore_ascii_case(name))
     }
@@ -229,7 +230,7 @@ impl AccessRules {
         let mut origins = headers.get_all(header::ORIGIN).iter();
         match (origins.next(), origins.next()) {
             (None, _) => {}
-            (Some(origin), None) if self.is_listed(origin.as_bytes()) => return Ok(()),
+            (Some(origin), None) if self.is_listed_origin(origin.as_bytes()) => return Ok(()),
             _ => return Err(Rejected::Origin),
         }
         // The browser states who asks also in requests without `Origin`. pacegate has no page of
@@ -242,7 +243,7 @@ impl AccessRules {
         }
     }
 
-    fn is_listed(&self, origin: &[u8]) -> bool {
+    fn is_listed_origin(&self, origin: &[u8]) -> bool {
         let mut origins = self.origins.iter();
         origins.any(|known| known.as_bytes() == origin)
     }
@@ -286,7 +287,7 @@ fn is_port(digits: &[u8]) -> bool {
 /// goes upstream gets a length of its own, so this only informs the client.
 fn check_framing(headers: &HeaderMap) -> Result<(), Rejected> {
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let framed_well = match (codings.next(), codings.next()) {
+    let is_unambiguous = match (codings.next(), codings.next()) {
         (None, _) => true,
         (Some(coding), None) => {
             coding.as_bytes().eq_ignore_ascii_case(b"chunked")
@@ -296,7 +297,7 @@ fn check_framing(headers: &HeaderMap) -> Result<(), Rejected> {
     };
     // Some servers read an underscore as a hyphen.
     let twins = ["content_length", "transfer_encoding"];
-    if framed_well && !twins.iter().any(|twin| headers.contains_key(*twin)) {
+    if is_unambiguous && !twins.iter().any(|twin| headers.contains_key(*twin)) {
         Ok(())
     } else {
         Err(Rejected::Framing)

@@ -159,9 +159,9 @@ impl fmt::Debug for ReloadableEdge {
 impl EdgeInner {
     /// Adds the gates of `pipelines` for the shutdown, and removes those that were dropped.
     fn watch(&self, pipelines: &[Pipeline]) {
-        let mut known = self.gates.lock();
-        known.retain(|gate| gate.upgrade().is_some());
-        known.extend(gates(pipelines));
+        let mut gates_in_use = self.gates.lock();
+        gates_in_use.retain(|gate| gate.upgrade().is_some());
+        gates_in_use.extend(gates(pipelines));
     }
 }
 

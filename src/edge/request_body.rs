@@ -202,7 +202,7 @@ impl BodyReader {
         if body.size_hint().lower() > discard_beyond as u64 {
             return Err(RequestBodyError::TooLarge(size(self.max_body)));
         }
-        let mut taken = Some((Whole::Empty, self.budget.reserve()));
+        let mut reserved = Some((CollectedBody::Empty, self.budget.reserve()));
         let mut refused = None;
         let mut length = 0_usize;
         while let Some(frame) = self.next(&mut body).await? {
@@ -213,22 +213,22 @@ impl BodyReader {
             if length > discard_beyond {
                 break;
             }
-            let Some((whole, permit)) = &mut taken else {
+            let Some((whole, permit)) = &mut reserved else {
                 continue;
             };
             if length > self.max_body {
                 refused = Some(RequestBodyError::TooLarge(size(self.max_body)));
-                taken = None;
+                reserved = None;
             } else if !permit.add(data.len(), self.max_bodies) {
                 refused = Some(RequestBodyError::BudgetSpent(size(self.max_bodies)));
-                taken = None;
+                reserved = None;
             } else {
                 whole.push(data, body.size_hint().lower());
             }
         }
-        match (refused, taken) {
-            (None, Some((Whole::Empty, _))) => Ok(Bytes::new()),
-            (None, Some((whole, permit))) => Ok(permit.of(whole.into_bytes())),
+        match (refused, reserved) {
+            (None, Some((CollectedBody::Empty, _))) => Ok(Bytes::new()),
+            (None, Some((whole, permit))) => Ok(permit.attach(whole.into_bytes())),
             (refused, _) => Err(refused.unwrap_or(RequestBodyError::TooLarge(size(self.max_body)))),
         }
     }
@@ -270,13 +270,13 @@ fn is_malformed(error: &(dyn StdError + 'static)) -> bool {
 }
 
 /// The body so far. A single chunk is not copied.
-enum Whole {
+enum CollectedBody {
     Empty,
     One(Bytes),
     Many(BytesMut),
 }
 
-impl Whole {
+impl CollectedBody {
     fn push(&mut self, data: Bytes, expected: u64) {
         *self = match std::mem::replace(self, Self::Empty) {
             Self::Empty => Self::One(data),
@@ -311,12 +311,12 @@ mod tests {
 
     use super::*;
 
-    fn pieces(
-        pieces: &[&'static str],
+    fn chunks(
+        chunks: &[&'static str],
     ) -> impl http_body::Body<Data = Bytes, Error = BoxError> + Unpin + use<> {
-        let frames: Vec<_> = pieces
+        let frames: Vec<_> = chunks
             .iter()
-            .map(|piece| Ok(http_body::Frame::data(Bytes::from_static(piece.as_bytes()))))
+            .map(|chunk| Ok(http_body::Frame::data(Bytes::from_static(chunk.as_bytes()))))
             .collect();
         StreamBody::new(stream::iter(frames))
     }
@@ -333,7 +333,7 @@ mod tests {
     }
 
     /// One byte every `gap`, without end.
-    fn trickle(gap: Duration) -> impl http_body::Body<Data = Bytes, Error = BoxError> + Unpin {
+    fn slow_body(gap: Duration) -> impl http_body::Body<Data = Bytes, Error = BoxError> + Unpin {
         let frames = stream::repeat(()).then(move |()| async move {
             tokio::time::sleep(gap).await;
             Ok(http_body::Frame::data(Bytes::from_static(b"x")))
@@ -342,9 +342,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn joins_the_pieces() {
+    async fn joins_the_chunks() {
         let body = body_reader(5)
-            .collect(pieces(&["ab", "cd", "e"]))
+            .collect(chunks(&["ab", "cd", "e"]))
             .await
             .unwrap();
         assert_eq!(body, "abcde");
@@ -359,7 +359,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_byte_too_many_is_refused() {
-        let abcde = pieces(&["ab", "cd", "e"]);
+        let abcde = chunks(&["ab", "cd", "e"]);
         let error = body_reader(4).collect(abcde).await.unwrap_err();
         assert!(matches!(error, RequestBodyError::TooLarge(_)));
         let whole = Full::new("abcde".into());
@@ -368,29 +368,29 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_byte_too_many_of_all_bodies_together_is_refused_until_one_is_gone() {
+    async fn bodies_over_the_budget_are_refused_until_one_is_dropped() {
         let body_reader = body_reader(8);
         let first = body_reader
-            .collect(pieces(&["ab", "cd", "e"]))
+            .collect(chunks(&["ab", "cd", "e"]))
             .await
             .unwrap();
-        let second = body_reader.collect(pieces(&["fgh"])).await.unwrap();
-        let error = body_reader.collect(pieces(&["i"])).await.unwrap_err();
+        let second = body_reader.collect(chunks(&["fgh"])).await.unwrap();
+        let error = body_reader.collect(chunks(&["i"])).await.unwrap_err();
         assert_eq!((error.status().as_u16(), error.code()), (503, "overloaded"));
         drop(second);
         let error = body_reader
-            .collect(pieces(&["fg", "h", "i"]))
+            .collect(chunks(&["fg", "h", "i"]))
             .await
             .unwrap_err();
         assert_eq!(error.code(), "overloaded");
         assert_eq!(
-            body_reader.budget.held(),
+            body_reader.budget.used(),
             5,
-            "what was refused still weighs"
+            "the refused body still counts"
         );
-        body_reader.collect(pieces(&["fgh"])).await.unwrap();
+        body_reader.collect(chunks(&["fgh"])).await.unwrap();
         drop(first);
-        assert_eq!(body_reader.budget.held(), 0);
+        assert_eq!(body_reader.budget.used(), 0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -406,9 +406,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_trickles_has_its_time_and_no_more() {
+    async fn a_slow_body_is_given_up_after_its_timeout() {
         let start = tokio::time::Instant::now();
-        let slow = trickle(Duration::from_secs(29));
+        let slow = slow_body(Duration::from_secs(29));
         let error = body_reader(999).collect(slow).await.unwrap_err();
         assert!(matches!(error, RequestBodyError::Slow), "{error}");
         assert_eq!(error.status(), 408);
@@ -416,10 +416,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_shutdown_waits_for_no_body_but_one_that_is_there_is_used() {
+    async fn a_shutdown_awaits_no_body_but_uses_a_complete_one() {
         let reader = body_reader(4);
         reader.draining.cancel();
-        let whole = reader.collect_or_drain(pieces(&["ab", "c"])).await;
+        let whole = reader.collect_or_drain(chunks(&["ab", "c"])).await;
         assert_eq!(whole.unwrap(), "abc");
         let never = StreamBody::new(stream::pending::<Result<http_body::Frame<Bytes>, BoxError>>());
         let error = reader.collect_or_drain(never.boxed_unsync()).await;

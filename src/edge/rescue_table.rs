@@ -33,7 +33,7 @@ const RESTART: Duration = Duration::from_secs(5);
 /// The response to `error`. An unknown cause is logged and not shown to the client.
 pub(super) fn to_response(error: &(dyn StdError + 'static)) -> ErrorResponse {
     for cause in chain(error) {
-        if let Some(response) = known(cause) {
+        if let Some(response) = lookup(cause) {
             // The operator asked for the shutdown, so it is not a failure.
             if response.status.is_server_error() && response.code != DRAINING {
                 warn!(
@@ -52,7 +52,7 @@ pub(super) fn to_response(error: &(dyn StdError + 'static)) -> ErrorResponse {
 const DRAINING: &str = "draining";
 
 /// The table: the response to each error that the edge or an upstream's service may return.
-fn known(cause: &(dyn StdError + 'static)) -> Option<ErrorResponse> {
+fn lookup(cause: &(dyn StdError + 'static)) -> Option<ErrorResponse> {
     if let Some(rejected) = cause.downcast_ref::<Rejected>() {
         // A rejected client gets no second request on its connection.
         return Some(
@@ -93,9 +93,13 @@ fn known(cause: &(dyn StdError + 'static)) -> Option<ErrorResponse> {
     if let Some(exhausted) = cause.downcast_ref::<Exhausted>() {
         return Some(quota_exhausted(exhausted.reset));
     }
-    if let Some(held) = cause.downcast_ref::<MaxHoldExceeded>() {
+    if let Some(exceeded) = cause.downcast_ref::<MaxHoldExceeded>() {
         let why = "the request has been held for max-hold";
-        return Some(queue_response("would_wait_too_long", held.estimate, why));
+        return Some(queue_response(
+            "would_wait_too_long",
+            exceeded.estimate,
+            why,
+        ));
     }
     if let Some(refused) = cause.downcast_ref::<Refused>() {
         return Some(queue_refusal(refused));
@@ -133,7 +137,7 @@ fn known(cause: &(dyn StdError + 'static)) -> Option<ErrorResponse> {
     }
     if cause.is::<NotSent>() {
         // The inner connect error says more.
-        return cause.source().and_then(known).or_else(|| {
+        return cause.source().and_then(lookup).or_else(|| {
             Some(unreachable(
                 "the upstream cannot be reached; the request was not sent",
             ))
@@ -196,7 +200,7 @@ fn quota_exhausted(reset: Option<Duration>) -> ErrorResponse {
         Some(reset) => format!(
             "there is some again by {}. Asking before then is of no use: wait, or use another \
              upstream",
-            in_words(reset)
+            format_reset(reset)
         ),
         None => "its provider does not say until when. Look at the account's plan and billing \
                  there, or use another upstream"
@@ -210,7 +214,7 @@ fn quota_exhausted(reset: Option<Duration>) -> ErrorResponse {
 }
 
 /// A weekday and a time of day, in the system's time zone: `Tuesday, 24 November, 16:00 (UTC)`.
-fn in_words(reset: Duration) -> String {
+fn format_reset(reset: Duration) -> String {
     let reset = jiff::SignedDuration::try_from(reset).unwrap_or(jiff::SignedDuration::MAX);
     let exact = ZonedDateTime::now().saturating_add(reset);
     // The upstream's clock and ours differ: a second before midnight would be the day before.
@@ -227,8 +231,8 @@ mod tests {
 
     /// Every error of pacegate's own that is final, with the worst text that a config or a client
     /// can put into it.
-    fn refusals() -> Vec<Box<dyn StdError>> {
-        let denials = [
+    fn final_errors() -> Vec<Box<dyn StdError>> {
+        let rejections = [
             Rejected::ClientKey,
             Rejected::ContentType,
             Rejected::Framing,
@@ -264,25 +268,25 @@ mod tests {
             all.push(Box::new(Refused::QuotaExhausted { reset }));
             all.push(Box::new(Exhausted { reset: Some(reset) }));
         }
-        all.extend(denials.map(|rejected| Box::new(rejected) as _));
+        all.extend(rejections.map(|rejected| Box::new(rejected) as _));
         all.extend(columns.map(|error| Box::new(error) as _));
         all.extend(sizes.map(|error| Box::new(error) as _));
         all
     }
 
     #[tokio::test]
-    async fn no_final_answer_holds_what_makes_a_client_retry() {
-        for refusal in refusals() {
-            let response = to_response(&*refusal).into_response();
+    async fn no_final_error_contains_a_retry_word() {
+        for error in final_errors() {
+            let response = to_response(&*error).into_response();
             let status = response.status();
             assert!(
                 [400, 401, 403, 404, 405, 413, 414, 415, 431].contains(&status.as_u16()),
-                "{refusal}: {status}"
+                "{error}: {status}"
             );
             let body = response.into_body().collect().await.unwrap().to_bytes();
             let text = String::from_utf8_lossy(&body).to_lowercase();
-            for retried in RETRY_WORDS {
-                assert!(!text.contains(retried), "{retried}: {text}");
+            for word in RETRY_WORDS {
+                assert!(!text.contains(word), "{word}: {text}");
             }
         }
     }

@@ -13,7 +13,7 @@ pub(super) fn is_plain(uri: &Uri) -> bool {
     while let Some(segment) = segments.next() {
         // A trailing slash makes an empty last segment, which is harmless.
         let is_empty = segment.is_empty() && segments.peek().is_some();
-        if is_empty || !is_escaped_well(segment) || is_dots(segment) {
+        if is_empty || !has_valid_escapes(segment) || is_dots(segment) {
             return false;
         }
     }
@@ -29,7 +29,7 @@ fn is_allowed(byte: u8) -> bool {
 
 /// Whether each escape is two hexadecimal digits and none encodes a slash or a backslash, which
 /// some servers read as a plain one.
-fn is_escaped_well(segment: &[u8]) -> bool {
+fn has_valid_escapes(segment: &[u8]) -> bool {
     let mut rest = segment;
     while let Some(at) = rest.iter().position(|byte| *byte == b'%') {
         rest = &rest[at + 1..];
@@ -83,7 +83,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn in_one_pass_as_by_definition(rest in "([.a%/]|%2[eEfF]|%5[cC]|%2){0,8}") {
+        fn the_single_pass_agrees_with_the_definition(rest in "([.a%/]|%2[eEfF]|%5[cC]|%2){0,8}") {
             let path = format!("/{rest}");
             let uri = Uri::try_from(&path);
             prop_assume!(uri.is_ok());
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_that_can_be_read_two_ways_is_not_plain() {
+    fn an_ambiguous_target_is_not_plain() {
         for target in [
             "/v1/../admin",
             "/v1/./x",

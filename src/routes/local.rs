@@ -93,7 +93,7 @@ where
         // Not needed further in, where a retry would copy it.
         let connection = request.extensions_mut().remove::<Connection>();
         let is_over_limit = connection.is_some_and(|connection| connection.is_over_limit());
-        match self.table.answer(&request, is_over_limit) {
+        match self.table.respond(&request, is_over_limit) {
             Some(outcome) => Either::Left(ready(outcome)),
             None => Either::Right(self.inner.call(request)),
         }
@@ -104,12 +104,12 @@ where
 
 impl LocalTable {
     /// The response to `request`, unless an upstream has to respond.
-    fn answer<B>(
+    fn respond<B>(
         &self,
         request: &Request<B>,
         is_over_limit: bool,
     ) -> Option<Result<Response<Body>, BoxError>> {
-        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
         Some(match request.uri().path() {
             HEALTHZ => Ok(text("ok\n")),
             READYZ if self.draining.is_cancelled() => Err(Draining.into()),
@@ -117,10 +117,10 @@ impl LocalTable {
             _ if is_over_limit => Err(AtCapacity.into()),
             READYZ => Ok(text("ready\n")),
             METRICS => self.metrics(),
-            MODELS if reads => Ok(self.models()),
+            MODELS if is_read => Ok(self.models()),
             path => match ApiPath::parse(path) {
                 Ok(_) => return None,
-                Err(nowhere) => Err(nowhere.into()),
+                Err(error) => Err(error.into()),
             },
         })
     }

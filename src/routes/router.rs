@@ -48,13 +48,13 @@ impl Router {
     ) -> Result<ServiceFuture<Response<Body>, BoxError>, BoxError> {
         let (mut head, body) = request.into_parts();
         let path = ApiPath::parse(head.uri.path())?;
-        let named = path.upstream.map(|name| self.named(name)).transpose()?;
+        let named = path.upstream.map(|name| self.by_name(name)).transpose()?;
         let params = if head.method == Method::POST {
             ChatParams::of(path.below_v1, &body)?
         } else {
             ChatParams::default()
         };
-        let route = named.unwrap_or_else(|| self.choose(params.model.as_deref()));
+        let route = named.unwrap_or_else(|| self.by_model(params.model.as_deref()));
         if let Some(context) = head.extensions.get::<RequestContext>() {
             context.set_upstream(Arc::clone(&route.name));
             if params.stream {
@@ -66,14 +66,14 @@ impl Router {
         Ok(route.service.clone().call(request))
     }
 
-    fn named(&self, name: &str) -> Result<&Route, NoRoute> {
+    fn by_name(&self, name: &str) -> Result<&Route, NoRoute> {
         let mut routes = self.0.iter();
         let found = routes.find(|route| &*route.name == name);
         found.ok_or(NoRoute::Upstream)
     }
 
     /// The upstream that lists `model`, else the first.
-    fn choose(&self, model: Option<&str>) -> &Route {
+    fn by_model(&self, model: Option<&str>) -> &Route {
         let lists = |route: &&Route| {
             let mut models = route.models.iter();
             model.is_some_and(|model| models.any(|known| known.id == model))

@@ -35,7 +35,7 @@ struct ConnectionState {
     name: Arc<str>,
     phase: AtomicU8,
     broken: AtomicBool,
-    ending: AtomicBool,
+    is_read_closed: AtomicBool,
     /// Over `max-connections`: every request on it gets 503.
     is_over_limit: AtomicBool,
     /// The client has not read the last write yet. hyper drops a response whose end is still in its
@@ -43,7 +43,7 @@ struct ConnectionState {
     write_pending: AtomicBool,
     /// Numbers the phase changes of the whole process: the smaller, the longer the phase has
     /// lasted.
-    since: AtomicU64,
+    phase_change: AtomicU64,
     evicted: CancellationToken,
 }
 
@@ -62,7 +62,7 @@ enum Phase {
 
 /// A response in progress; dropping the guard makes the connection idle.
 #[derive(Debug)]
-pub(super) struct Busy(Connection);
+pub(super) struct ResponseGuard(Connection);
 
 /// A client's socket. It notes when a request head begins, gives up a client that reads nothing of
 /// a response for too long, and resets the connection of a stream that broke.
@@ -87,10 +87,10 @@ impl Connection {
             name: format!("connection {number}").into(),
             phase: AtomicU8::new(Phase::New as u8),
             broken: AtomicBool::new(false),
-            ending: AtomicBool::new(false),
+            is_read_closed: AtomicBool::new(false),
             is_over_limit: AtomicBool::new(false),
             write_pending: AtomicBool::new(false),
-            since: AtomicU64::new(next_change()),
+            phase_change: AtomicU64::new(next_phase_change()),
             evicted: CancellationToken::new(),
         }))
     }
@@ -106,9 +106,9 @@ impl Connection {
     }
 
     /// A request head is complete and its response begins.
-    pub(super) fn begin_response(&self) -> Busy {
+    pub(super) fn begin_response(&self) -> ResponseGuard {
         self.set(Phase::Busy);
-        Busy(self.clone())
+        ResponseGuard(self.clone())
     }
 
     /// Resolves once the client has been silent for longer than `settings` allow.
@@ -117,13 +117,13 @@ impl Connection {
     /// idle; one limit cannot be both ten seconds and five minutes. A change of phase wakes no
     /// task: poll this in the task that serves the connection, after the serving.
     pub(super) async fn silent_too_long(&self, settings: &Settings) {
-        let current = || (self.phase(), self.0.since.load(Ordering::Relaxed));
+        let current = || (self.phase(), self.0.phase_change.load(Ordering::Relaxed));
         let mut timer = IdleTimer::new(settings.first_byte_timeout);
-        let mut timed = current();
+        let mut timed_phase = current();
         poll_fn(|cx| {
             let now = current();
-            if now != timed {
-                timed = now;
+            if now != timed_phase {
+                timed_phase = now;
                 timer.reset();
             }
             let limit = match now.0 {
@@ -140,13 +140,13 @@ impl Connection {
 
     /// Makes the connection end with a reset: a response broke off, and a clean end would make it
     /// look complete.
-    pub(super) fn reset_at_the_end(&self) {
+    pub(super) fn reset_on_close(&self) {
         self.0.broken.store(true, Ordering::Relaxed);
     }
 
     /// Reads nothing more: an incomplete request head stays incomplete.
     pub(super) fn stop_reading(&self) {
-        self.0.ending.store(true, Ordering::Relaxed);
+        self.0.is_read_closed.store(true, Ordering::Relaxed);
     }
 
     /// Marks the connection as over the limit: its requests get 503.
@@ -165,7 +165,7 @@ impl Connection {
             Phase::New | Phase::Head => 1,
             Phase::Busy => return None,
         };
-        Some((rank, self.0.since.load(Ordering::Relaxed)))
+        Some((rank, self.0.phase_change.load(Ordering::Relaxed)))
     }
 
     /// Closes the connection to free its slot.
@@ -190,7 +190,9 @@ impl Connection {
     fn set(&self, phase: Phase) {
         // The wait for the first byte counts towards the wait for the request head.
         if phase != Phase::Head || self.phase() != Phase::New {
-            self.0.since.store(next_change(), Ordering::Relaxed);
+            self.0
+                .phase_change
+                .store(next_phase_change(), Ordering::Relaxed);
         }
         self.0.phase.store(phase as u8, Ordering::Relaxed);
     }
@@ -208,22 +210,22 @@ impl Connection {
     }
 }
 
-fn next_change() -> u64 {
+fn next_phase_change() -> u64 {
     static CHANGES: AtomicU64 = AtomicU64::new(0);
 
     CHANGES.fetch_add(1, Ordering::Relaxed)
 }
 
-// === impl Busy ===
+// === impl ResponseGuard ===
 
-impl Busy {
-    /// See [`Connection::reset_at_the_end`].
-    pub(super) fn reset_at_the_end(&self) {
-        self.0.reset_at_the_end();
+impl ResponseGuard {
+    /// See [`Connection::reset_on_close`].
+    pub(super) fn reset_on_close(&self) {
+        self.0.reset_on_close();
     }
 }
 
-impl Drop for Busy {
+impl Drop for ResponseGuard {
     fn drop(&mut self) {
         self.0.set(Phase::Idle);
     }
@@ -249,7 +251,7 @@ impl AsyncRead for ClientIo {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let phase = self.connection.phase();
-        if phase != Phase::Busy && self.connection.0.ending.load(Ordering::Relaxed) {
+        if phase != Phase::Busy && self.connection.0.is_read_closed.load(Ordering::Relaxed) {
             return Poll::Ready(Ok(()));
         }
         let read = Pin::new(&mut self.socket).poll_read(cx, buf);
@@ -280,7 +282,7 @@ impl AsyncWrite for ClientIo {
             .get_or_insert_with(|| Box::pin(sleep(limit)));
         ready!(sleep.as_mut().poll(cx));
         // After an orderly end the system would keep sending data that the client does not read.
-        this.connection.reset_at_the_end();
+        this.connection.reset_on_close();
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
@@ -361,7 +363,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_head_that_never_ends_is_cut_off_however_it_trickles() {
+    async fn a_trickling_head_is_cut_off() {
         let (mut io, mut client) = pair();
         let start = Instant::now();
         let trickle = async {
@@ -379,35 +381,35 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_busy_connection_has_no_limit_and_an_idle_one_outlives_the_clients_pool() {
+    async fn a_busy_connection_has_no_limit_and_an_idle_one_has_keep_alive() {
         let (mut io, mut client) = pair();
         client.write_all(b"x").await.unwrap();
         io.read_u8().await.unwrap();
-        let busy = io.connection.begin_response();
+        let guard = io.connection.begin_response();
         timeout(Duration::from_secs(3600), served_for(&mut io))
             .await
             .unwrap_err();
-        drop(busy);
+        drop(guard);
         assert_eq!(served_for(&mut io).await, KEEP_ALIVE);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_takes_nothing_is_given_up_and_one_that_takes_little_is_not() {
+    async fn a_client_that_reads_nothing_is_given_up_a_slow_one_is_not() {
         let (mut io, mut client) = pair();
-        let answer = vec![0; 16 << 20];
-        let taken = async {
+        let response = vec![0; 16 << 20];
+        let reading = async {
             // More than a socket buffers before it accepts more.
-            let mut some = vec![0; 1 << 20];
+            let mut buffer = vec![0; 1 << 20];
             for _ in 0..3 {
                 sleep(WRITE - Duration::from_secs(1)).await;
-                client.read_exact(&mut some).await.unwrap();
+                client.read_exact(&mut buffer).await.unwrap();
             }
             std::future::pending::<()>().await;
         };
         let start = Instant::now();
         let error = tokio::select! {
-            written = io.write_all(&answer) => written.unwrap_err(),
-            () = taken => unreachable!(),
+            written = io.write_all(&response) => written.unwrap_err(),
+            () = reading => unreachable!(),
         };
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(start.elapsed(), 4 * WRITE - Duration::from_secs(3));

@@ -38,7 +38,7 @@ impl ConnectionLimit {
     pub(super) fn enter(&self, connection: &Connection, most: usize) -> Option<Slot> {
         let mut all = self.0.lock();
         if all.len() >= most
-            && let Some(victim) = eviction_rank(&all)
+            && let Some(victim) = next_victim(&all)
             && let Some(victim) = all.remove(&victim)
         {
             victim.evict();
@@ -58,7 +58,7 @@ impl ConnectionLimit {
     }
 }
 
-fn eviction_rank(all: &HashMap<u64, Connection>) -> Option<u64> {
+fn next_victim(all: &HashMap<u64, Connection>) -> Option<u64> {
     let ranked = all
         .values()
         .filter_map(|connection| Some((connection.eviction_rank()?, connection.number())));
@@ -91,37 +91,40 @@ mod tests {
     }
 
     #[test]
-    fn the_last_one_that_fits_costs_nobody_a_place_and_the_next_one_the_oldest_that_owes_a_head() {
+    fn over_the_limit_the_oldest_unfinished_head_is_evicted() {
         let (limit, all) = (ConnectionLimit::default(), connections(4));
-        let _places = enter(&limit, &all[..3], 3);
+        let _slots = enter(&limit, &all[..3], 3);
         assert!(all.iter().all(|it| !it.is_evicted()));
         let _busy = all[0].begin_response();
-        let _place = limit.enter(&all[3], 3).unwrap();
+        let _slot = limit.enter(&all[3], 3).unwrap();
         let evicted: Vec<_> = all.iter().map(Connection::is_evicted).collect();
         assert_eq!(evicted, [false, true, false, false]);
         assert!(!all[3].is_over_limit());
     }
 
     #[test]
-    fn an_idle_one_goes_before_one_that_owes_a_head() {
+    fn an_idle_connection_is_evicted_before_an_unfinished_head() {
         let (limit, all) = (ConnectionLimit::default(), connections(3));
-        let _places = enter(&limit, &all[..2], 2);
+        let _slots = enter(&limit, &all[..2], 2);
         drop(all[1].begin_response());
-        let _place = limit.enter(&all[2], 2).unwrap();
+        let _slot = limit.enter(&all[2], 2).unwrap();
         assert!(all[1].is_evicted() && !all[0].is_evicted());
     }
 
     #[test]
-    fn where_all_are_at_work_a_newcomer_is_let_in_to_be_told_so() {
+    fn a_connection_over_a_busy_limit_is_accepted_for_a_503() {
         let (limit, all) = (ConnectionLimit::default(), connections(2 + SPARE + 1));
         let _busy: Vec<_> = all.iter().map(Connection::begin_response).collect();
-        let places = enter(&limit, &all, 2);
-        assert_eq!(places.iter().filter(|it| it.is_some()).count(), 2 + SPARE);
-        assert!(places.last().unwrap().is_none());
-        let told = all.iter().filter(|it| it.is_over_limit()).count();
-        assert_eq!(told, SPARE);
-        assert!(all.iter().all(|it| !it.is_evicted()), "one at work lost it");
-        drop(places);
+        let slots = enter(&limit, &all, 2);
+        assert_eq!(slots.iter().filter(|it| it.is_some()).count(), 2 + SPARE);
+        assert!(slots.last().unwrap().is_none());
+        let over_limit = all.iter().filter(|it| it.is_over_limit()).count();
+        assert_eq!(over_limit, SPARE);
+        assert!(
+            all.iter().all(|it| !it.is_evicted()),
+            "a busy one was evicted"
+        );
+        drop(slots);
         assert!(limit.0.lock().is_empty());
     }
 }

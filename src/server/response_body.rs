@@ -10,23 +10,23 @@ use http_body::{Body, Frame, SizeHint};
 use pacegate_layers::error::BoxError;
 use pin_project_lite::pin_project;
 
-use super::connection::Busy;
+use super::connection::ResponseGuard;
 
 pin_project! {
     /// Keeps the connection busy until the response has ended, and resets it if the body fails.
     pub(super) struct ServedBody<B> {
         #[pin]
         inner: B,
-        busy: Busy,
+        guard: ResponseGuard,
         failed: Option<BoxError>,
     }
 }
 
 impl<B> ServedBody<B> {
-    pub(super) fn new(inner: B, busy: Busy) -> Self {
+    pub(super) fn new(inner: B, guard: ResponseGuard) -> Self {
         Self {
             inner,
-            busy,
+            guard,
             failed: None,
         }
     }
@@ -49,7 +49,7 @@ where
         }
         match ready!(this.inner.poll_frame(cx)) {
             Some(Err(error)) => {
-                this.busy.reset_at_the_end();
+                this.guard.reset_on_close();
                 *this.failed = Some(error);
                 // While the body is pending, hyper writes the data before the error.
                 cx.waker().wake_by_ref();

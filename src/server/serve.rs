@@ -37,7 +37,7 @@ pub(super) async fn serve<S, B>(
     B: Body<Data = Bytes, Error = BoxError> + 'static,
 {
     let io = ClientIo::new(socket, connection.clone(), settings.write_timeout);
-    let to_the_end = async {
+    let uninterrupted = async {
         let transport = match &settings.tls {
             None => Some(Either::Left(io)),
             Some(tls) => handshake(io, tls.clone(), &connection, &settings, &shutdown).await,
@@ -50,12 +50,12 @@ pub(super) async fn serve<S, B>(
         tokio::select! {
             () = connection.evicted() => debug!("Making room for another connection"),
             // The socket must still exist to be reset.
-            () = cut_off.cancelled() => connection.reset_at_the_end(),
+            () = cut_off.cancelled() => connection.reset_on_close(),
         }
     };
     tokio::select! {
         biased;
-        () = to_the_end => {}
+        () = uninterrupted => {}
         () = interrupted => {}
     }
 }
@@ -93,13 +93,13 @@ async fn exchange<S, B>(
     B: Body<Data = Bytes, Error = BoxError> + 'static,
 {
     let service = service_fn(|mut request: Request<Incoming>| {
-        let busy = connection.begin_response();
+        let guard = connection.begin_response();
         request.extensions_mut().insert(connection.clone());
         // The service is always ready.
         let response = service.clone().call(request);
         async {
             let response = response.await?;
-            Ok::<_, Infallible>(response.map(|body| ServedBody::new(body, busy)))
+            Ok::<_, Infallible>(response.map(|body| ServedBody::new(body, guard)))
         }
     });
     let mut served = pin!(

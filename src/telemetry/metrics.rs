@@ -26,16 +26,16 @@ pub struct EdgeMetrics {
     pub connections: Gauge,
     /// Requests whose responses have not been sent to the end.
     pub in_flight: Gauge,
-    answers: Family<AnswerLabels, Counter>,
+    responses: Family<ResponseLabels, Counter>,
     /// The counter for 200, to which nearly all responses belong.
-    good_answers: OnceLock<Counter>,
+    ok_responses: OnceLock<Counter>,
     /// Responses whose stream broke off after the headers.
     pub aborted: Counter,
 }
 
 /// The labels of the response counter.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct AnswerLabels {
+struct ResponseLabels {
     status: u16,
 }
 
@@ -74,7 +74,7 @@ impl EdgeMetrics {
         registry.register(
             "pacegate_answers",
             "Answers begun, by status",
-            self.answers.clone(),
+            self.responses.clone(),
         );
         registry.register(
             "pacegate_answers_aborted",
@@ -86,9 +86,13 @@ impl EdgeMetrics {
     /// A response with `status` begins.
     pub fn count_response(&self, status: StatusCode) {
         let status = status.as_u16();
-        let counter = || self.answers.get_or_create(&AnswerLabels { status }).clone();
+        let counter = || {
+            self.responses
+                .get_or_create(&ResponseLabels { status })
+                .clone()
+        };
         if status == StatusCode::OK.as_u16() {
-            self.good_answers.get_or_init(counter).inc();
+            self.ok_responses.get_or_init(counter).inc();
         } else {
             counter().inc();
         }

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use tower::util::MapRequest;
 use tracing::{info, warn};
 
-use super::{Pipeline, PipelineError, around, gate};
+use super::{Pipeline, PipelineError, build_with_gate, gate};
 use crate::{
     client::{Client, ClientOptions, error::ClientError},
     config::{self, Credentials, LayerName, OAuth},
@@ -28,11 +28,11 @@ use crate::{
 #[error("upstream {name}")]
 pub struct AssembleError {
     name: String,
-    source: Part,
+    source: AssembleCause,
 }
 
 #[derive(Debug, thiserror::Error)]
-enum Part {
+enum AssembleCause {
     #[error(transparent)]
     ApiKey(#[from] ApiKeyError),
     #[error(transparent)]
@@ -85,18 +85,18 @@ pub(super) fn assemble_with(
     state_dir: Option<&Path>,
     tasks: &TaskTracker,
 ) -> Result<Pipeline, AssembleError> {
-    parts(upstream, reused, state_dir, tasks).map_err(|source| AssembleError {
+    try_assemble(upstream, reused, state_dir, tasks).map_err(|source| AssembleError {
         name: upstream.name.clone(),
         source,
     })
 }
 
-fn parts(
+fn try_assemble(
     upstream: &config::Upstream,
     reused: Reused,
     state_dir: Option<&Path>,
     tasks: &TaskTracker,
-) -> Result<Pipeline, Part> {
+) -> Result<Pipeline, AssembleCause> {
     let client = Client::new(
         upstream.base_url.clone(),
         ClientOptions::new(upstream, Matcher::from_env()),
@@ -117,7 +117,7 @@ fn parts(
         Some(gate) => Some(gate),
         None => gate(upstream, quotas.as_ref()).map_err(PipelineError::from)?,
     };
-    Ok(around(upstream, client, source, gate, quotas)?)
+    Ok(build_with_gate(upstream, client, source, gate, quotas)?)
 }
 
 fn book(

@@ -56,9 +56,9 @@ pin_project! {
         waiting: Option<Waiting<F>>,
         #[pin]
         max_hold: Sleep,
-        streams: bool,
+        expects_stream: bool,
         // Dispatched after `max-hold`: the upstream is working, and its own time-outs apply.
-        left: bool,
+        dispatched: bool,
     }
 }
 
@@ -136,7 +136,7 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let context = request.extensions().get::<RequestContext>().cloned();
         // Known by now: the router has read the request's parameters.
-        let streams = context.as_ref().is_some_and(RequestContext::expects_stream);
+        let expects_stream = context.as_ref().is_some_and(RequestContext::expects_stream);
         ResponseFuture {
             waiting: Some(Waiting {
                 call: Box::pin(self.inner.call(request)),
@@ -144,8 +144,8 @@ where
                 context,
             }),
             max_hold: sleep(self.max_hold),
-            streams,
-            left: false,
+            expects_stream,
+            dispatched: false,
         }
     }
 }
@@ -165,29 +165,29 @@ where
         if let Poll::Ready(outcome) = waiting.call.as_mut().poll(cx) {
             return Poll::Ready(outcome.map(|response| response.map(Either::Left)));
         }
-        if *this.left {
+        if *this.dispatched {
             return Poll::Pending;
         }
         ready!(this.max_hold.poll(cx));
         let position = waiting.position();
-        if *this.streams
+        if *this.expects_stream
             && let Some(waiting) = this.waiting.take()
         {
-            return Poll::Ready(Ok(begin(waiting)));
+            return Poll::Ready(Ok(early_response(waiting)));
         }
         match position {
             Some(QueuePosition { eta, .. }) => {
                 Poll::Ready(Err(MaxHoldExceeded { estimate: eta }.into()))
             }
             None => {
-                *this.left = true;
+                *this.dispatched = true;
                 Poll::Pending
             }
         }
     }
 }
 
-fn begin<F, B>(waiting: Waiting<F>) -> Response<Either<B, WaitingBody<F, B>>> {
+fn early_response<F, B>(waiting: Waiting<F>) -> Response<Either<B, WaitingBody<F, B>>> {
     let mut tick = interval(COMMENT_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let body = WaitingBody(WaitState::Waiting { waiting, tick });
@@ -236,7 +236,7 @@ where
                             WaitState::Streaming(response.into_body())
                         }
                         Ok(response) => {
-                            WaitState::Reading(Box::pin(beginning(response.into_body())))
+                            WaitState::Reading(Box::pin(read_prefix(response.into_body())))
                         }
                         Err(error) => {
                             *state = WaitState::Ended;
@@ -274,7 +274,7 @@ fn is_event_stream<B>(response: &Response<B>) -> bool {
 }
 
 /// The beginning of a response that is no stream, up to its first error.
-async fn beginning<B>(mut body: B) -> Vec<u8>
+async fn read_prefix<B>(mut body: B) -> Vec<u8>
 where
     B: Body<Data = Bytes, Error = BoxError> + Unpin,
 {
@@ -300,16 +300,16 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(240);
 
     /// The outcome of `call` for a client that asks for a stream, or does not.
-    async fn kept<F>(
+    async fn outcome_of<F>(
         call: F,
         gate: Option<Gate>,
         context: RequestContext,
-        streams: bool,
+        expects_stream: bool,
     ) -> Result<Response<Body>, BoxError>
     where
         F: Future<Output = Result<Response<Body>, BoxError>> + Send + 'static,
     {
-        if streams {
+        if expects_stream {
             context.expect_stream();
         }
         let mut call = Some(call);
@@ -325,21 +325,24 @@ mod tests {
     /// A request that waits at the gate for `wait`.
     fn waiting(
         wait: Duration,
-        streams: bool,
+        expects_stream: bool,
     ) -> (impl Future<Output = Result<Response<Body>, BoxError>>, Gate) {
         let pacing = Pacing::new().min_interval(wait).max_wait(2 * wait);
         let gate = Gate::new(pacing, StdRng::seed_from_u64(1));
         let context = RequestContext::new();
-        let (held, place) = (gate.clone(), context.clone());
-        let waits = async move {
-            held.acquire(None).await?;
-            let _permit = held.acquire(Some(place)).await?;
+        let (queue, queued) = (gate.clone(), context.clone());
+        let call = async move {
+            queue.acquire(None).await?;
+            let _permit = queue.acquire(Some(queued)).await?;
             let mut response = Response::new(full("data: upstream\n\n"));
             let kind = HeaderValue::from_static("text/event-stream; charset=utf-8");
             response.headers_mut().insert(header::CONTENT_TYPE, kind);
             Ok(response)
         };
-        (kept(waits, Some(gate.clone()), context, streams), gate)
+        (
+            outcome_of(call, Some(gate.clone()), context, expects_stream),
+            gate,
+        )
     }
 
     async fn text(response: Response<Body>) -> String {
@@ -348,13 +351,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_response_in_time_is_handed_on_as_it_is() {
+    async fn a_response_in_time_passes_unchanged() {
         let (call, _gate) = waiting(LIMIT - Duration::from_secs(1), true);
         assert_eq!(text(call.await.unwrap()).await, "data: upstream\n\n");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stream_begins_with_comments_and_goes_on_with_the_upstreams_events() {
+    async fn a_stream_begins_with_comments_then_has_the_upstreams_events() {
         let (call, _gate) = waiting(LIMIT + Duration::from_secs(20), true);
         let start = Instant::now();
         let response = call.await.unwrap();
@@ -367,22 +370,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_wants_no_stream_is_told_when_to_come_back() {
+    async fn a_client_without_a_stream_gets_an_estimate() {
         let (call, gate) = waiting(LIMIT + Duration::from_secs(20), false);
         let error = call.await.unwrap_err();
-        let held: &MaxHoldExceeded = error.downcast_ref().unwrap();
-        assert_eq!(held.estimate, Duration::from_secs(20));
-        assert_eq!(gate.waiting(), 0, "its place is free");
+        let exceeded: &MaxHoldExceeded = error.downcast_ref().unwrap();
+        assert_eq!(exceeded.estimate, Duration::from_secs(20));
+        assert_eq!(gate.waiting(), 0, "it has left the queue");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_request_that_has_left_is_not_given_up() {
+    async fn a_dispatched_request_is_not_given_up() {
         let (_waiting, gate) = waiting(LIMIT, false);
         let late = async {
             sleep(2 * LIMIT).await;
             Ok(Response::new(full("late")))
         };
-        let late = kept(late, Some(gate), RequestContext::new(), false);
+        let late = outcome_of(late, Some(gate), RequestContext::new(), false);
         assert_eq!(text(late.await.unwrap()).await, "late");
     }
 
@@ -394,7 +397,7 @@ mod tests {
             *response.status_mut() = http::StatusCode::TOO_MANY_REQUESTS;
             Ok(response)
         };
-        let response = kept(refused, None, RequestContext::new(), true).await;
+        let response = outcome_of(refused, None, RequestContext::new(), true).await;
         assert_eq!(
             text(response.unwrap()).await,
             ": waiting for the upstream\n\ndata: {\ndata: \"error\": 1\ndata: }\n\n"
@@ -402,19 +405,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_failure_after_the_headers_is_said_to_be_late() {
+    async fn a_failure_after_the_headers_is_a_late_error() {
         let failed = async {
             sleep(LIMIT + Duration::from_secs(1)).await;
             Err("down".into())
         };
-        let response = kept(failed, None, RequestContext::new(), true).await;
+        let response = outcome_of(failed, None, RequestContext::new(), true).await;
         let error = response.unwrap().into_body().collect().await.unwrap_err();
         let late: &LateError = error.downcast_ref().unwrap();
         assert_eq!(late.0.to_string(), "down");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_leaves_the_comments_frees_its_place() {
+    async fn a_client_that_disconnects_leaves_the_queue() {
         let (call, gate) = waiting(2 * LIMIT, true);
         let mut body = call.await.unwrap().into_body();
         body.frame().await.unwrap().unwrap();

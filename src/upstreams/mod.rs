@@ -90,7 +90,7 @@ where
     B: http_body::Body<Data = Bytes, Error = BoxError> + Send + Unpin + 'static,
 {
     let gate = gate(upstream, quotas.as_ref())?;
-    around(upstream, client, source, gate, quotas)
+    build_with_gate(upstream, client, source, gate, quotas)
 }
 
 /// The gate of `upstream`, if jitter-throttle is listed.
@@ -109,7 +109,7 @@ fn gate(
 }
 
 /// [`build`] with an existing gate.
-fn around<C, B>(
+fn build_with_gate<C, B>(
     upstream: &config::Upstream,
     client: C,
     source: Option<Arc<dyn TokenSource>>,

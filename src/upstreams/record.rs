@@ -94,12 +94,12 @@ impl Recorder {
     pub fn watch(&self, pipeline: UpstreamService) -> UpstreamService {
         let recorder = self.clone();
         UpstreamService::new(pipeline.map_request(move |request: Request<Full<Bytes>>| {
-            recorder.note(&request);
+            recorder.record(&request);
             request
         }))
     }
 
-    fn note(&self, request: &Request<Full<Bytes>>) {
+    fn record(&self, request: &Request<Full<Bytes>>) {
         let mut state = self.0.lock();
         if let Err(error) = state.write(request)
             && !std::mem::replace(&mut state.broken, true)
@@ -122,13 +122,13 @@ impl RecorderState {
         let at = now - *self.first.get_or_insert(now);
         let body = request.body().clone().into_inner().unwrap_or_default();
         // A body without a model, or one that is no JSON, is recorded as well.
-        let asked: RecordedParams = serde_json::from_slice(&body).unwrap_or_default();
+        let params: RecordedParams = serde_json::from_slice(&body).unwrap_or_default();
         let line = RecordLine {
             at_ms: (at.as_secs_f64() * 10_000.0).round() / 10.0,
             session: self.number(session.map_or("", Session::id)),
             parent,
-            model: asked.model,
-            stream: asked.stream.unwrap_or(false),
+            model: params.model,
+            stream: params.stream.unwrap_or(false),
             bytes: body.len() as u64,
             kind: None,
         };

@@ -26,31 +26,31 @@ impl ResponseHeaderFilter {
 
     /// Removes the headers that must not go to the client.
     pub(super) fn retain(&self, headers: &mut HeaderMap) {
-        let stays = |name: &&HeaderName| !self.passes(name);
+        let is_unlisted = |name: &&HeaderName| !self.passes(name);
         // Few headers, if any. Those of one connection are never listed, so they are among them.
-        let behind: Vec<_> = headers.keys().filter(stays).cloned().collect();
-        if behind.contains(&header::CONNECTION) {
+        let unlisted: Vec<_> = headers.keys().filter(is_unlisted).cloned().collect();
+        if unlisted.contains(&header::CONNECTION) {
             strip_hop_by_hop(headers);
         }
-        if behind.contains(&header::TRANSFER_ENCODING) {
+        if unlisted.contains(&header::TRANSFER_ENCODING) {
             // Wrong beside a transfer coding, and perhaps an attack.
             headers.remove(header::CONTENT_LENGTH);
         }
-        for name in behind {
+        for name in unlisted {
             headers.remove(name);
         }
     }
 
     fn passes(&self, name: &HeaderName) -> bool {
         let text = name.as_str();
-        let begins = || {
+        let has_prefix = || {
             self.prefixes
                 .iter()
                 .any(|prefix| text.starts_with(prefix.as_str()))
         };
         *name == header::CONTENT_LENGTH
             || self.names.contains_key(name)
-            || begins() && ResponseHeaders::withheld(name).is_none()
+            || has_prefix() && ResponseHeaders::withheld(name).is_none()
     }
 }
 
@@ -61,8 +61,8 @@ mod tests {
     use super::*;
 
     /// The headers that remain of `fields` if all of `x-` and `proxy-` may pass.
-    fn sifted(fields: &[(&'static str, &'static str)]) -> Vec<String> {
-        let passing = ResponseHeaderFilter::new(&ResponseHeaders {
+    fn passed_names(fields: &[(&'static str, &'static str)]) -> Vec<String> {
+        let filter = ResponseHeaderFilter::new(&ResponseHeaders {
             names: vec![header::CONTENT_TYPE],
             prefixes: vec!["x-".into(), "proxy-".into()],
         });
@@ -71,14 +71,14 @@ mod tests {
             (name, HeaderValue::from_static(value))
         });
         let mut headers: HeaderMap = fields.collect();
-        passing.retain(&mut headers);
+        filter.retain(&mut headers);
         let mut names: Vec<_> = headers.keys().map(ToString::to_string).collect();
         names.sort();
         names
     }
 
     #[test]
-    fn what_is_about_one_connection_stays_behind_though_it_is_listed() {
+    fn connection_headers_are_dropped_even_if_listed() {
         let fields = [
             ("connection", "close, x-hop"),
             ("content-type", "a/b"),
@@ -88,15 +88,18 @@ mod tests {
             ("x-hop", "1"),
             ("x-id", "1"),
         ];
-        assert_eq!(sifted(&fields), ["content-type", "proxy-status", "x-id"]);
-        let unnamed = sifted(&fields[1..]);
+        assert_eq!(
+            passed_names(&fields),
+            ["content-type", "proxy-status", "x-id"]
+        );
+        let unnamed = passed_names(&fields[1..]);
         assert_eq!(unnamed, ["content-type", "proxy-status", "x-hop", "x-id"]);
     }
 
     #[test]
-    fn a_length_passes_but_not_beside_a_coding() {
+    fn a_length_passes_except_beside_a_coding() {
         let fields = [("content-length", "5"), ("transfer-encoding", "gzip")];
-        assert_eq!(sifted(&fields[..1]), ["content-length"]);
-        assert_eq!(sifted(&fields), [""; 0]);
+        assert_eq!(passed_names(&fields[..1]), ["content-length"]);
+        assert_eq!(passed_names(&fields), [""; 0]);
     }
 }

@@ -94,7 +94,7 @@ impl UpstreamSet {
         }
         // Last, because requests of the old upstream are counted in the same ledger.
         for entry in &entries {
-            entry.recount()?;
+            entry.update_quotas()?;
         }
         let mut books = self.books.clone();
         books.retain(|_, book| book.strong_count() > 0);
@@ -121,7 +121,7 @@ impl UpstreamSet {
         let reused = Reused {
             book: self.books.get(&upstream.name).and_then(Weak::upgrade),
             gate: old
-                .filter(|old| is_paced_alike(&old.upstream, upstream))
+                .filter(|old| may_share_gate(&old.upstream, upstream))
                 .and_then(|old| old.pipeline.gate.clone()),
         };
         Ok(Entry {
@@ -132,7 +132,7 @@ impl UpstreamSet {
 }
 
 /// Whether both may share a gate: the same account at the same pace.
-fn is_paced_alike(old: &Upstream, new: &Upstream) -> bool {
+fn may_share_gate(old: &Upstream, new: &Upstream) -> bool {
     let listed = |upstream: &Upstream| upstream.pipeline.contains(&LayerName::JitterThrottle);
     listed(old)
         && listed(new)
@@ -149,7 +149,7 @@ impl Entry {
         Some((self.upstream.name.clone(), Arc::downgrade(book)))
     }
 
-    fn recount(&self) -> Result<(), AssembleError> {
+    fn update_quotas(&self) -> Result<(), AssembleError> {
         let Some(book) = &self.pipeline.quotas else {
             return Ok(());
         };
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_has_not_changed_is_kept_and_the_rest_is_new() {
+    async fn unchanged_upstreams_are_kept_and_the_others_built() {
         let folder = tempfile::tempdir().unwrap();
         let slow = "head-timeout = \"7s\"";
         let before = config(folder.path(), &[("a", ""), ("b", ""), ("c", "")]);
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn another_account_gets_a_gate_that_knows_nothing_of_the_first() {
+    async fn another_account_gets_a_new_gate() {
         let folder = tempfile::tempdir().unwrap();
         let before = config(folder.path(), &[("a", "")]);
         let mut after = before.clone();
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_changed_upstream_goes_on_counting_where_the_old_one_did_and_still_does() {
+    async fn a_changed_upstream_shares_the_ledger_of_the_old_one() {
         let folder = tempfile::tempdir().unwrap();
         let upstreams = |text: &str| config(folder.path(), &[("a", text)]);
         let first = UpstreamSet::start(&upstreams(&throttle(5, 1)), TaskTracker::new()).unwrap();
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn quotas_that_go_and_come_back_meet_their_own_lock_and_are_not_refused() {
+    async fn quotas_removed_and_restored_reuse_their_lock() {
         let folder = tempfile::tempdir().unwrap();
         let upstreams = |text: &str| config(folder.path(), &[("a", text)]);
         let first = UpstreamSet::start(&upstreams(&throttle(5, 1)), TaskTracker::new()).unwrap();

@@ -214,11 +214,11 @@ mod tests {
     /// Refuses the first attempt, then the second attempt's token, and stores the headers of the
     /// latest request.
     fn pipeline(listed: &[LayerName], sent: &Arc<Mutex<HeaderMap>>) -> Pipeline {
-        let tries = AtomicUsize::new(0);
+        let attempts = AtomicUsize::new(0);
         let sent = Arc::clone(sent);
         let client = Arc::new(move |request: &Request<Full<Bytes>>| {
             sent.lock().clone_from(request.headers());
-            let status = match tries.fetch_add(1, Ordering::Relaxed) {
+            let status = match attempts.fetch_add(1, Ordering::Relaxed) {
                 0 => StatusCode::TOO_MANY_REQUESTS,
                 1 => StatusCode::UNAUTHORIZED,
                 _ => StatusCode::OK,
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_order_is_fixed_whatever_that_of_the_list() {
+    async fn the_layer_order_does_not_depend_on_the_list() {
         let (status, fields, dispatched) = ask(&LayerName::ALL).await;
         assert_eq!((status, dispatched), (StatusCode::UNAUTHORIZED, 2));
         assert_eq!(fields["authorization"], "Bearer token");
@@ -281,8 +281,12 @@ mod tests {
             let status_then = [refused, StatusCode::UNAUTHORIZED][usize::from(retried)];
             assert_eq!(status, status_then, "without {without:?}");
             let gated = without != LayerName::JitterThrottle;
-            let tries = 1 + u64::from(retried);
-            assert_eq!(dispatched, tries * u64::from(gated), "without {without:?}");
+            let attempts = 1 + u64::from(retried);
+            assert_eq!(
+                dispatched,
+                attempts * u64::from(gated),
+                "without {without:?}"
+            );
             let authorized = without != LayerName::BearerAuth;
             assert_eq!(fields.contains_key("authorization"), authorized);
             let aligned = without != LayerName::HeaderAlign;

@@ -28,7 +28,7 @@ fn check(
 }
 
 #[test]
-fn passes_exactly_the_hosts_it_answers_for() {
+fn passes_exactly_the_allowed_hosts() {
     for (host, passes) in [
         ("localhost", true),
         ("LOCALHOST:7223", true),
@@ -115,7 +115,7 @@ fn post_needs_json() {
 }
 
 #[test]
-fn a_client_key_is_asked_for_wherever_one_is_set_but_not_for_a_probe() {
+fn a_configured_client_key_is_required_except_for_probes() {
     let key = "0123456789abcdef0123456789abcdef";
     let rules = AccessRules {
         hosts: vec!["localhost".into()],
@@ -142,7 +142,7 @@ fn a_client_key_is_asked_for_wherever_one_is_set_but_not_for_a_probe() {
 }
 
 #[test]
-fn what_is_left_of_two_ways_to_frame_a_body_is_refused() {
+fn ambiguous_framing_is_rejected() {
     let ask = |fields: &[(&str, &str)]| {
         let fields = [&[("host", "localhost")], fields].concat();
         check(&rules(), "GET", "/v1/models", &fields)
@@ -163,7 +163,7 @@ fn what_is_left_of_two_ways_to_frame_a_body_is_refused() {
 }
 
 #[test]
-fn heads_and_targets_have_their_sizes_and_methods_their_case() {
+fn sizes_of_heads_and_targets_and_the_case_of_methods_are_checked() {
     let host = ("host", "localhost");
     let rules = AccessRules {
         limits: Limits {
