@@ -70,18 +70,18 @@ pub fn run(input: &[u8]) {
     check_stripped(client.clone());
     let runtime = Builder::new_current_thread().enable_time().build().unwrap();
     for (pipeline, arrived) in &*PIPELINES {
-        let [asked, without] = [client.clone(), HeaderMap::new()].map(|headers| {
+        let [with_client, without] = [client.clone(), HeaderMap::new()].map(|headers| {
             let mut request = Request::new(Full::new(Bytes::new()));
             *request.headers_mut() = headers;
             runtime.block_on(pipeline.clone().oneshot(request)).unwrap();
             std::mem::take(&mut *arrived.lock().unwrap())
         });
-        let tokens: Vec<_> = asked.get_all(header::AUTHORIZATION).iter().collect();
+        let tokens: Vec<_> = with_client.get_all(header::AUTHORIZATION).iter().collect();
         assert_eq!(tokens, ["Bearer ours"]);
-        for (name, value) in &asked {
-            let ours = without.get_all(name).iter().any(|ours| ours == value);
-            let theirs = PASSED.contains(&name.as_str()) && offers(&client, name, value);
-            assert!(ours || theirs, "{name}: {value:?}");
+        for (name, value) in &with_client {
+            let added = without.get_all(name).iter().any(|added| added == value);
+            let passed = PASSED.contains(&name.as_str()) && offers(&client, name, value);
+            assert!(added || passed, "{name}: {value:?}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Which paths a request line can make the gateway request upstream. Input: the target.
 
-use super::rig::{self, Asked};
+use super::rig::{self, ReceivedRequest};
 
 /// For any target, the upstream sees one plain path under its base URL, or nothing.
 pub fn run(input: &[u8]) {
@@ -13,11 +13,11 @@ pub fn run(input: &[u8]) {
         input,
         b" HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
     ];
-    let (answer, asked) = rig::ask(&request.concat());
-    let status: u16 = answer[9..12].parse().unwrap();
-    match &asked[..] {
-        [] => assert!(status == 200 || (400..500).contains(&status), "{answer}"),
-        [Asked { host, target, .. }] => {
+    let (response, received) = rig::send(&request.concat());
+    let status: u16 = response[9..12].parse().unwrap();
+    match &received[..] {
+        [] => assert!(status == 200 || (400..500).contains(&status), "{response}"),
+        [ReceivedRequest { host, target, .. }] => {
             assert_eq!(status, 200);
             assert!(host.starts_with("127.0.0.1:"), "{host}");
             assert_plain(target);

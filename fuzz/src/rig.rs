@@ -27,7 +27,7 @@ use super::input;
 
 /// A request as it arrived at the upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct ReceivedRequest {
     /// Its `host` field.
     pub host: String,
     /// Its method.
@@ -41,7 +41,7 @@ pub struct Asked {
 struct Rig {
     runtime: Runtime,
     socket: PathBuf,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    received: Arc<Mutex<Vec<ReceivedRequest>>>,
     _folder: TempDir,
 }
 
@@ -51,23 +51,25 @@ thread_local! {
 
 /// Sends `request`, which must be the last one of its connection. Returns the whole response, and
 /// the requests that reached the upstream.
-pub fn ask(request: &[u8]) -> (String, Vec<Asked>) {
-    with(async |stream, answer| {
+pub fn send(request: &[u8]) -> (String, Vec<ReceivedRequest>) {
+    with(async |stream, response| {
         stream.write_all(request).await.unwrap();
-        stream.read_to_end(answer).await.unwrap();
+        stream.read_to_end(response).await.unwrap();
     })
 }
 
-fn with(talk: impl AsyncFnOnce(&mut UnixStream, &mut Vec<u8>)) -> (String, Vec<Asked>) {
+fn with(
+    exchange: impl AsyncFnOnce(&mut UnixStream, &mut Vec<u8>),
+) -> (String, Vec<ReceivedRequest>) {
     RIG.with(|rig| {
         let rig = rig.get_or_init(Rig::start);
-        let mut answer = Vec::new();
+        let mut response = Vec::new();
         rig.runtime.block_on(async {
             let mut stream = UnixStream::connect(&rig.socket).await.unwrap();
-            talk(&mut stream, &mut answer).await;
+            exchange(&mut stream, &mut response).await;
         });
-        let asked = std::mem::take(&mut *rig.asked.lock().unwrap());
-        (String::from_utf8(answer).unwrap(), asked)
+        let received = std::mem::take(&mut *rig.received.lock().unwrap());
+        (String::from_utf8(response).unwrap(), received)
     })
 }
 
@@ -78,20 +80,20 @@ impl Rig {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let folder = input::folder();
         let socket = folder.path().join("socket");
-        let asked = Arc::default();
-        runtime.block_on(Self::serve(&runtime, &socket, Arc::clone(&asked)));
+        let received = Arc::default();
+        runtime.block_on(Self::serve(&runtime, &socket, Arc::clone(&received)));
         Self {
             runtime,
             socket,
-            asked,
+            received,
             _folder: folder,
         }
     }
 
-    async fn serve(runtime: &Runtime, socket: &Path, asked: Arc<Mutex<Vec<Asked>>>) {
+    async fn serve(runtime: &Runtime, socket: &Path, received: Arc<Mutex<Vec<ReceivedRequest>>>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        runtime.spawn(upstream(listener, asked));
+        runtime.spawn(upstream(listener, received));
         let config = input::configured(&format!(
             "listen = \"unix:{}\"\n\
              [[upstream]]\nname = \"one\"\npreset = \"local\"\n\
@@ -106,23 +108,23 @@ impl Rig {
     }
 }
 
-async fn upstream(listener: TcpListener, asked: Arc<Mutex<Vec<Asked>>>) {
+async fn upstream(listener: TcpListener, received: Arc<Mutex<Vec<ReceivedRequest>>>) {
     let connections = TaskTracker::new();
     loop {
         let (stream, _) = listener.accept().await.unwrap();
-        let asked = Arc::clone(&asked);
+        let received = Arc::clone(&received);
         let service = service_fn(move |request: Request<Incoming>| {
-            let asked = Arc::clone(&asked);
+            let received = Arc::clone(&received);
             async move {
                 let (head, body) = request.into_parts();
                 let host = head.headers.get(header::HOST);
-                let seen = Asked {
+                let request = ReceivedRequest {
                     host: host.map_or("", |host| host.to_str().unwrap()).to_owned(),
                     method: head.method.to_string(),
                     target: head.uri.to_string(),
                     body: body.collect().await?.to_bytes(),
                 };
-                asked.lock().unwrap().push(seen);
+                received.lock().unwrap().push(request);
                 Ok::<_, hyper::Error>(Response::new(Empty::<Bytes>::new()))
             }
         });
