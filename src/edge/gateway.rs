@@ -5,7 +5,7 @@ use std::fmt;
 use super::reload::{ReloadableEdge, Reloader};
 use crate::{
     config::{Config, Listen},
-    server::{BindError, Listener, Server},
+    server::{BindError, HttpServer, Listener},
     upstreams::Pipeline,
 };
 
@@ -50,7 +50,7 @@ impl Gateway {
     ///
     /// Dropping the future drops every connection at once.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) {
-        let server = Server {
+        let server = HttpServer {
             settings: self.edge.settings(),
             connections: self.edge.connections_gauge(),
             service: self.edge.clone(),

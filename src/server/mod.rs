@@ -67,7 +67,7 @@ pub(crate) struct Settings {
 /// Each request has its [`Connection`] in its extensions. A response body that yields an error
 /// resets the connection: a clean end would make the response look complete.
 #[derive(Debug)]
-pub(crate) struct Server<S> {
+pub(crate) struct HttpServer<S> {
     pub(crate) service: S,
     /// Read once for each connection.
     pub(crate) settings: watch::Receiver<Arc<Settings>>,
@@ -78,7 +78,7 @@ pub(crate) struct Server<S> {
 /// Without free descriptors no socket can be accepted; a pause lets connections close.
 const PAUSE_AFTER_ACCEPT_ERROR: Duration = Duration::from_millis(100);
 
-impl<S, B> Server<S>
+impl<S, B> HttpServer<S>
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
         + Clone
