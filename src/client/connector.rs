@@ -27,7 +27,7 @@ use tokio::net::TcpStream;
 use tower::{Service, ServiceExt};
 
 use super::{
-    base_url::{BaseUrl, Origin},
+    endpoint::{BaseUrl, Origin},
     error::{CertificateError, ClientError, ConnectError, Stage},
     proxy::ProxyRoute,
     service::ClientOptions,

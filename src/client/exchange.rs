@@ -26,7 +26,7 @@ pub(super) type UpstreamRequest = Request<Full<Bytes>>;
 
 /// Why there are no response headers.
 #[derive(Debug)]
-pub(super) enum ExchangeError {
+pub(super) enum SendError {
     /// The connection broke; the upstream may have seen the request.
     ConnectionLost(BoxError),
     /// The headers are larger than `max-head`.
@@ -60,7 +60,7 @@ pub(super) async fn head(
     mut connection: Option<Box<h1::H1Connection>>,
     max_head: usize,
     timeout: Duration,
-) -> Result<ResponseHead, ExchangeError> {
+) -> Result<ResponseHead, SendError> {
     let mut timer = IdleTimer::new(timeout);
     // Unconstrained, because at the end of tokio's budget the future would wake the waker below,
     // which may be a no-op.
@@ -88,21 +88,21 @@ pub(super) async fn head(
         Some(Ok(response)) => response,
         Some(Err(mut error)) => {
             return Err(match error.take_message() {
-                Some(request) => ExchangeError::Unsent(Box::new(request)),
-                None if error.error().is_parse_too_large() => ExchangeError::HeadTooLarge,
-                None => ExchangeError::ConnectionLost(error.into_error().into()),
+                Some(request) => SendError::Unsent(Box::new(request)),
+                None if error.error().is_parse_too_large() => SendError::HeadTooLarge,
+                None => SendError::ConnectionLost(error.into_error().into()),
             });
         }
-        None => return Err(ExchangeError::TimedOut),
+        None => return Err(SendError::TimedOut),
     };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(ExchangeError::UnexpectedUpgrade);
+        return Err(SendError::UnexpectedUpgrade);
     }
     if header_size(response.headers()) > max_head {
-        return Err(ExchangeError::HeadTooLarge);
+        return Err(SendError::HeadTooLarge);
     }
     if response.version() < Version::HTTP_2 {
-        check_framing(&mut response).map_err(ExchangeError::ConnectionLost)?;
+        check_framing(&mut response).map_err(SendError::ConnectionLost)?;
     }
     timer.reset();
     Ok(ResponseHead {

@@ -17,7 +17,6 @@
 //! A request that was never sent is distinguished from one that the upstream may have seen: only
 //! the first is wrapped in [`NotSent`](pacegate_layers::error::NotSent).
 
-mod base_url;
 mod body;
 mod connections;
 mod connector;

@@ -4,7 +4,7 @@ use http::HeaderValue;
 use hyper_util::client::proxy::matcher::Matcher;
 
 use super::{
-    base_url::{BaseUrl, Origin},
+    endpoint::{BaseUrl, Origin},
     error::ClientError,
 };
 use crate::config::{HttpVersion, is_loopback_host};

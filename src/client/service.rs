@@ -24,13 +24,12 @@ use tokio_util::task::TaskTracker;
 use tower::Service;
 
 use super::{
-    base_url::BaseUrl,
     body::ResponseBody,
     connections::{Connected, Connections},
     connector::Connector,
-    endpoint::Endpoint,
+    endpoint::{BaseUrl, Endpoint},
     error::{ClientError, ConnectionLost, HeadTimeout, HeadTooLarge, Stage, UnexpectedUpgrade},
-    exchange::{ExchangeError, UpstreamRequest, head},
+    exchange::{SendError, UpstreamRequest, head},
     tls,
 };
 use crate::config::{self, HttpVersion};
@@ -184,7 +183,7 @@ impl Client {
                 .exchange(connection, &endpoint, request, url.clone())
                 .await
             {
-                Err(ExchangeError::Unsent(unsent)) => request = *unsent,
+                Err(SendError::Unsent(unsent)) => request = *unsent,
                 outcome => return outcome.map_err(|failed| self.error(failed, &endpoint)),
             }
         }
@@ -199,7 +198,7 @@ impl Client {
         endpoint: &Endpoint,
         mut request: UpstreamRequest,
         url: Uri,
-    ) -> Result<Response<ResponseBody>, ExchangeError> {
+    ) -> Result<Response<ResponseBody>, SendError> {
         let ClientOptions {
             max_head,
             head_timeout,
@@ -223,21 +222,21 @@ impl Client {
         }
     }
 
-    fn error(&self, failed: ExchangeError, endpoint: &Endpoint) -> BoxError {
+    fn error(&self, failed: SendError, endpoint: &Endpoint) -> BoxError {
         let address = endpoint.base.origin.address();
         let too_large = HeadTooLarge {
             most: bytesize::ByteSize(self.0.options.max_head as u64),
         };
         match failed {
-            ExchangeError::HeadTooLarge => too_large.into(),
-            ExchangeError::ConnectionLost(source) => ConnectionLost { address, source }.into(),
-            ExchangeError::UnexpectedUpgrade => UnexpectedUpgrade { address }.into(),
-            ExchangeError::TimedOut => HeadTimeout {
+            SendError::HeadTooLarge => too_large.into(),
+            SendError::ConnectionLost(source) => ConnectionLost { address, source }.into(),
+            SendError::UnexpectedUpgrade => UnexpectedUpgrade { address }.into(),
+            SendError::TimedOut => HeadTimeout {
                 address,
                 after: self.0.options.head_timeout,
             }
             .into(),
-            ExchangeError::Unsent(_) => endpoint.connections.connector.error_at(
+            SendError::Unsent(_) => endpoint.connections.connector.error_at(
                 Stage::Connect,
                 "the connection was closed before the request was written".into(),
             ),

@@ -3,20 +3,22 @@
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use http::{HeaderName, Request, Response};
-use pacegate_layers::context::RequestContext;
+use http::{HeaderMap, HeaderName, Request, Response};
+use pacegate_layers::context::{RequestContext, Session};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 use tracing::debug;
 
-use super::session::session;
 use crate::server::Connection;
 
 const X_PACEGATE_ATTEMPTS: HeaderName = HeaderName::from_static("x-pacegate-attempts");
 const X_PACEGATE_QUEUED_MS: HeaderName = HeaderName::from_static("x-pacegate-queued-ms");
+const X_SESSION_ID: HeaderName = HeaderName::from_static("x-session-id");
+const X_PARENT_SESSION_ID: HeaderName = HeaderName::from_static("x-parent-session-id");
 
 /// Applies [`WithContext`].
 #[derive(Clone, Copy, Debug)]
@@ -90,5 +92,19 @@ where
         let queued = u64::try_from(queued.as_millis()).unwrap_or(u64::MAX);
         headers.insert(X_PACEGATE_QUEUED_MS, queued.into());
         Poll::Ready(Ok(response))
+    }
+}
+
+/// The session that OpenCode names, and its parent; without a name, the connection.
+fn session(headers: &HeaderMap, connection: Option<&Connection>) -> Session {
+    let named = |name: HeaderName| headers.get(name)?.to_str().ok();
+    let session = match (named(X_SESSION_ID), connection) {
+        (Some(id), _) => Session::new(id),
+        (None, Some(connection)) => Session::new(Arc::clone(connection.name())),
+        (None, None) => Session::new(""),
+    };
+    match named(X_PARENT_SESSION_ID) {
+        Some(parent) => session.child_of(parent),
+        None => session,
     }
 }

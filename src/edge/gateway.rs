@@ -53,7 +53,7 @@ impl Gateway {
         let server = HttpServer {
             settings: self.edge.settings(),
             connections: self.edge.connections_gauge(),
-            service: self.edge.clone(),
+            service: self.edge.service(),
         };
         let served = server.serve(self.listener, self.edge.draining().clone());
         let told = async {

@@ -25,7 +25,6 @@ mod rejected;
 
 pub(super) use self::rejected::Rejected;
 
-use super::target;
 use crate::{
     body::Body,
     config::{Config, Limits, Listen},
@@ -155,7 +154,7 @@ impl AccessRules {
         self.check_host(headers)?;
         self.check_origin(headers)?;
         check_method(request.method())?;
-        if !target::is_plain(request.uri()) {
+        if !is_plain(request.uri()) {
             return Err(Rejected::Target);
         }
         // A probe has no key and learns nothing.
@@ -333,6 +332,62 @@ fn is_json(headers: &HeaderMap) -> bool {
         .ok()
         .and_then(|value| value.split(';').next())
         .is_some_and(|kind| kind.trim().eq_ignore_ascii_case(JSON))
+}
+
+/// Whether every upstream reads the same path as pacegate. Absolute form is for proxies; a client
+/// that sends it takes pacegate for one.
+fn is_plain(uri: &Uri) -> bool {
+    let path = uri.path();
+    if uri.authority().is_some() || !path.starts_with('/') || !path.bytes().all(is_allowed) {
+        return false;
+    }
+    let mut segments = path.as_bytes()[1..].split(|byte| *byte == b'/').peekable();
+    while let Some(segment) = segments.next() {
+        // A trailing slash makes an empty last segment, which is harmless.
+        let is_empty = segment.is_empty() && segments.peek().is_some();
+        if is_empty || !has_valid_escapes(segment) || is_dots(segment) {
+            return false;
+        }
+    }
+    true
+}
+
+/// Bytes that a path may contain unescaped by [RFC 3986 §3.3], `/` and `%` included.
+///
+/// [RFC 3986 §3.3]: https://www.rfc-editor.org/rfc/rfc3986#section-3.3
+fn is_allowed(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/%".contains(&byte)
+}
+
+/// Whether each escape is two hexadecimal digits and none encodes a slash or a backslash, which
+/// some servers read as a plain one.
+fn has_valid_escapes(segment: &[u8]) -> bool {
+    let mut rest = segment;
+    while let Some(at) = rest.iter().position(|byte| *byte == b'%') {
+        rest = &rest[at + 1..];
+        let code = rest.get(..2).unwrap_or_default();
+        let is_hex = code.len() == 2 && code.iter().all(u8::is_ascii_hexdigit);
+        if !is_hex || code.eq_ignore_ascii_case(b"2f") || code.eq_ignore_ascii_case(b"5c") {
+            return false;
+        }
+    }
+    true
+}
+
+/// Whether `segment` is `.` or `..`, each dot plain or encoded.
+fn is_dots(mut segment: &[u8]) -> bool {
+    let mut dots = 0;
+    while let Some(first) = segment.first() {
+        segment = match *first {
+            b'.' => &segment[1..],
+            b'%' if segment.len() >= 3 && segment[1..3].eq_ignore_ascii_case(b"2e") => {
+                &segment[3..]
+            }
+            _ => return false,
+        };
+        dots += 1;
+    }
+    matches!(dots, 1 | 2)
 }
 
 #[cfg(test)]

@@ -1,17 +1,21 @@
-//! Counts requests and responses.
+//! Counts requests and responses, and watches how a response body ends.
 
 use std::{
     future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use http::{Request, Response};
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use pacegate_layers::error::BoxError;
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
+use tracing::{Span, debug, info};
 
-use super::response_body::{InFlight, MeteredBody};
 use crate::telemetry::metrics::EdgeMetrics;
 
 /// Applies [`Metered`].
@@ -34,6 +38,30 @@ pin_project! {
         in_flight: Option<InFlight>,
     }
 }
+
+pin_project! {
+    /// Streams a response and counts it as in flight until its end. A panic in the inner body
+    /// becomes an error, for which the server resets the connection.
+    #[derive(Debug)]
+    pub(super) struct MeteredBody<B> {
+        #[pin]
+        inner: B,
+        in_flight: InFlight,
+    }
+}
+
+/// A request in flight, counted from its head to the end of its response.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    metrics: Arc<EdgeMetrics>,
+    span: Span,
+    sent: u64,
+}
+
+/// The pipeline panicked while the response was being sent.
+#[derive(Debug, thiserror::Error)]
+#[error("a panic, see above")]
+struct Panicked;
 
 // === impl MetricsLayer ===
 
@@ -92,4 +120,89 @@ where
         in_flight.count_response(response.status());
         Poll::Ready(Ok(response.map(|body| MeteredBody::new(body, in_flight))))
     }
+}
+
+// === impl InFlight ===
+
+impl InFlight {
+    fn new(metrics: Arc<EdgeMetrics>) -> Self {
+        metrics.in_flight.inc();
+        Self {
+            metrics,
+            span: Span::current(),
+            sent: 0,
+        }
+    }
+
+    /// The response begins, with `status`.
+    fn count_response(&self, status: StatusCode) {
+        self.metrics.count_response(status);
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        debug!(parent: &self.span, sent = self.sent, "Answer ended");
+        self.metrics.in_flight.dec();
+    }
+}
+
+// === impl MeteredBody ===
+
+impl<B> MeteredBody<B> {
+    fn new(inner: B, in_flight: InFlight) -> Self {
+        Self { inner, in_flight }
+    }
+}
+
+impl<B> Body for MeteredBody<B>
+where
+    B: Body<Data = Bytes, Error = BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut this = self.project();
+        let frame = ready!(poll_caught(this.inner.as_mut(), cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                this.in_flight.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
+            }
+            Some(Err(error)) => {
+                info!(
+                    parent: &this.in_flight.span,
+                    sent = this.in_flight.sent,
+                    %error,
+                    "Stream broke off, resetting the client's connection"
+                );
+                this.in_flight.metrics.aborted.inc();
+            }
+            None => {}
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// The next frame of `body`, or [`Panicked`]; a body that has panicked must not be polled again.
+fn poll_caught<B>(
+    body: Pin<&mut B>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, BoxError>>>
+where
+    B: Body<Data = Bytes, Error = BoxError>,
+{
+    catch_unwind(AssertUnwindSafe(|| body.poll_frame(cx)))
+        .unwrap_or_else(|_payload| Poll::Ready(Some(Err(Panicked.into()))))
 }

@@ -28,7 +28,6 @@ use tower_http::{
 };
 use tracing::{Span, debug_span};
 
-mod body_budget;
 mod context;
 mod gateway;
 mod guard;
@@ -37,9 +36,6 @@ mod reload;
 mod request_body;
 mod rescue;
 mod rescue_table;
-mod response_body;
-mod session;
-mod target;
 
 pub use self::{
     gateway::Gateway,
@@ -48,13 +44,11 @@ pub use self::{
 pub use crate::server::{BindError, ListenTlsError};
 
 use self::{
-    body_budget::BodyBudget,
     context::ContextLayer,
     guard::GuardLayer,
-    metrics::MetricsLayer,
-    request_body::{BodyReader, RequestBodyLayer},
+    metrics::{MeteredBody, MetricsLayer},
+    request_body::{BodyBudget, BodyReader, RequestBodyLayer},
     rescue::{RescueLayer, RescuedBody},
-    response_body::MeteredBody,
 };
 use crate::{
     api::ErrorResponse,

@@ -1,23 +1,15 @@
 //! The current edge. A reload replaces it; requests that have begun end on the old one.
 
-use std::{
-    convert::Infallible,
-    fmt,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{fmt, sync::Arc};
 
-use http::{Request, Response};
-use hyper::body::Incoming;
 use pacegate_layers::pacing::WeakGate;
 use parking_lot::Mutex;
 use prometheus_client::metrics::gauge::Gauge;
 use rustls::ServerConfig;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tower::{Service, util::BoxCloneSyncService};
 
-use super::{EdgeBody, EdgeService, body_budget::BodyBudget, edge};
+use super::{EdgeService, edge, request_body::BodyBudget};
 use crate::{
     config::Config,
     server::{ListenTlsError, Settings, server_config},
@@ -106,6 +98,11 @@ impl ReloadableEdge {
         self.0.settings.subscribe()
     }
 
+    /// The service of new requests.
+    pub(super) fn service(&self) -> watch::Receiver<EdgeService> {
+        self.0.service.subscribe()
+    }
+
     pub(super) fn serves_tls(&self) -> bool {
         self.0.settings.borrow().tls.is_some()
     }
@@ -126,25 +123,6 @@ impl ReloadableEdge {
         for gate in self.0.gates.lock().iter().filter_map(WeakGate::upgrade) {
             gate.drain();
         }
-    }
-}
-
-impl Service<Request<Incoming>> for ReloadableEdge {
-    type Response = Response<EdgeBody>;
-    type Error = Infallible;
-    type Future =
-        <BoxCloneSyncService<Request<Incoming>, Response<EdgeBody>, Infallible> as Service<
-            Request<Incoming>,
-        >>::Future;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        // The edge is always ready.
-        let mut service = self.0.service.borrow().clone();
-        service.call(request)
     }
 }
 

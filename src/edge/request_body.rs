@@ -6,7 +6,10 @@ use std::{
     future::poll_fn,
     io,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -19,7 +22,6 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tower::{Layer, Service};
 
-use super::body_budget::BodyBudget;
 use crate::{body::Body, routes::Draining};
 
 /// Applies [`WholeBody`].
@@ -48,6 +50,23 @@ pub(super) struct BodyReader {
     pub(super) budget: BodyBudget,
     /// Cancelled once the process shuts down.
     pub(super) draining: CancellationToken,
+}
+
+/// The total size of the bodies that are held, in bytes; clones share it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct BodyBudget(Arc<AtomicUsize>);
+
+/// The part of one body in the total, given back when dropped.
+#[derive(Debug)]
+struct BodyPermit {
+    budget: BodyBudget,
+    bytes: usize,
+}
+
+/// A body that counts until its last clone is dropped: a retry needs it that long.
+struct BudgetedBody {
+    data: Bytes,
+    _permit: BodyPermit,
 }
 
 /// How much of an oversized body is read and dropped before the response: a client that is still
@@ -303,126 +322,57 @@ impl CollectedBody {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use futures_util::{StreamExt, stream};
-    use http_body_util::{Empty, Full, StreamBody};
-    use tower::BoxError;
+// === impl BodyBudget ===
 
-    use super::*;
-
-    fn chunks(
-        chunks: &[&'static str],
-    ) -> impl http_body::Body<Data = Bytes, Error = BoxError> + Unpin + use<> {
-        let frames: Vec<_> = chunks
-            .iter()
-            .map(|chunk| Ok(http_body::Frame::data(Bytes::from_static(chunk.as_bytes()))))
-            .collect();
-        StreamBody::new(stream::iter(frames))
-    }
-
-    fn body_reader(max_body: usize) -> BodyReader {
-        BodyReader {
-            max_body,
-            max_bodies: 8,
-            idle_timeout: Duration::from_secs(30),
-            timeout: Duration::from_secs(120),
-            budget: BodyBudget::default(),
-            draining: CancellationToken::new(),
+impl BodyBudget {
+    fn reserve(&self) -> BodyPermit {
+        BodyPermit {
+            budget: self.clone(),
+            bytes: 0,
         }
     }
 
-    /// One byte every `gap`, without end.
-    fn slow_body(gap: Duration) -> impl http_body::Body<Data = Bytes, Error = BoxError> + Unpin {
-        let frames = stream::repeat(()).then(move |()| async move {
-            tokio::time::sleep(gap).await;
-            Ok(http_body::Frame::data(Bytes::from_static(b"x")))
-        });
-        StreamBody::new(Box::pin(frames))
-    }
-
-    #[tokio::test]
-    async fn joins_the_chunks() {
-        let body = body_reader(5)
-            .collect(chunks(&["ab", "cd", "e"]))
-            .await
-            .unwrap();
-        assert_eq!(body, "abcde");
-        assert!(
-            body_reader(0)
-                .collect(Empty::new())
-                .await
-                .unwrap()
-                .is_empty()
-        );
-    }
-
-    #[tokio::test]
-    async fn one_byte_too_many_is_refused() {
-        let abcde = chunks(&["ab", "cd", "e"]);
-        let error = body_reader(4).collect(abcde).await.unwrap_err();
-        assert!(matches!(error, RequestBodyError::TooLarge(_)));
-        let whole = Full::new("abcde".into());
-        let error = body_reader(4).collect(whole).await.unwrap_err();
-        assert_eq!(error.status(), 413);
-    }
-
-    #[tokio::test]
-    async fn bodies_over_the_budget_are_refused_until_one_is_dropped() {
-        let body_reader = body_reader(8);
-        let first = body_reader
-            .collect(chunks(&["ab", "cd", "e"]))
-            .await
-            .unwrap();
-        let second = body_reader.collect(chunks(&["fgh"])).await.unwrap();
-        let error = body_reader.collect(chunks(&["i"])).await.unwrap_err();
-        assert_eq!((error.status().as_u16(), error.code()), (503, "overloaded"));
-        drop(second);
-        let error = body_reader
-            .collect(chunks(&["fg", "h", "i"]))
-            .await
-            .unwrap_err();
-        assert_eq!(error.code(), "overloaded");
-        assert_eq!(
-            body_reader.budget.used(),
-            5,
-            "the refused body still counts"
-        );
-        body_reader.collect(chunks(&["fgh"])).await.unwrap();
-        drop(first);
-        assert_eq!(body_reader.budget.used(), 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_body_that_stops_is_given_up() {
-        let never = StreamBody::new(stream::pending::<Result<http_body::Frame<Bytes>, BoxError>>());
-        let start = tokio::time::Instant::now();
-        let error = body_reader(4)
-            .collect(never.boxed_unsync())
-            .await
-            .unwrap_err();
-        assert!(matches!(error, RequestBodyError::Idle));
-        assert_eq!(start.elapsed(), Duration::from_secs(30));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_slow_body_is_given_up_after_its_timeout() {
-        let start = tokio::time::Instant::now();
-        let slow = slow_body(Duration::from_secs(29));
-        let error = body_reader(999).collect(slow).await.unwrap_err();
-        assert!(matches!(error, RequestBodyError::Slow), "{error}");
-        assert_eq!(error.status(), 408);
-        assert_eq!(start.elapsed(), Duration::from_secs(120));
-    }
-
-    #[tokio::test]
-    async fn a_shutdown_awaits_no_body_but_uses_a_complete_one() {
-        let reader = body_reader(4);
-        reader.draining.cancel();
-        let whole = reader.collect_or_drain(chunks(&["ab", "c"])).await;
-        assert_eq!(whole.unwrap(), "abc");
-        let never = StreamBody::new(stream::pending::<Result<http_body::Frame<Bytes>, BoxError>>());
-        let error = reader.collect_or_drain(never.boxed_unsync()).await;
-        assert!(error.unwrap_err().is::<Draining>());
+    #[cfg(test)]
+    fn used(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
     }
 }
+
+// === impl BodyPermit ===
+
+impl BodyPermit {
+    /// Adds `bytes`, unless the total would exceed `most`.
+    #[must_use]
+    fn add(&mut self, bytes: usize, most: usize) -> bool {
+        let sum = self.budget.0.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if sum > most {
+            self.budget.0.fetch_sub(bytes, Ordering::Relaxed);
+            return false;
+        }
+        self.bytes += bytes;
+        true
+    }
+
+    /// `data`, which counts as long as a clone of it exists.
+    fn attach(self, data: Bytes) -> Bytes {
+        Bytes::from_owner(BudgetedBody {
+            data,
+            _permit: self,
+        })
+    }
+}
+
+impl Drop for BodyPermit {
+    fn drop(&mut self) {
+        self.budget.0.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+impl AsRef<[u8]> for BudgetedBody {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+#[cfg(test)]
+mod tests;

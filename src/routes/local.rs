@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio_util::{either::Either, sync::CancellationToken};
 use tower::{Layer, Service};
 
-use super::{path::ApiPath, router::Route};
+use super::router::{ApiPath, Route};
 use crate::{
     api::{full, json_response},
     body::Body,

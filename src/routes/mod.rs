@@ -7,11 +7,9 @@
 //! [`api`](crate::api).
 
 mod local;
-mod path;
 mod router;
 
 pub(crate) use self::{
     local::{Draining, LocalRoutesLayer, LocalTable, is_probe},
-    path::NoRoute,
-    router::{Route, Router},
+    router::{NoRoute, Route, Router},
 };

@@ -7,12 +7,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{
+    Method, Request, Response, Uri,
+    uri::{InvalidUri, PathAndQuery},
+};
 use http_body_util::Full;
 use pacegate_layers::{context::RequestContext, error::BoxError};
 use tower::Service;
 
-use super::path::{ApiPath, NoRoute};
 use crate::{
     api::chat_completions::ChatParams,
     body::Body,
@@ -32,6 +34,24 @@ pub(crate) struct Route {
     pub(crate) models: Vec<Model>,
     /// Takes requests whose paths are relative to the upstream's base URL.
     pub(crate) service: UpstreamService,
+}
+
+/// A path that leads to an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ApiPath<'a> {
+    /// The upstream that the path names.
+    pub(super) upstream: Option<&'a str>,
+    /// The part that follows `/v1`, without the query.
+    pub(super) below_v1: &'a str,
+}
+
+/// A path without a route.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoRoute {
+    #[error("nothing here; the API is under /v1/, and under /u/NAME/v1/ for one upstream")]
+    Path,
+    #[error("no upstream of that name is in the config; `pacegate check` lists them")]
+    Upstream,
 }
 
 // === impl Router ===
@@ -94,5 +114,53 @@ impl Service<Request<Bytes>> for Router {
     fn call(&mut self, request: Request<Bytes>) -> Self::Future {
         self.route(request)
             .unwrap_or_else(|error| Box::pin(ready(Err(error))))
+    }
+}
+
+// === impl ApiPath ===
+
+impl<'a> ApiPath<'a> {
+    /// # Errors
+    ///
+    /// [`NoRoute::Path`] for any other path.
+    pub(super) fn parse(path: &'a str) -> Result<Self, NoRoute> {
+        let (upstream, api) = match path.strip_prefix("/u/") {
+            None => (None, path),
+            Some(rest) => {
+                let slash = rest.find('/').ok_or(NoRoute::Path)?;
+                let (name, api) = rest.split_at(slash);
+                (Some(name), api)
+            }
+        };
+        let below_v1 = api
+            .strip_prefix("/v1")
+            .filter(|rest| rest.len() > 1 && rest.starts_with('/'));
+        Ok(Self {
+            upstream,
+            below_v1: below_v1.ok_or(NoRoute::Path)?,
+        })
+    }
+
+    /// `uri`, to which this path belongs, without the part before [`below_v1`](Self::below_v1).
+    pub(super) fn relative(&self, uri: &Uri) -> Result<Uri, InvalidUri> {
+        let whole = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        let start = uri.path().len() - self.below_v1.len();
+        whole[start..].parse::<PathAndQuery>().map(Uri::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_upstreams_part_of_a_path_keeps_its_query() {
+        let relative = |uri: &'static str| {
+            let uri = Uri::from_static(uri);
+            let path = ApiPath::parse(uri.path()).unwrap();
+            path.relative(&uri).unwrap().to_string()
+        };
+        assert_eq!(relative("/v1/models?a=/v1/"), "/models?a=/v1/");
+        assert_eq!(relative("/u/x/v1/chat/completions"), "/chat/completions");
     }
 }

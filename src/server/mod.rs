@@ -68,7 +68,8 @@ pub(crate) struct Settings {
 /// resets the connection: a clean end would make the response look complete.
 #[derive(Debug)]
 pub(crate) struct HttpServer<S> {
-    pub(crate) service: S,
+    /// Read once for each request.
+    pub(crate) service: watch::Receiver<S>,
     /// Read once for each connection.
     pub(crate) settings: watch::Receiver<Arc<Settings>>,
     /// Counts the open connections.

@@ -9,6 +9,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use pacegate_layers::error::BoxError;
 use rustls::ServerConfig;
+use tokio::sync::watch;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{either::Either, sync::CancellationToken};
 use tower::Service;
@@ -28,7 +29,7 @@ type Transport = Either<ClientIo, TlsStream<ClientIo>>;
 pub(super) async fn serve<S, B>(
     socket: Socket,
     connection: Connection,
-    service: S,
+    service: watch::Receiver<S>,
     settings: Arc<Settings>,
     shutdown: CancellationToken,
     cut_off: CancellationToken,
@@ -85,7 +86,7 @@ async fn handshake(
 async fn exchange<S, B>(
     transport: Transport,
     connection: &Connection,
-    service: S,
+    service: watch::Receiver<S>,
     settings: &Settings,
     shutdown: &CancellationToken,
 ) where
@@ -96,7 +97,8 @@ async fn exchange<S, B>(
         let guard = connection.begin_response();
         request.extensions_mut().insert(connection.clone());
         // The service is always ready.
-        let response = service.clone().call(request);
+        let mut service = service.borrow().clone();
+        let response = service.call(request);
         async {
             let response = response.await?;
             Ok::<_, Infallible>(response.map(|body| ServedBody::new(body, guard)))

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 fn limits() -> Limits {
@@ -186,4 +188,67 @@ fn sizes_of_heads_and_targets_and_the_case_of_methods_are_checked() {
     assert_eq!(ask("/v1/models", &too_large), Some(Rejected::HeadTooLarge));
     let rejected = check(&rules, "get", "/v1/models", &[host]);
     assert_eq!(rejected, Some(Rejected::MethodCase));
+}
+
+/// The same check in as few words as possible, at the price of three copies.
+fn is_plain_by_definition(path: &str) -> bool {
+    let path = path.to_ascii_lowercase();
+    let escapes_are_whole = path.split('%').skip(1).all(|rest| {
+        let code = rest.as_bytes().get(..2);
+        code.is_some_and(|code| code.iter().all(u8::is_ascii_hexdigit))
+    });
+    escapes_are_whole
+        && !["%2f", "%5c", "\\", "//"]
+            .iter()
+            .any(|it| path.contains(it))
+        && !path
+            .replace("%2e", ".")
+            .split('/')
+            .any(|segment| matches!(segment, "." | ".."))
+}
+
+proptest! {
+    #[test]
+    fn the_single_pass_agrees_with_the_definition(rest in "([.a%/]|%2[eEfF]|%5[cC]|%2){0,8}") {
+        let path = format!("/{rest}");
+        let uri = Uri::try_from(&path);
+        prop_assume!(uri.is_ok());
+        prop_assert_eq!(is_plain(&uri.unwrap()), is_plain_by_definition(&path), "{}", path);
+    }
+}
+
+#[test]
+fn an_ambiguous_target_is_not_plain() {
+    for target in [
+        "/v1/../admin",
+        "/v1/./x",
+        "/v1/%2e%2e/x",
+        "/v1/%2E./x",
+        "/v1/a%2fb",
+        "/v1/a%5Cb",
+        "/v1//x",
+        "/v1/x//",
+        "//v1/x",
+        "/u/n//v1/x",
+        "http://evil.example/v1/models",
+        "http://localhost/v1/models",
+        "localhost:80",
+        "*",
+        "/v1/%zz",
+        "/v1/x%2",
+        "/v1/{x}",
+        "/v1/\"x",
+    ] {
+        assert!(!is_plain(&Uri::from_static(target)), "{target}");
+    }
+    for target in [
+        "/v1/models",
+        "/v1/x/",
+        "/v1/a.b",
+        "/v1/..a",
+        "/v1/x?y=..//z",
+        "/",
+    ] {
+        assert!(is_plain(&Uri::from_static(target)), "{target}");
+    }
 }
