@@ -9,7 +9,7 @@
 //! The cargo feature `tools` adds `simulator`, a fake upstream that knows nothing of the rest;
 //! `bench`, which shows the effect of a pacing policy; and `demo`, which shows one burst.
 
-mod api;
+pub mod api;
 #[cfg(feature = "tools")]
 pub mod bench;
 pub mod body;

@@ -10,5 +10,4 @@ mod error_response;
 mod retry_words;
 
 pub(crate) use self::error_response::{ErrorResponse, full, json_response};
-#[cfg(test)]
-pub(crate) use self::retry_words::RETRY_WORDS;
+pub use self::retry_words::RETRY_WORDS;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 /// OpenCode looks for these words in the body of *any* 4xx and retries if it finds one. A path, a
 /// size or a column can contain the digits by chance.
-pub(crate) const RETRY_WORDS: [&str; 12] = [
+pub const RETRY_WORDS: [&str; 12] = [
     "429",
     "500",
     "502",

@@ -11,7 +11,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use pacegate::simulator::{Options, Simulator};
+use pacegate::{
+    api::RETRY_WORDS,
+    simulator::{Options, Simulator},
+};
 use tempfile::TempDir;
 use tokio::time::sleep;
 
@@ -215,22 +218,6 @@ async fn killed_at_any_moment_it_has_counted_no_more_than_the_one_on_its_way() {
 
 #[tokio::test]
 async fn a_day_that_is_used_up_stays_so_after_a_restart_and_is_said_once_and_plainly() {
-    /// What makes OpenCode ask again.
-    const RETRIED: [&str; 13] = [
-        "429",
-        "500",
-        "502",
-        "503",
-        "504",
-        "524",
-        "529",
-        "rate limit",
-        "too many requests",
-        "overloaded",
-        "try again later",
-        "timeout",
-        "unavailable",
-    ];
     let house = House::new(5).await;
     let gateway = house.serve();
     for _ in 0..3 {
@@ -247,7 +234,7 @@ async fn a_day_that_is_used_up_stays_so_after_a_restart_and_is_said_once_and_pla
     assert_eq!(answer.json()["error"]["code"], "quota_exhausted");
     let text = answer.text().to_lowercase();
     assert!(text.contains("day, "), "{text}");
-    for word in RETRIED {
+    for word in RETRY_WORDS.into_iter().chain(["unavailable"]) {
         assert!(!text.contains(word), "{word}: {text}");
     }
     let zone = &house.zone;

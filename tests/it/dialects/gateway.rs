@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use pacegate::simulator::{Arrival, ChatLimits, Options, ResponseEnd, Simulator, Wording};
+use pacegate::{
+    api::RETRY_WORDS,
+    simulator::{Arrival, ChatLimits, Options, ResponseEnd, Simulator, Wording},
+};
 use tokio::task::JoinSet;
 
 use crate::support::{
@@ -12,22 +15,6 @@ use crate::support::{
 
 const PLAIN: &str = r#"{"model":"m","messages":[]}"#;
 const STREAMED: &str = r#"{"model":"m","messages":[],"stream":true}"#;
-
-/// What clients look for in the body of an error to decide that asking again may help.
-const RETRIED: [&str; 12] = [
-    "429",
-    "500",
-    "502",
-    "503",
-    "504",
-    "524",
-    "529",
-    "overloaded",
-    "rate limit",
-    "timeout",
-    "too many requests",
-    "try again later",
-];
 
 /// An upstream that speaks like `wording`, and a gateway that knows `dialect`.
 async fn pair(wording: Wording, dialect: &str, faults: &[&str]) -> (Simulator, Gateway) {
@@ -64,7 +51,7 @@ fn assert_used_up(answer: &Answer) {
     assert_eq!(answer.header("retry-after"), "");
     assert_eq!(answer.json()["error"]["code"], "quota_exhausted");
     let text = answer.text().to_lowercase();
-    for retried in RETRIED {
+    for retried in RETRY_WORDS {
         assert!(!text.contains(retried), "{retried}: {text}");
     }
     for theirs in ["allocated", "free-models", "plan and billing details"] {
