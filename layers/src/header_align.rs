@@ -142,7 +142,9 @@ pub fn is_hop_by_hop(name: &HeaderName) -> bool {
     HOP_BY_HOP.contains(name)
 }
 
-fn is_never_passed(name: &HeaderName) -> bool {
+/// Whether no value of the client's for `name` is ever sent on: hop-by-hop headers, credentials, and
+/// headers that the HTTP client sets itself.
+pub fn is_never_passed(name: &HeaderName) -> bool {
     is_hop_by_hop(name) || RESERVED.contains(name)
 }
 

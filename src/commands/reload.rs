@@ -19,7 +19,7 @@ pub(super) struct ReloadContext<'a> {
     pub(super) recorder: Option<&'a Recorder>,
 }
 
-/// The pipelines of `fleet`, with arrivals written to `recorder`.
+/// The pipelines of `upstreams`, with arrivals written to `recorder`.
 pub(super) fn with_recorder(upstreams: &UpstreamSet, recorder: Option<&Recorder>) -> Vec<Pipeline> {
     let mut pipelines = upstreams.pipelines();
     if let Some(recorder) = recorder {

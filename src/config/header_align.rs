@@ -1,7 +1,7 @@
 //! Settings of `header-align`: a header profile and the user's changes to it.
 
-use http::{HeaderName, HeaderValue};
-use pacegate_layers::header_align::is_hop_by_hop;
+use http::{HeaderName, HeaderValue, header};
+use pacegate_layers::header_align::{is_hop_by_hop, is_never_passed};
 
 use super::{
     HeaderAlignSettings, HeaderField, HeaderRule, cursor::Cursor, data::Folder, error::suggestion,
@@ -172,12 +172,14 @@ fn header_value(cursor: &Cursor<'_>, text: &str) -> Option<HeaderValue> {
 /// Why a header's value may come neither from the client nor from a config.
 fn reserved(name: &HeaderName) -> Option<&'static str> {
     Some(match name.as_str() {
-        "authorization" | "cookie" | "proxy-authorization" | "x-api-key" => {
-            "it carries a secret, and those come from the upstream's credentials"
-        }
         "host" => "it is the upstream's own name, from base-url",
         "content-length" => "it is counted from the body",
-        _ if is_hop_by_hop(name) => "it is about one connection, and the upstream's is another one",
+        _ if is_hop_by_hop(name) && name != header::PROXY_AUTHORIZATION => {
+            "it is about one connection, and the upstream's is another one"
+        }
+        _ if is_never_passed(name) => {
+            "it carries a secret, and those come from the upstream's credentials"
+        }
         _ => return None,
     })
 }

@@ -91,7 +91,8 @@ pub(super) fn size(table: &mut TableReader<'_>, key: &'static str, most: usize) 
     Some(size)
 }
 
-fn time(table: &mut TableReader<'_>, key: &'static str) -> Option<Duration> {
+/// A time above zero at `key`.
+pub(super) fn time(table: &mut TableReader<'_>, key: &'static str) -> Option<Duration> {
     let at = table.required(key)?;
     let time = at.duration()?;
     if time.is_zero() {

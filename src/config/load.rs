@@ -7,7 +7,7 @@ use super::{
     cursor::{Cursor, Scope, Secrets},
     data,
     error::Problem,
-    notice, order, server, source,
+    notice, pipeline, server, source,
     tree::{Node, Value},
     upstream,
 };
@@ -200,7 +200,7 @@ fn arrange_pipelines(root: &mut Node) -> Option<usize> {
     let Some(Value::Array(upstreams)) = root.get_mut("upstream").map(|node| &mut node.value) else {
         return None;
     };
-    let rearranged: Vec<_> = upstreams.iter_mut().map(order::arrange).collect();
+    let rearranged: Vec<_> = upstreams.iter_mut().map(pipeline::arrange).collect();
     rearranged.into_iter().position(|rearranged| rearranged)
 }
 

@@ -20,7 +20,7 @@ mod load;
 mod log;
 mod loopback;
 mod notice;
-mod order;
+mod pipeline;
 mod platform;
 mod provenance;
 mod response_headers;

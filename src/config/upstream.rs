@@ -13,7 +13,7 @@ use super::{
     error::{Problem, suggestion},
     header_align, limits,
     loopback::is_loopback_host,
-    order,
+    pipeline,
     provenance::Provenance,
     response_headers, throttle,
     tree::Node,
@@ -92,7 +92,7 @@ fn upstream(cursor: &Cursor<'_>) -> Option<Upstream> {
         .required("models")
         .and_then(|models| models.list(model));
     let pipeline_at = table.required("pipeline");
-    let pipeline = pipeline_at.as_ref().and_then(order::read);
+    let pipeline = pipeline_at.as_ref().and_then(pipeline::read);
     let http = table.required("http").and_then(|http| {
         http.choice(&[
             ("auto", HttpVersion::Auto),
@@ -101,11 +101,7 @@ fn upstream(cursor: &Cursor<'_>) -> Option<Upstream> {
         ])
     });
     let max_head = limits::size(&mut table, "max-head", MOST_HEAD);
-    let mut time = |key| {
-        table
-            .required(key)
-            .and_then(|time: Cursor<'_>| time.duration())
-    };
+    let mut time = |key| limits::time(&mut table, key);
     let (connect_timeout, head_timeout, idle_timeout) = (
         time("connect-timeout"),
         time("head-timeout"),

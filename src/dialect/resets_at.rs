@@ -28,6 +28,10 @@ fn until_the_end(zone: &TimeZone, unit: Unit, now: SystemTime) -> Option<Duratio
     let now = Timestamp::try_from(now).ok()?.as_millisecond();
     let zone = zone.clone();
     let end = Calendar { zone, unit }.period_at(now).end;
+    // The calendar cannot express the next date.
+    if end == i64::MAX {
+        return None;
+    }
     u64::try_from(end.checked_sub(now)?)
         .ok()
         .map(Duration::from_millis)

@@ -48,23 +48,18 @@ impl Gateway {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future drops every connection at once.
+    /// Dropping the future closes the listener. Connections that were accepted are still served.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) {
+        let Self { listener, edge } = self;
         let server = HttpServer {
-            settings: self.edge.settings(),
-            connections: self.edge.connections_gauge(),
-            service: self.edge.service(),
+            settings: edge.settings(),
+            connections: edge.connections_gauge(),
+            service: edge.service(),
         };
-        let served = server.serve(self.listener, self.edge.draining().clone());
-        let told = async {
-            shutdown.await;
-            self.edge.drain();
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            () = served => {}
-            () = told => {}
-        }
+        let draining = edge.draining().clone();
+        server
+            .serve(listener, shutdown, || edge.drain(), draining)
+            .await;
     }
 }
 

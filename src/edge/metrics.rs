@@ -16,6 +16,7 @@ use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 use tracing::{Span, debug, info};
 
+use super::rescue::late_event;
 use crate::telemetry::metrics::EdgeMetrics;
 
 /// Applies [`Metered`].
@@ -41,7 +42,8 @@ pin_project! {
 
 pin_project! {
     /// Streams a response and counts it as in flight until its end. A panic in the inner body
-    /// becomes an error, for which the server resets the connection.
+    /// becomes an error, for which the server resets the connection; an error that says that the
+    /// request failed late becomes the last event.
     #[derive(Debug)]
     pub(super) struct MeteredBody<B> {
         #[pin]
@@ -167,7 +169,12 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut this = self.project();
-        let frame = ready!(poll_caught(this.inner.as_mut(), cx));
+        let mut frame = ready!(poll_caught(this.inner.as_mut(), cx));
+        if let Some(Err(error)) = &frame
+            && let Some(event) = late_event(error)
+        {
+            frame = Some(Ok(Frame::data(event)));
+        }
         match &frame {
             Some(Ok(frame)) => {
                 this.in_flight.sent += frame.data_ref().map_or(0, |data| data.len() as u64);

@@ -48,7 +48,7 @@ use self::{
     guard::GuardLayer,
     metrics::{MeteredBody, MetricsLayer},
     request_body::{BodyBudget, BodyReader, RequestBodyLayer},
-    rescue::{RescueLayer, RescuedBody},
+    rescue::RescueLayer,
 };
 use crate::{
     api::ErrorResponse,
@@ -64,7 +64,7 @@ type EdgeService = BoxCloneSyncService<Request<Incoming>, Response<EdgeBody>, In
 
 /// The body of every response: an upstream's or our own, counted, in the span of its request.
 type EdgeBody = trace::ResponseBody<
-    MeteredBody<Either<RescuedBody<UnsyncBoxBody<Bytes, BoxError>>, Body>>,
+    MeteredBody<Either<UnsyncBoxBody<Bytes, BoxError>, Body>>,
     NeverClassifyEos<ServerErrorsFailureClass>,
     (),
     (),

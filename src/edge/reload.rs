@@ -66,6 +66,9 @@ impl Reloader {
             &inner.draining,
             &inner.budget,
         ));
+        if inner.draining.is_cancelled() {
+            self.0.drain();
+        }
     }
 }
 
@@ -139,7 +142,11 @@ impl EdgeInner {
     fn watch(&self, pipelines: &[Pipeline]) {
         let mut gates_in_use = self.gates.lock();
         gates_in_use.retain(|gate| gate.upgrade().is_some());
-        gates_in_use.extend(gates(pipelines));
+        for gate in gates(pipelines) {
+            if !gates_in_use.contains(&gate) {
+                gates_in_use.push(gate);
+            }
+        }
     }
 }
 

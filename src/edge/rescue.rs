@@ -9,7 +9,6 @@ use std::{
 
 use bytes::Bytes;
 use http::Response;
-use http_body::{Frame, SizeHint};
 use http_body_util::Either;
 use pacegate_layers::error::BoxError;
 use pin_project_lite::pin_project;
@@ -35,15 +34,6 @@ pin_project! {
     }
 }
 
-pin_project! {
-    /// A body in which a [`LateError`] becomes the last event. Other errors pass unchanged.
-    pub(super) struct RescuedBody<B> {
-        #[pin]
-        inner: B,
-        ended: bool,
-    }
-}
-
 // === impl RescueLayer ===
 
 impl<S> Layer<S> for RescueLayer {
@@ -60,7 +50,7 @@ impl<S, R, B> Service<R> for Rescue<S>
 where
     S: Service<R, Response = Response<B>, Error = BoxError>,
 {
-    type Response = Response<Either<RescuedBody<B>, Body>>;
+    type Response = Response<Either<B, Body>>;
     type Error = Infallible;
     type Future = ResponseFuture<S::Future>;
 
@@ -82,53 +72,18 @@ impl<F, B> Future for ResponseFuture<F>
 where
     F: Future<Output = Result<Response<B>, BoxError>>,
 {
-    type Output = Result<Response<Either<RescuedBody<B>, Body>>, Infallible>;
+    type Output = Result<Response<Either<B, Body>>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Poll::Ready(Ok(match ready!(self.project().inner.poll(cx)) {
-            Ok(response) => response.map(|inner| {
-                let ended = false;
-                Either::Left(RescuedBody { inner, ended })
-            }),
+            Ok(response) => response.map(Either::Left),
             Err(error) => to_response(&*error).into_response().map(Either::Right),
         }))
     }
 }
 
-// === impl RescuedBody ===
-
-impl<B> http_body::Body for RescuedBody<B>
-where
-    B: http_body::Body<Data = Bytes, Error = BoxError>,
-{
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = self.project();
-        if *this.ended {
-            return Poll::Ready(None);
-        }
-        let frame = ready!(this.inner.poll_frame(cx));
-        let Some(Err(error)) = &frame else {
-            return Poll::Ready(frame);
-        };
-        let Some(LateError(late)) = error.downcast_ref() else {
-            return Poll::Ready(frame);
-        };
-        *this.ended = true;
-        let event = to_response(&**late).into_event();
-        Poll::Ready(Some(Ok(Frame::data(event))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.ended || self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
+/// The last event of a stream that failed with `error`, if that is a [`LateError`].
+pub(super) fn late_event(error: &BoxError) -> Option<Bytes> {
+    let LateError(late) = error.downcast_ref()?;
+    Some(to_response(&**late).into_event())
 }

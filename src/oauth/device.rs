@@ -297,7 +297,7 @@ fn web_uri(text: &str) -> Option<Uri> {
 
 impl fmt::Debug for DeviceAuthorization {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Login")
+        f.debug_struct("DeviceAuthorization")
             .field("verification_uri", &self.verification_uri)
             .field("interval", &self.interval)
             .finish_non_exhaustive()

@@ -199,7 +199,7 @@ const MAX_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl fmt::Debug for IssuedTokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Grant")
+        f.debug_struct("IssuedTokens")
             .field("token_type", &self.token_type)
             .field("lifetime", &self.lifetime)
             .field("resource_url", &self.resource_url)

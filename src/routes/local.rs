@@ -118,7 +118,7 @@ impl LocalTable {
             READYZ => Ok(text("ready\n")),
             METRICS => self.metrics(),
             MODELS if is_read => Ok(self.models()),
-            path => match ApiPath::parse(path) {
+            path => match ApiPath::parse(path, &self.routes) {
                 Ok(_) => return None,
                 Err(error) => Err(error.into()),
             },

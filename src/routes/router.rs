@@ -37,12 +37,12 @@ pub(crate) struct Route {
 }
 
 /// A path that leads to an upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ApiPath<'a> {
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ApiPath<'p, 'r> {
     /// The upstream that the path names.
-    pub(super) upstream: Option<&'a str>,
+    pub(super) named: Option<&'r Route>,
     /// The part that follows `/v1`, without the query.
-    pub(super) below_v1: &'a str,
+    pub(super) below_v1: &'p str,
 }
 
 /// A path without a route.
@@ -67,14 +67,15 @@ impl Router {
         request: Request<Bytes>,
     ) -> Result<ServiceFuture<Response<Body>, BoxError>, BoxError> {
         let (mut head, body) = request.into_parts();
-        let path = ApiPath::parse(head.uri.path())?;
-        let named = path.upstream.map(|name| self.by_name(name)).transpose()?;
+        let path = ApiPath::parse(head.uri.path(), &self.0)?;
         let params = if head.method == Method::POST {
             ChatParams::of(path.below_v1, &body)?
         } else {
             ChatParams::default()
         };
-        let route = named.unwrap_or_else(|| self.by_model(params.model.as_deref()));
+        let route = path
+            .named
+            .unwrap_or_else(|| self.by_model(params.model.as_deref()));
         if let Some(context) = head.extensions.get::<RequestContext>() {
             context.set_upstream(Arc::clone(&route.name));
             if params.stream {
@@ -84,12 +85,6 @@ impl Router {
         head.uri = path.relative(&head.uri)?;
         let request = Request::from_parts(head, Full::new(body));
         Ok(route.service.clone().call(request))
-    }
-
-    fn by_name(&self, name: &str) -> Result<&Route, NoRoute> {
-        let mut routes = self.0.iter();
-        let found = routes.find(|route| &*route.name == name);
-        found.ok_or(NoRoute::Upstream)
     }
 
     /// The upstream that lists `model`, else the first.
@@ -119,24 +114,27 @@ impl Service<Request<Bytes>> for Router {
 
 // === impl ApiPath ===
 
-impl<'a> ApiPath<'a> {
+impl<'p, 'r> ApiPath<'p, 'r> {
+    /// What `path` means among `routes`.
+    ///
     /// # Errors
     ///
-    /// [`NoRoute::Path`] for any other path.
-    pub(super) fn parse(path: &'a str) -> Result<Self, NoRoute> {
-        let (upstream, api) = match path.strip_prefix("/u/") {
+    /// [`NoRoute`] if it leads to none of them.
+    pub(super) fn parse(path: &'p str, routes: &'r [Route]) -> Result<Self, NoRoute> {
+        let (named, api) = match path.strip_prefix("/u/") {
             None => (None, path),
             Some(rest) => {
                 let slash = rest.find('/').ok_or(NoRoute::Path)?;
                 let (name, api) = rest.split_at(slash);
-                (Some(name), api)
+                let route = routes.iter().find(|route| &*route.name == name);
+                (Some(route.ok_or(NoRoute::Upstream)?), api)
             }
         };
         let below_v1 = api
             .strip_prefix("/v1")
             .filter(|rest| rest.len() > 1 && rest.starts_with('/'));
         Ok(Self {
-            upstream,
+            named,
             below_v1: below_v1.ok_or(NoRoute::Path)?,
         })
     }
@@ -151,16 +149,32 @@ impl<'a> ApiPath<'a> {
 
 #[cfg(test)]
 mod tests {
+    use tower::service_fn;
+
     use super::*;
 
     #[test]
     fn the_upstreams_part_of_a_path_keeps_its_query() {
+        let service = service_fn(async |_| Err::<Response<Body>, BoxError>("down".into()));
+        let routes = [Route {
+            name: "x".into(),
+            models: Vec::new(),
+            service: UpstreamService::new(service),
+        }];
         let relative = |uri: &'static str| {
             let uri = Uri::from_static(uri);
-            let path = ApiPath::parse(uri.path()).unwrap();
-            path.relative(&uri).unwrap().to_string()
+            let path = ApiPath::parse(uri.path(), &routes).unwrap();
+            let relative = path.relative(&uri).unwrap().to_string();
+            (path.named.is_some(), relative)
         };
-        assert_eq!(relative("/v1/models?a=/v1/"), "/models?a=/v1/");
-        assert_eq!(relative("/u/x/v1/chat/completions"), "/chat/completions");
+        let of_first = (false, "/models?a=/v1/".to_owned());
+        assert_eq!(relative("/v1/models?a=/v1/"), of_first);
+        let named = (true, "/chat/completions".to_owned());
+        assert_eq!(relative("/u/x/v1/chat/completions"), named);
+        let error = |path: &'static str| ApiPath::parse(path, &routes).unwrap_err();
+        assert!(matches!(error("/u/y/v1/models"), NoRoute::Upstream));
+        assert!(matches!(error("/u/y/models"), NoRoute::Upstream));
+        assert!(matches!(error("/u/x/models"), NoRoute::Path));
+        assert!(matches!(error("/v1/"), NoRoute::Path));
     }
 }

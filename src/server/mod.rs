@@ -76,6 +76,9 @@ pub(crate) struct HttpServer<S> {
     pub(crate) connections: Gauge,
 }
 
+/// One connection in the gauge, until dropped.
+struct CountedConnection(Gauge);
+
 /// Without free descriptors no socket can be accepted; a pause lets connections close.
 const PAUSE_AFTER_ACCEPT_ERROR: Duration = Duration::from_millis(100);
 
@@ -89,21 +92,28 @@ where
     S::Future: Send,
     B: Body<Data = Bytes, Error = BoxError> + Send + 'static,
 {
-    /// Serves until `shutdown` is cancelled, then until the responses in progress are sent or the
-    /// drain time-out has passed. A request whose head is incomplete by then is dropped.
+    /// Serves until `shutdown` resolves. Then it closes the listener, calls `drain`, which cancels
+    /// `draining`, and serves until the responses in progress are sent or the drain time-out has
+    /// passed. A request whose head is incomplete by then is dropped.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future drops every connection at once.
-    pub(crate) async fn serve(self, listener: Listener, shutdown: CancellationToken) {
+    /// Dropping the future closes the listener. Connections that were accepted are still served.
+    pub(crate) async fn serve(
+        self,
+        listener: Listener,
+        shutdown: impl Future<Output = ()>,
+        drain: impl FnOnce(),
+        draining: CancellationToken,
+    ) {
         let connections = TaskTracker::new();
         let cut_off = CancellationToken::new();
         let limit = ConnectionLimit::default();
-        let mut shut_down = pin!(shutdown.cancelled());
+        let mut shutdown = pin!(shutdown);
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = &mut shut_down => break,
+                () = &mut shutdown => break,
             };
             match accepted {
                 Ok(socket) => {
@@ -113,21 +123,13 @@ where
                         debug!("No room for a connection");
                         continue;
                     };
-                    let served = serve(
-                        socket,
-                        connection,
-                        self.service.clone(),
-                        settings,
-                        shutdown.clone(),
-                        cut_off.clone(),
-                    );
-                    let counted = self.connections.clone();
+                    let counted = CountedConnection::new(&self.connections);
+                    let (service, draining) = (self.service.clone(), draining.clone());
+                    let cut_off = cut_off.clone();
                     connections.spawn(async move {
-                        // Frees the slot once the connection has ended.
-                        let _slot = slot;
-                        counted.inc();
-                        served.await;
-                        counted.dec();
+                        // Held until the connection has ended.
+                        let _held = (slot, counted);
+                        serve(socket, connection, service, settings, draining, cut_off).await;
                     });
                 }
                 Err(error) => {
@@ -137,6 +139,7 @@ where
             }
         }
         drop(listener);
+        drain();
         connections.close();
         let limit = self.settings().drain_timeout;
         info!(connections = connections.len(), ?limit, "Draining");
@@ -154,5 +157,20 @@ where
 
     fn settings(&self) -> Arc<Settings> {
         Arc::clone(&self.settings.borrow())
+    }
+}
+
+// === impl CountedConnection ===
+
+impl CountedConnection {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for CountedConnection {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }

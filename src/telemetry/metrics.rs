@@ -111,9 +111,9 @@ pub fn register_gates(registry: &mut Registry, gates: impl IntoIterator<Item = (
 /// Registers the quota ledgers of the named upstreams on `registry`.
 pub fn register_quotas(
     registry: &mut Registry,
-    books: impl IntoIterator<Item = (String, Arc<QuotaLedger>)>,
+    ledgers: impl IntoIterator<Item = (String, Arc<QuotaLedger>)>,
 ) {
-    registry.register_collector(Box::new(Quotas(books.into_iter().collect())));
+    registry.register_collector(Box::new(Quotas(ledgers.into_iter().collect())));
 }
 
 impl Gates {
@@ -180,8 +180,8 @@ impl Quotas {
 impl Collector for Quotas {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut all = Vec::new();
-        for (upstream, book) in &self.0 {
-            all.extend(book.usage().into_iter().map(|usage| {
+        for (upstream, ledger) in &self.0 {
+            all.extend(ledger.usage().into_iter().map(|usage| {
                 let labels = QuotaLabels {
                     upstream: upstream.clone(),
                     quota: usage.quota.clone(),

@@ -169,13 +169,12 @@ where
             return Poll::Pending;
         }
         ready!(this.max_hold.poll(cx));
-        let position = waiting.position();
         if *this.expects_stream
             && let Some(waiting) = this.waiting.take()
         {
             return Poll::Ready(Ok(early_response(waiting)));
         }
-        match position {
+        match this.waiting.as_ref().and_then(Waiting::position) {
             Some(QueuePosition { eta, .. }) => {
                 Poll::Ready(Err(MaxHoldExceeded { estimate: eta }.into()))
             }

@@ -23,7 +23,7 @@ use crate::{
     quotas::QuotaLedger,
 };
 
-mod build;
+mod assemble;
 mod keep_waiting;
 pub mod record;
 mod request_headers;
@@ -33,7 +33,7 @@ mod set;
 mod stack;
 
 pub use self::{
-    build::{AssembleError, EndpointClient, assemble, endpoint_client},
+    assemble::{AssembleError, EndpointClient, assemble, endpoint_client},
     service::{ArcService, ServiceFuture, UpstreamService},
     set::{Changes, UpstreamSet},
 };
@@ -103,7 +103,7 @@ fn gate(
         .then(|| pacing(&upstream.jitter_throttle))
         .transpose()?;
     Ok(pacing.map(|pacing| {
-        let quotas = quotas.map(|book| Arc::clone(book) as Arc<dyn Ledger>);
+        let quotas = quotas.map(|ledger| Arc::clone(ledger) as Arc<dyn Ledger>);
         Gate::with_ledgers(pacing, quotas.into_iter().collect(), rand::make_rng())
     }))
 }

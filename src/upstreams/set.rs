@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     AssembleError, Pipeline,
-    build::{Reused, assemble_with},
+    assemble::{Reused, assemble_with},
 };
 use crate::{
     config::{Config, LayerName, Upstream},
@@ -23,7 +23,7 @@ pub struct UpstreamSet {
     entries: Vec<Entry>,
     /// Every quota ledger in use, also by requests from before a reload: two ledgers on one file
     /// would both spend the remainder.
-    books: HashMap<String, Weak<QuotaLedger>>,
+    ledgers: HashMap<String, Weak<QuotaLedger>>,
     state_dir: Option<PathBuf>,
     tasks: TaskTracker,
 }
@@ -58,7 +58,7 @@ impl UpstreamSet {
     pub fn start(config: &Config, tasks: TaskTracker) -> Result<Self, AssembleError> {
         let empty = Self {
             entries: Vec::new(),
-            books: HashMap::new(),
+            ledgers: HashMap::new(),
             state_dir: config.state_dir.clone(),
             tasks,
         };
@@ -96,12 +96,12 @@ impl UpstreamSet {
         for entry in &entries {
             entry.update_quotas()?;
         }
-        let mut books = self.books.clone();
-        books.retain(|_, book| book.strong_count() > 0);
-        books.extend(entries.iter().filter_map(Entry::book));
+        let mut ledgers = self.ledgers.clone();
+        ledgers.retain(|_, ledger| ledger.strong_count() > 0);
+        ledgers.extend(entries.iter().filter_map(Entry::ledger));
         let upstreams = Self {
             entries,
-            books,
+            ledgers,
             state_dir: self.state_dir.clone(),
             tasks: self.tasks.clone(),
         };
@@ -119,7 +119,7 @@ impl UpstreamSet {
 
     fn build(&self, upstream: &Upstream, old: Option<&Entry>) -> Result<Entry, AssembleError> {
         let reused = Reused {
-            book: self.books.get(&upstream.name).and_then(Weak::upgrade),
+            ledger: self.ledgers.get(&upstream.name).and_then(Weak::upgrade),
             gate: old
                 .filter(|old| may_share_gate(&old.upstream, upstream))
                 .and_then(|old| old.pipeline.gate.clone()),
@@ -144,16 +144,17 @@ fn may_share_gate(old: &Upstream, new: &Upstream) -> bool {
 // === impl Entry ===
 
 impl Entry {
-    fn book(&self) -> Option<(String, Weak<QuotaLedger>)> {
-        let book = self.pipeline.quotas.as_ref()?;
-        Some((self.upstream.name.clone(), Arc::downgrade(book)))
+    fn ledger(&self) -> Option<(String, Weak<QuotaLedger>)> {
+        let ledger = self.pipeline.quotas.as_ref()?;
+        Some((self.upstream.name.clone(), Arc::downgrade(ledger)))
     }
 
     fn update_quotas(&self) -> Result<(), AssembleError> {
-        let Some(book) = &self.pipeline.quotas else {
+        let Some(ledger) = &self.pipeline.quotas else {
             return Ok(());
         };
-        book.set_quotas(&self.upstream.jitter_throttle.quotas)
+        ledger
+            .set_quotas(&self.upstream.jitter_throttle.quotas)
             .map_err(|error| AssembleError::of_quotas(&self.upstream.name, error.into()))
     }
 }

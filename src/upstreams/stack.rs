@@ -31,7 +31,7 @@ use crate::{
 /// Puts the layers that `upstream` lists around `client`, and around these the layers that every
 /// upstream has. `gate` is there if jitter-throttle is listed; tokens come from `source`.
 ///
-/// In the order of a request: keep-waiting, response headers, request headers, retry-on-429,
+/// In the order of a request: response headers, keep-waiting, request headers, retry-on-429,
 /// token-refresh, jitter-throttle, header-align, bearer-auth.
 ///
 /// Extensions: retry-on-429 adds a [`RequestContext`] if the edge has not; keep-waiting,
@@ -90,18 +90,19 @@ where
     // Boxed once, around all layers: a box per layer would cost more than most of the layers.
     Ok(boxed(
         ServiceBuilder::new()
-            // Keeps a client from timing out while its request waits, so it is outside all that
-            // waits.
-            .layer(KeepWaitingLayer {
-                max_hold: upstream.retry_on_429.max_hold,
-                gate: gate.cloned(),
-            })
-            // Keeps the upstream's cookies and other unlisted headers from the client.
+            // Keeps the upstream's cookies and other unlisted headers from the client. Outside
+            // keep-waiting, which reads and writes headers that may be unlisted.
             .map_response(move |mut response: Response<_>| {
                 // The version is that of the upstream's connection; the client's has its own.
                 *response.version_mut() = Version::HTTP_11;
                 response_headers.retain(response.headers_mut());
                 response
+            })
+            // Keeps a client from timing out while its request waits, so it is outside all that
+            // waits.
+            .layer(KeepWaitingLayer {
+                max_hold: upstream.retry_on_429.max_hold,
+                gate: gate.cloned(),
             })
             // Removes the headers of the client's connection. header-align passes none of them.
             .option_layer((!listed(LayerName::HeaderAlign)).then(|| {

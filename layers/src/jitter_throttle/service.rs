@@ -43,6 +43,7 @@ pin_project! {
     where
         S: Service<Request<B>>,
     {
+        reports_feedback: bool,
         #[pin]
         state: State<S, S::Future, B>,
     }
@@ -56,13 +57,11 @@ pin_project! {
             request: Option<Request<B>>,
             #[pin]
             turn: Acquire,
-            reports_feedback: bool,
         },
         Call {
             #[pin]
             response: F,
             permit: Option<Permit>,
-            reports_feedback: bool,
         },
     }
 }
@@ -121,11 +120,11 @@ where
         let fresh = self.inner.clone();
         let context = request.extensions().get::<RequestContext>().cloned();
         ResponseFuture {
+            reports_feedback: self.reports_feedback,
             state: State::Wait {
                 inner: std::mem::replace(&mut self.inner, fresh),
                 request: Some(request),
                 turn: self.gate.acquire(context),
-                reports_feedback: self.reports_feedback,
             },
         }
     }
@@ -142,31 +141,25 @@ where
     type Output = Result<Response<PermitBody<R>>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.project().state;
+        let this = self.project();
+        let mut state = this.state;
         loop {
             match state.as_mut().project() {
                 StateProjection::Wait {
                     inner,
                     request,
                     turn,
-                    reports_feedback,
                 } => {
                     let permit = ready!(turn.poll(cx))?;
                     #[expect(clippy::expect_used, reason = "taken once, with the state")]
                     let request = request.take().expect("the request is still here");
                     let response = inner.call(request);
-                    let reports_feedback = *reports_feedback;
                     state.set(State::Call {
                         response,
                         permit: Some(permit),
-                        reports_feedback,
                     });
                 }
-                StateProjection::Call {
-                    response,
-                    permit,
-                    reports_feedback,
-                } => {
+                StateProjection::Call { response, permit } => {
                     let outcome = ready!(response.poll(cx)).map_err(Into::into);
                     #[expect(clippy::expect_used, reason = "taken once, with the end")]
                     let permit = permit.take().expect("the permit is still here");
@@ -175,8 +168,10 @@ where
                             permit.not_sent();
                         }
                     })?;
-                    // `RetryOn429` classifies errors and reports them.
-                    if *reports_feedback && !is_error(response.status()) {
+                    // `RetryOn429` classifies errors and reports them. A success without a body
+                    // cannot turn out to be a refusal, and its permit ends here.
+                    let says_all = *this.reports_feedback || response.body().is_end_stream();
+                    if says_all && !is_error(response.status()) {
                         permit.accepted();
                     }
                     return Poll::Ready(Ok(response.map(|body| PermitBody::new(body, permit))));

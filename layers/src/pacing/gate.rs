@@ -166,9 +166,6 @@ impl Gate {
         let session = context.and_then(RequestContext::session);
         let previous = context.and_then(RequestContext::sequence);
         let skips_queue = self.may_skip_queue(&state, now);
-        if !skips_queue && state.draining {
-            return Err(Refused::Draining);
-        }
         if !skips_queue && previous.is_none() {
             self.admit(&state, session, now)?;
         }
@@ -206,7 +203,7 @@ impl Gate {
         let blocked = self.blocked(&state, waiter, now);
         let blocked = blocked.or_else(|| state.gap.take_interval().err().map(Blocked::Until));
         if let Some(blocked) = blocked {
-            if state.draining {
+            if state.draining && !matches!(blocked, Blocked::Refused(_)) {
                 return Err(Blocked::Refused(Refused::Draining));
             }
             state.queue.set_waker(waiter, waker);
@@ -394,6 +391,13 @@ impl GateState {
 }
 
 // === impl WeakGate ===
+
+impl PartialEq for WeakGate {
+    /// Whether both are the same gate.
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ptr_eq(&other.0)
+    }
+}
 
 impl WeakGate {
     /// The gate, if it has not been dropped.

@@ -295,3 +295,19 @@ async fn one_refusal_pauses_all_requests_and_keeps_their_order() {
     assert!(calls[2] - calls[1] >= Duration::from_secs(3));
     assert_eq!((gate.waiting(), gate.in_flight()), (0, 0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_gets_a_success_without_a_body_opens_the_gate() {
+    let gate = Gate::new(Pacing::new(), StdRng::seed_from_u64(1));
+    let script = Script::new([slow_down("3"), respond(200, &[], "")]);
+    let service = ServiceBuilder::new()
+        .layer(layer().feedback(gate.clone()))
+        .layer(JitterThrottleLayer::new(gate.clone()).feedback_from_outside())
+        .service(script.service());
+    service.oneshot(Request::new(())).await.unwrap();
+    assert_eq!(script.calls().len(), 2);
+    // While closed the gate lets one through and holds the next.
+    let _one = gate.acquire(None).await.unwrap();
+    let two = tokio::time::timeout(Duration::from_millis(1), gate.acquire(None));
+    two.await.unwrap().unwrap();
+}

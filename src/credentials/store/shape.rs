@@ -111,7 +111,7 @@ impl OAuthCredentials {
 
 impl fmt::Debug for OAuthCredentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credentials")
+        f.debug_struct("OAuthCredentials")
             .field("token_type", &self.token_type)
             .field("resource_url", &self.resource_url)
             .field("expiry_date", &self.expiry_date)

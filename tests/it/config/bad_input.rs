@@ -234,10 +234,21 @@ fn refuses_a_literal_secret_without_showing_it() {
         "[[upstream]]\npreset = \"openai\"\ncredentials = \"canary\"\n",
         "[[upstream]]\npreset = \"openai\"\nbase-url = \"https://u:canary@h/\"\n",
         "[[upstream]]\npreset = \"local\"\nheader-align.set = { \"x-api-key\" = \"canary\" }\n",
+        "[[upstream]]\npreset = \"local\"\nheader-align.set = { \"api-key\" = \"canary\" }\n",
         "[[upstream]]\npreset = \"local\"\nheader-align.set = { \"x-a\" = \"canary\\n\" }\n",
     ] {
         let message = refused(text);
         assert!(!message.contains("canary"), "{message}");
+    }
+}
+
+#[test]
+fn refuses_an_upstreams_time_out_of_zero() {
+    for key in ["connect-timeout", "head-timeout", "idle-timeout"] {
+        let text = format!("[[upstream]]\npreset = \"local\"\n{key} = \"0s\"\n");
+        let message = refused(&text);
+        let expected = format!("{key}: expected a time above zero, found");
+        assert!(message.contains(&expected), "{message}");
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    assert_ok, assert_refused, dial, eventually, pair, plain, request, simulator, streamed,
+    assert_ok, assert_refused, dial, eventually, pair, plain, queued, request, simulator, streamed,
 };
 use crate::support::{
     client::{send, send_over, whole},
@@ -343,4 +343,58 @@ async fn a_state_dir_that_stops_taking_counts_is_told_once_and_the_gateway_goes_
     std::fs::remove_dir(&temporary).unwrap();
     assert_ok(&gateway.chat(plain("m")).await.unwrap());
     gateway.logged("Quota counts can be written again").await;
+}
+
+/// A gap so long that every request after the first waits, and a stream gets its headers at once.
+const LONG_GAP: &str = "retry-on-429 = { max-hold = \"100ms\" }\n\
+                        jitter-throttle = { min-interval = \"60s\", jitter = \"0s..0s\" }";
+
+#[tokio::test]
+async fn a_queued_stream_that_has_its_headers_is_told_of_the_shutdown_by_its_last_event() {
+    let simulator = simulator(Options::default()).await;
+    let mut gateway = Gateway::start(&upstream(&simulator.base_url(), LONG_GAP));
+    assert_ok(&gateway.chat(plain("first")).await.unwrap());
+    let mut waiting = dial(&gateway).await;
+    let whole = request("POST /v1/chat/completions", JSON, &streamed("m"));
+    waiting.write_all(&whole).await.unwrap();
+    let mut read = vec![0; 4096];
+    let mut text = String::new();
+    while !text.contains(": queued place=1") {
+        let length = waiting.read(&mut read).await.unwrap();
+        assert!(length > 0, "{text}");
+        text += &String::from_utf8_lossy(&read[..length]);
+    }
+    assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
+    gateway.terminate();
+    waiting.read_to_end(&mut read).await.unwrap();
+    let rest = String::from_utf8_lossy(&read);
+    assert!(rest.contains(r#""code":"draining""#), "{rest}");
+    // A clean end: the event said all.
+    assert!(rest.ends_with("0\r\n\r\n"), "{rest}");
+    assert_eq!(gateway.ended().await, Some(0));
+    assert_eq!(simulator.arrivals().len(), 1);
+}
+
+#[tokio::test]
+async fn a_shutdown_reaches_those_who_wait_at_the_gate_of_an_earlier_config() {
+    let simulator = simulator(Options::default()).await;
+    let config = |pacing: &str| upstream(&simulator.base_url(), pacing);
+    let gap = "jitter-throttle = { min-interval = \"60s\", jitter = \"0s..0s\" }";
+    let mut gateway = Gateway::start(&config(gap));
+    assert_ok(&gateway.chat(plain("first")).await.unwrap());
+    let mut waiting = dial(&gateway).await;
+    let whole = request("POST /v1/chat/completions", JSON, &plain("m"));
+    waiting.write_all(&whole).await.unwrap();
+    queued(&gateway, 1).await;
+    gateway.reload(&config(
+        "jitter-throttle = { min-interval = \"1s\", jitter = \"0s..0s\" }",
+    ));
+    gateway.logged("Config reloaded").await;
+    gateway.terminate();
+    let mut read = Vec::new();
+    waiting.read_to_end(&mut read).await.unwrap();
+    let read = String::from_utf8_lossy(&read);
+    assert!(read.starts_with("HTTP/1.1 503 "), "{read}");
+    assert!(read.contains("x-pacegate-error: draining\r\n"), "{read}");
+    assert_eq!(gateway.ended().await, Some(0));
 }

@@ -5,7 +5,7 @@ use http::Request;
 use pacegate::simulator::{Options, Simulator};
 use serde_json::{Value, json};
 
-use super::{assert_ok, assert_refused, pair, plain, simulator};
+use super::{assert_ok, assert_refused, pair, plain, raw, simulator};
 use crate::support::{
     client::{Answer, post_json, send, whole},
     gateway::{Gateway, named_upstream},
@@ -156,4 +156,28 @@ async fn an_empty_post_passes_where_no_model_is_needed() {
     let model_less = json!({ "input": "x" }).to_string();
     let answer = post_json(&gateway.url("/v1/moderations"), model_less, &[]).await;
     assert_ok(&answer.unwrap());
+}
+
+#[tokio::test]
+async fn an_unknown_path_or_upstream_is_refused_before_the_body_arrives() {
+    let (simulator, gateway) = pair(&[], "").await;
+    for path in [
+        "/v2/chat/completions",
+        "/u/nobody/v1/chat/completions",
+        "/u/nobody/x",
+    ] {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: 100\r\n\r\n"
+        );
+        let read = raw(&gateway, head.as_bytes()).await;
+        assert!(read.starts_with("HTTP/1.1 404 "), "{path}: {read}");
+        let is_upstream = path.starts_with("/u/");
+        assert_eq!(
+            read.contains("no upstream of that name"),
+            is_upstream,
+            "{path}: {read}"
+        );
+    }
+    assert!(simulator.arrivals().is_empty());
 }

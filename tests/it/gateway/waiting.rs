@@ -6,7 +6,7 @@ use tokio::{io::AsyncWriteExt, time::Instant};
 
 use super::{
     assert_marked, assert_ok, assert_refused, chats, dial, eventually, models, pair, plain, queued,
-    request,
+    request, streamed,
 };
 use crate::support::{client::Answer, gateway::Gateway, lateness::Lateness};
 
@@ -130,4 +130,20 @@ async fn a_slot_is_taken_until_the_answer_has_ended() {
         drop(first);
     });
     assert_ok(&second.unwrap());
+}
+
+#[tokio::test]
+async fn a_stream_that_has_waited_passes_whatever_response_headers_are_listed() {
+    let more = "response-headers = { pass = [\"x-ratelimit-*\"] }\n\
+                retry-on-429 = { max-hold = \"100ms\" }\n\
+                jitter-throttle = { min-interval = \"1s\", jitter = \"0s..0s\" }";
+    let (simulator, gateway) = pair(&[], more).await;
+    assert_ok(&gateway.chat(plain("first")).await.unwrap());
+    let answer = gateway.chat(streamed("m")).await.unwrap();
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("content-type"), "", "not listed");
+    let text = answer.text();
+    assert!(text.starts_with(": queued place=1"), "{text}");
+    assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
+    assert_eq!(models(&chats(&simulator)), ["first", "m"]);
 }

@@ -74,7 +74,7 @@ pub fn assemble(
 /// Parts that an upstream takes from its predecessor of the same name.
 #[derive(Debug, Default)]
 pub(super) struct Reused {
-    pub(super) book: Option<Arc<QuotaLedger>>,
+    pub(super) ledger: Option<Arc<QuotaLedger>>,
     pub(super) gate: Option<Gate>,
 }
 
@@ -112,7 +112,7 @@ fn try_assemble(
             Some(Arc::new(source))
         }
     };
-    let quotas = book(upstream, reused.book, state_dir)?;
+    let quotas = ledger(upstream, reused.ledger, state_dir)?;
     let gate = match reused.gate {
         Some(gate) => Some(gate),
         None => gate(upstream, quotas.as_ref()).map_err(PipelineError::from)?,
@@ -120,7 +120,7 @@ fn try_assemble(
     Ok(build_with_gate(upstream, client, source, gate, quotas)?)
 }
 
-fn book(
+fn ledger(
     upstream: &config::Upstream,
     reused: Option<Arc<QuotaLedger>>,
     state_dir: Option<&Path>,
@@ -130,11 +130,11 @@ fn book(
         return Ok(None);
     }
     match reused {
-        Some(book) => Ok(Some(book)),
+        Some(ledger) => Ok(Some(ledger)),
         None => {
             let wall = Arc::new(SystemTime::now);
-            let book = QuotaLedger::open(&upstream.name, quotas, state_dir, wall)?;
-            Ok(Some(Arc::new(book)))
+            let ledger = QuotaLedger::open(&upstream.name, quotas, state_dir, wall)?;
+            Ok(Some(Arc::new(ledger)))
         }
     }
 }
