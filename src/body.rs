@@ -4,5 +4,5 @@ use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use pacegate_layers::error::BoxError;
 
-/// A streaming body: boxed once, never collected.
+/// A streaming body of any type, in a box; it is passed on frame by frame, never collected.
 pub type Body = UnsyncBoxBody<Bytes, BoxError>;

@@ -11,8 +11,9 @@ use tokio::time::{Instant, Sleep, sleep};
 /// Limits one wait after the other with one timer. Only time spent waiting counts, so a client that
 /// reads slowly does not make the upstream look silent.
 ///
-/// The timer is reset only if it would fire too late, or has fired too early: otherwise a stream of
-/// small events would reset it for each of them.
+/// Moving a timer costs time, and a stream of small events would move it for each of them. So a new
+/// wait keeps the old deadline unless that is too late; a timer that fires early is then set to the
+/// right one.
 pub(crate) struct IdleTimer {
     sleep: Pin<Box<Sleep>>,
     since: Option<Instant>,

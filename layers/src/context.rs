@@ -1,11 +1,12 @@
 //! What is known about one request, over all its attempts.
 //!
 //! A [`RequestContext`] travels in the request's extensions; layers read no other extension there.
-//! The server inserts it, with the session that sent the request, and may set the upstream and
-//! whether a stream is expected; [`RetryOn429`](crate::RetryOn429Layer) adds one if there is none.
+//! The program around the layers inserts it, with the session that sent the request, and may set
+//! the upstream and whether a stream is expected; [`RetryOn429`](crate::RetryOn429Layer) adds one
+//! if there is none.
 //! [`JitterThrottle`](crate::JitterThrottleLayer) lets sessions take turns by it, and records the
 //! time in the queue and the queue position; the HTTP client counts every attempt. All clones of a
-//! request share one context, so the server can read the totals when the response arrives. Without
+//! request share one context, so the program can read the totals when the response arrives. Without
 //! a context, layers work the same and record nothing.
 
 use std::{

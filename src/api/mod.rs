@@ -2,8 +2,10 @@
 //! stream.
 //!
 //! In come request bodies and [`ErrorResponse`]s, out go parameters, responses and events in the
-//! shape of the API. One file per API; it calls no other module, and knows neither routes nor
-//! upstreams.
+//! shape of the API. It knows neither routes nor upstreams.
+//!
+//! Each API has a file of its own. Today there is one, chat completions, and every
+//! [`ErrorResponse`] takes its shape.
 
 pub(crate) mod chat_completions;
 mod error_response;

@@ -62,8 +62,8 @@ pub(super) async fn head(
     timeout: Duration,
 ) -> Result<ResponseHead, SendError> {
     let mut timer = IdleTimer::new(timeout);
-    // Unconstrained, because at the end of tokio's budget the future would wake the waker below,
-    // which may be a no-op.
+    // tokio makes a future that has used up its budget return `Pending` and wake itself. The waker
+    // below may do nothing, so that wake-up would be lost; `unconstrained` turns the budget off.
     let mut response = pin!(unconstrained(response));
     let outcome = poll_fn(|cx| {
         if let Some(open) = &mut connection

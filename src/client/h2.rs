@@ -26,9 +26,10 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// How much of one response may be buffered unread. At a round trip of 100 ms it allows 5 MB/s.
 const STREAM_WINDOW: u32 = 512 * 1024;
 
-/// How much of all responses may be. h2 ends a connection with too many small DATA frames unread:
-/// if 256 bytes for each make more than half of this window (`data_frame_budget`). Token streams
-/// have such frames; the streams' own windows limit the memory. Go's client has the same value.
+/// Limit for all unread data of a connection. h2 counts the bytes that each small unread DATA frame
+/// is short of 256, and closes the connection when the sum exceeds half of this window
+/// (`data_frame_budget`). Token streams consist of such frames, so the window is large. Memory is
+/// limited per stream. Go's client has the same value.
 const CONNECTION_WINDOW: u32 = 1 << 30;
 
 /// The shared connection, if any.

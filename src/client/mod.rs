@@ -2,7 +2,8 @@
 //!
 //! In come requests with their whole bodies, whose paths are relative to a base URL; out go
 //! response headers with a streaming body, or an [`error`] that says how far the request got. It
-//! calls hyper, the system's resolver and rustls, and nothing else of pacegate.
+//! calls hyper, the system's resolver and rustls. Of pacegate it uses the types of the
+//! [`config`](crate::config), the idle timer, and the layers' errors and request context.
 //!
 //! hyper speaks HTTP. An HTTP/1.1 connection is polled by the task that waits for the response; an
 //! HTTP/2 connection is shared and has a task of its own.

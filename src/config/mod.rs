@@ -1,7 +1,8 @@
 //! The configuration, complete and checked: after loading, nothing is missing or contradictory.
 //!
 //! [`load`] finds the file, merges built-in defaults, presets and the file, and records where every
-//! value came from. This module holds data only: no network, no layer, no provider's name.
+//! value came from. It reads files, and the environment through its [`ConfigSource`]; the result is
+//! data. Nothing here uses the network, builds a layer or names a provider.
 
 use std::{fmt, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 

@@ -1,8 +1,8 @@
 //! Classifies an upstream's responses by the rules of its dialect file.
 //!
 //! In come the status, the headers and the beginning of the body of a response; out goes a
-//! [`Verdict`] for the retry layer: pass, retry or exhausted. It calls no other module; the rules
-//! come from the [`config`].
+//! [`Verdict`] for the retry layer: pass, retry or exhausted. The rules come from the [`config`],
+//! and the `calendar` computes the end of a day, week or month. It calls no other module.
 
 use std::{
     sync::Arc,

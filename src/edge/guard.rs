@@ -174,7 +174,8 @@ impl AccessRules {
         if target > self.limits.max_target {
             return Err(Rejected::TargetTooLong);
         }
-        // The request id may come from the edge: a UUID.
+        // The edge adds `x-request-id` if it is missing, so one of at most a UUID's length is not
+        // counted.
         let is_id = |name: &HeaderName, value: &HeaderValue| {
             name == X_REQUEST_ID && value.len() <= Hyphenated::LENGTH
         };

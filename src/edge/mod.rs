@@ -5,8 +5,12 @@
 //! an error in the shape of the API. It calls the `routes`.
 //!
 //! ```text
-//! server ─► id, trace ─► context ─► metrics ─► rescue ─► guard ─► local routes ─► body ─► router
+//! server ─► id ─► sensitive headers ─► trace ─► context ─► metrics ─► rescue ─► catch-panic ─┐
+//!                                          router ◄─ body ◄─ local routes ◄─ guard ◄─────────┘
 //! ```
+//!
+//! [`Gateway`] joins the listener, the `server` and this chain; a [`Reloader`] replaces the chain
+//! while the server runs.
 
 use std::{any::Any, convert::Infallible, sync::Arc};
 

@@ -54,6 +54,7 @@ pub struct UnknownZone(String);
 
 /// Windows up to one hour limit the rate and shrink after refusals. Windows of one hour or more are
 /// an account's quota: a request that was not sent is refunded, and a warning precedes exhaustion.
+/// A window of exactly one hour is both.
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
 /// Caps waits at a hundred years, so that adding one to a time never overflows.
@@ -149,7 +150,8 @@ impl Counter {
         }
     }
 
-    /// Returns true once a period, when 80 % are used. Windows under an hour never warn.
+    /// True for the first call of each period at which 80 % are used; of a rolling window, at most
+    /// once in its length. Windows under an hour never warn.
     pub(super) fn should_warn(&mut self, now: &Now) -> bool {
         match &mut self.kind {
             CounterKind::Calendar(counter) => {

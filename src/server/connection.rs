@@ -38,8 +38,8 @@ struct ConnectionState {
     is_read_closed: AtomicBool,
     /// Over `max-connections`: every request on it gets 503.
     is_over_limit: AtomicBool,
-    /// The client has not read the last write yet. hyper drops a response whose end is still in its
-    /// buffer, so the phase alone does not show that.
+    /// A write waits for the client. hyper drops a response body once its last bytes are in hyper's
+    /// buffer, so the phase may be `Idle` although bytes are unsent.
     write_pending: AtomicBool,
     /// Numbers the phase changes of the whole process: the smaller, the longer the phase has
     /// lasted.

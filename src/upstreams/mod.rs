@@ -3,7 +3,8 @@
 //! In come requests whose paths are relative to the upstream's base URL; out go its responses, or
 //! errors that say what failed. It puts the layers that the config lists around the HTTP
 //! [`client`](crate::client), and uses the upstream's [`credentials`](crate::credentials),
-//! [`quotas`](crate::quotas) and [`dialect`](crate::dialect).
+//! [`quotas`](crate::quotas) and [`dialect`](crate::dialect). While a client waits, it writes
+//! comments and error events in the shape of the `api`.
 
 use std::sync::Arc;
 

@@ -2,8 +2,9 @@
 //!
 //! After a refusal no request leaves before the instant that the upstream asked for. Then one
 //! request is the probe, and the others wait for its response. A refused probe closes the gate
-//! again, and from the second consecutive refusal on only a fraction of every quota is used for a
-//! while.
+//! again, and from the second consecutive refusal on the gate asks its ledgers for slots under 70 %
+//! of their limits for a while. A ledger may ignore the fraction: pacegate's quotas apply it to
+//! windows of up to an hour only.
 
 use std::{num::NonZeroUsize, time::Duration};
 
@@ -31,11 +32,11 @@ struct Closed {
     probe: Option<u64>,
 }
 
-/// How long quotas stay reduced after two consecutive refusals, and how long a requested slowdown
-/// stays in force.
+/// How long ledgers are asked for a fraction after two consecutive refusals, and how long a
+/// requested slowdown stays in force.
 const CAUTION: Duration = Duration::from_secs(5 * 60);
 
-/// Reduces quotas from this consecutive refusal on.
+/// Asks for a fraction from this consecutive refusal on.
 const SHRINK_FROM: u32 = 2;
 
 impl Backpressure {

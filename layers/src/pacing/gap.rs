@@ -38,6 +38,10 @@ impl Gap {
     }
 
     /// Takes the cell of the minimum interval, or returns when there will be one.
+    ///
+    /// A second safeguard: [`not_before`](Self::not_before) is at least `min_interval` after the
+    /// latest dispatch, so governor only confirms it, or adds the time between two readings of the
+    /// clock. The gap with its jitter is the gate's own.
     pub(super) fn take_interval(&self) -> Result<(), Instant> {
         self.interval.take()
     }

@@ -47,7 +47,8 @@ pub struct Window {
     log: Mutex<VecDeque<Instant>>,
 }
 
-/// At most one dispatch in each interval.
+/// At most one dispatch in each interval, as a second safeguard: the gap that the gate draws is
+/// never shorter.
 #[derive(Debug)]
 pub(super) struct Interval(
     Option<RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<ClockInstant>>>,
@@ -97,8 +98,8 @@ impl Ledger for Window {
     fn next_slot(&self, ahead: usize, fraction: Fraction) -> Option<Instant> {
         let limit = fraction.of(self.requests);
         let log = self.log();
-        // The dispatch `limit` places earlier has to leave the window first. If it is still to
-        // come, it waits in turn for an earlier one: a whole window later for each round.
+        // A request may leave once the dispatch `limit` places before it is older than the window.
+        // If that one still waits itself, each `limit` requests ahead add one whole window.
         let (rounds, ahead) = (ahead / limit, ahead % limit);
         let first = (log.len() + ahead)
             .checked_sub(limit)

@@ -48,8 +48,9 @@ pub fn first_event(mut stream: &[u8]) -> FirstEvent<'_> {
     }
 }
 
-/// Whether a response with these headers is an event stream without a content coding: nothing here
-/// decodes one.
+/// Whether a response with these headers is an event stream without a content coding.
+///
+/// Nothing here decodes a content coding.
 pub fn is_readable(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE);
     kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
