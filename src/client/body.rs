@@ -14,10 +14,10 @@ use hyper::body::Incoming;
 use pacegate_layers::error::BoxError;
 
 use super::{
+    connections::Pool,
     error::{IdleTimeout, Truncated},
     exchange::ResponseHead,
     h1::H1Connection,
-    pool::Pool,
 };
 use crate::idle_timer::IdleTimer;
 

@@ -26,7 +26,6 @@ pub mod error;
 mod exchange;
 mod h1;
 mod h2;
-mod pool;
 mod proxy;
 mod service;
 mod tls;
