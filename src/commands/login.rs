@@ -127,7 +127,7 @@ async fn login(
         granted.map_err(|error| anyhow::anyhow!("{error}\n  hint: run `pacegate login` again"))?;
     let credentials = save(&file, grant).await.map_err(|error| {
         anyhow::anyhow!(
-            "the login is not saved: {error:#}\n  hint: mend that and run `pacegate login` again"
+            "the login is not saved: {error:#}\n  hint: fix that and run `pacegate login` again"
         )
     })?;
     screen.done(&file, &credentials)?;

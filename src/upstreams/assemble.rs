@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use tower::util::MapRequest;
 use tracing::{info, warn};
 
-use super::{Pipeline, PipelineError, build_with_gate, gate};
+use super::{Pipeline, PipelineError, gate, stack};
 use crate::{
     client::{Client, ClientOptions, error::ClientError},
     config::{self, Credentials, LayerName, OAuth},
@@ -117,7 +117,11 @@ fn try_assemble(
         Some(gate) => Some(gate),
         None => gate(upstream, quotas.as_ref()).map_err(PipelineError::from)?,
     };
-    Ok(build_with_gate(upstream, client, source, gate, quotas)?)
+    Ok(Pipeline {
+        service: stack(upstream, client, gate.as_ref(), source)?,
+        gate,
+        quotas,
+    })
 }
 
 fn ledger(

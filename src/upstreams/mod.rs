@@ -9,15 +9,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::Full;
 use pacegate_layers::{
     error::BoxError,
     header_align::NotPassable,
     pacing::{Busy, Gate, Ledger, Order, Pacing, ReversedJitter},
     token::TokenSource,
 };
-use tower::Service;
 
 use crate::{
     config::{self, LayerName},
@@ -43,6 +40,7 @@ pub(crate) use self::keep_waiting::{LateError, MaxHoldExceeded};
 #[cfg(feature = "tools")]
 pub(crate) use self::stack::boxed;
 
+pub use self::stack::HttpService;
 use self::stack::stack;
 
 /// A pipeline with its gate and its quotas; clones share them.
@@ -82,16 +80,15 @@ pub fn build<C, B>(
     quotas: Option<Arc<QuotaLedger>>,
 ) -> Result<Pipeline, PipelineError>
 where
-    C: Service<Request<Full<Bytes>>, Response = Response<B>, Error = BoxError>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    C::Future: Send,
+    C: HttpService<B>,
     B: http_body::Body<Data = Bytes, Error = BoxError> + Send + Unpin + 'static,
 {
     let gate = gate(upstream, quotas.as_ref())?;
-    build_with_gate(upstream, client, source, gate, quotas)
+    Ok(Pipeline {
+        service: stack(upstream, client, gate.as_ref(), source)?,
+        gate,
+        quotas,
+    })
 }
 
 /// The gate of `upstream`, if jitter-throttle is listed.
@@ -107,31 +104,6 @@ fn gate(
         let quotas = quotas.map(|ledger| Arc::clone(ledger) as Arc<dyn Ledger>);
         Gate::with_ledgers(pacing, quotas.into_iter().collect(), rand::make_rng())
     }))
-}
-
-/// [`build`] with an existing gate.
-fn build_with_gate<C, B>(
-    upstream: &config::Upstream,
-    client: C,
-    source: Option<Arc<dyn TokenSource>>,
-    gate: Option<Gate>,
-    quotas: Option<Arc<QuotaLedger>>,
-) -> Result<Pipeline, PipelineError>
-where
-    C: Service<Request<Full<Bytes>>, Response = Response<B>, Error = BoxError>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    C::Future: Send,
-    B: http_body::Body<Data = Bytes, Error = BoxError> + Send + Unpin + 'static,
-{
-    let service = stack(upstream, client, gate.as_ref(), source)?;
-    Ok(Pipeline {
-        service,
-        gate,
-        quotas,
-    })
 }
 
 /// The pacing of a gate with these settings.

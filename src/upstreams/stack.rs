@@ -28,6 +28,25 @@ use crate::{
     dialect::DialectClassifier,
 };
 
+/// A service that can stand at the end of a pipeline: an HTTP client whose responses have bodies `B`.
+pub trait HttpService<B>:
+    Service<Request<Full<Bytes>>, Response = Response<B>, Error = BoxError, Future: Send>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S, B> HttpService<B> for S where
+    S: Service<Request<Full<Bytes>>, Response = Response<B>, Error = BoxError, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
 /// Puts the layers that `upstream` lists around `client`, and around these the layers that every
 /// upstream has. `gate` is there if jitter-throttle is listed; tokens come from `source`.
 ///
@@ -47,12 +66,7 @@ pub(super) fn stack<C, B>(
     source: Option<Arc<dyn TokenSource>>,
 ) -> Result<UpstreamService, PipelineError>
 where
-    C: Service<Request<Full<Bytes>>, Response = Response<B>, Error = BoxError>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    C::Future: Send,
+    C: HttpService<B>,
     B: http_body::Body<Data = Bytes, Error = BoxError> + Send + Unpin + 'static,
 {
     let listed = |layer| upstream.pipeline.contains(&layer);
@@ -133,12 +147,7 @@ where
 /// Boxes a service and the bodies of its responses.
 pub(crate) fn boxed<S, B>(service: S) -> UpstreamService
 where
-    S: Service<Request<Full<Bytes>>, Response = Response<B>, Error = BoxError>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    S::Future: Send,
+    S: HttpService<B>,
     B: http_body::Body<Data = Bytes, Error = BoxError> + Send + 'static,
 {
     UpstreamService::new(service.map_response(|response| response.map(BodyExt::boxed_unsync)))

@@ -374,7 +374,7 @@ async fn a_redirect_is_not_followed_and_its_target_stays_unknown() {
             assert_eq!(response.headers().get("location"), None);
         }
     }
-    // Whoever had connected would stand in the queue.
+    // A connection would wait in the backlog.
     let hit = timeout(Duration::from_millis(50), second.accept()).await;
     assert!(hit.is_err(), "somebody went there");
 }

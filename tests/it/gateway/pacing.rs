@@ -136,7 +136,7 @@ async fn nobody_leaves_before_the_instant_that_a_429_names() {
                 .all(|arrival| !closed.contains(&arrival.at_us))
         );
     }
-    // Whoever was refused keeps the first place.
+    // A request that was refused keeps its place at the front.
     let expected: Vec<_> = (0..20).map(|number| number.to_string()).collect();
     let served: Vec<_> = served
         .iter()

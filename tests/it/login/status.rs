@@ -132,7 +132,7 @@ async fn a_key_that_is_missing_elsewhere_stops_neither_login_nor_status_nor_logo
     assert_eq!(said.code, Some(0), "{}", said.stderr);
     assert_eq!(home.left_behind(), [""; 0]);
 
-    // Whoever sends requests with them needs them.
+    // These commands send requests with the keys, or check that they can.
     for verb in ["check", "serve"] {
         let said = run(&[verb]).await;
         assert_eq!(said.code, Some(78), "{verb}");

@@ -119,7 +119,7 @@ fn stalled() -> Duration {
     Duration::from_micros(total.and_then(|(_, it)| it.parse().ok()).unwrap_or(0))
 }
 
-/// Says so to whoever runs the tests: what a test that passes prints is not shown.
+/// Writes past the capture of test output, which hides what a passing test prints.
 pub(crate) fn not_judged(what: &str) {
     let _unseen = writeln!(io::stderr(), "not judged: {what}");
 }

@@ -47,7 +47,7 @@ impl Watch<'_> {
         Ok(())
     }
 
-    /// Until when quotas may have held whoever is being dispatched now.
+    /// Until when quotas may have held the request that is dispatched now.
     pub(super) fn held_by_quotas(&self) -> Duration {
         let waiting = self.waiting.values().map(|wait| wait.since);
         let since = waiting.min().unwrap_or_default();

@@ -26,9 +26,9 @@ struct State {
     /// What the wall clock showed when all began, and when that was.
     began: (i64, Instant),
     set_by: i64,
-    /// The latest that whoever runs now has read from the wall clock, or knows from before.
+    /// The latest wall-clock time that the running process has read, or has loaded.
     seen: i64,
-    /// What of it whoever runs next will know.
+    /// The part of it that the next process will load.
     kept: i64,
     disk: Option<LedgerSnapshot>,
     /// On its way to a disk that says it has it: a fault.
@@ -78,13 +78,13 @@ impl Machine {
         self.state().seen
     }
 
-    /// What has been seen is known also to whoever runs next.
+    /// Saves the time seen for the next process.
     pub(crate) fn keep(&self) {
         let mut state = self.state();
         state.kept = state.seen;
     }
 
-    /// Whoever ran here has been killed.
+    /// The running process has been killed.
     pub(crate) fn killed(&self) {
         let mut state = self.state();
         state.seen = state.kept;

@@ -102,7 +102,7 @@ impl Run<'_> {
         self.open();
     }
 
-    /// Whoever comes from now on, comes to this process.
+    /// Sends the requests from now on to this process.
     fn open(&mut self) {
         let now = self.stage.start.elapsed();
         for (index, request) in self.scenario.requests.iter().enumerate() {

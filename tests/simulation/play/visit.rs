@@ -96,7 +96,7 @@ impl Visit {
                         return self.process.note(Event::SentAway { request, why });
                     }
                     let unreached = match self.fault() {
-                        // The upstream has not counted it, whoever keeps it.
+                        // The upstream has not counted it, even if the fault keeps it.
                         Some(Fault::KeepsUnreached | Fault::GivesBackBroken) => {
                             matches!(attempt.answer, Answer::Unreached)
                         }
