@@ -12,8 +12,8 @@ use std::{
 
 use bytes::Bytes;
 use http::Request;
-use http_body_util::Full;
-use pacegate_layers::{JitterThrottleLayer, RetryOn429Layer, pacing::Gate};
+use http_body_util::{BodyExt, Full};
+use pacegate_layers::{JitterThrottleLayer, RetryOn429Layer, error::BoxError, pacing::Gate};
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
@@ -26,7 +26,7 @@ use super::{
 use crate::{
     config::{self, LayerName, Sample, suggestion},
     dialect::DialectClassifier,
-    upstreams::{UpstreamService, boxed, pacing},
+    upstreams::{HttpService, UpstreamService, pacing},
 };
 
 /// A policy that is chosen by its name.
@@ -246,4 +246,13 @@ impl DispatchCount {
             Self::Gate(gate) => gate.dispatched(),
         }
     }
+}
+
+/// Boxes a service and the bodies of its responses.
+pub(super) fn boxed<S, B>(service: S) -> UpstreamService
+where
+    S: HttpService<B>,
+    B: http_body::Body<Data = Bytes, Error = BoxError> + Send + 'static,
+{
+    UpstreamService::new(service.map_response(|response| response.map(BodyExt::boxed_unsync)))
 }

@@ -3,19 +3,17 @@
 use std::{collections::HashMap, fmt::Write, sync::Arc, time::Duration};
 
 use http::Uri;
-use http_body_util::BodyExt;
 use hyper_util::client::proxy::matcher::Matcher;
 use sha2::{Digest, Sha256};
 use tokio::{runtime, sync::oneshot, time::Instant};
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt;
 
 use super::{
     BenchError, Scenario,
     client::{ClientContext, body, run_clients},
     log::{Attempt, RequestLog, RunEvents},
     pattern::Request,
-    policy::{DispatchCount, PacedService, Pacer, Policy, counted, variable},
+    policy::{DispatchCount, PacedService, Pacer, Policy, boxed, counted, variable},
     report::PolicyResult,
 };
 use crate::{
@@ -179,10 +177,7 @@ fn client(base_url: &str) -> Result<UpstreamService, BenchError> {
         head_timeout: Duration::from_secs(3600),
         ..ClientOptions::new(&upstream, Matcher::builder().build())
     };
-    let client = Client::new(upstream.base_url, options)?;
-    Ok(UpstreamService::new(client.map_response(|response| {
-        response.map(BodyExt::boxed_unsync)
-    })))
+    Ok(boxed(Client::new(upstream.base_url, options)?))
 }
 
 /// Parses an address of the simulator or the gateway, which is valid.

@@ -17,8 +17,8 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
-use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt, Either};
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt;
 use pacegate_layers::{
     context::RequestContext,
     error::BoxError,
@@ -29,7 +29,10 @@ use pin_project_lite::pin_project;
 use tokio::time::{Interval, MissedTickBehavior, Sleep, interval, sleep};
 use tower::{Layer, Service};
 
-use crate::api::chat_completions::{error_event, keep_alive};
+use crate::{
+    api::chat_completions::{error_event, keep_alive},
+    body::Body,
+};
 
 /// Applies [`KeepWaiting`].
 #[derive(Clone, Debug)]
@@ -70,9 +73,9 @@ struct Waiting<F> {
 }
 
 /// The body of a stream that began before the upstream's response.
-pub(super) struct WaitingBody<F, B>(WaitState<F, B>);
+struct WaitingBody<F>(WaitState<F>);
 
-enum WaitState<F, B> {
+enum WaitState<F> {
     /// Waits for the response.
     Waiting {
         waiting: Waiting<F>,
@@ -80,7 +83,7 @@ enum WaitState<F, B> {
     },
     /// Reads a response that is no stream.
     Reading(Pin<Box<dyn Future<Output = Vec<u8>> + Send>>),
-    Streaming(B),
+    Streaming(Body),
     Ended,
 }
 
@@ -120,12 +123,12 @@ impl<S> Layer<S> for KeepWaitingLayer {
 
 // === impl KeepWaiting ===
 
-impl<S, B, R> Service<Request<B>> for KeepWaiting<S>
+impl<S, B> Service<Request<B>> for KeepWaiting<S>
 where
-    S: Service<Request<B>, Response = Response<R>, Error = BoxError>,
-    R: Body<Data = Bytes, Error = BoxError> + Send + Unpin + 'static,
+    S: Service<Request<B>, Response = Response<Body>, Error = BoxError>,
+    S::Future: Send + 'static,
 {
-    type Response = Response<Either<R, WaitingBody<S::Future, R>>>;
+    type Response = Response<Body>;
     type Error = BoxError;
     type Future = ResponseFuture<S::Future>;
 
@@ -152,18 +155,18 @@ where
 
 // === impl ResponseFuture ===
 
-impl<F, B> Future for ResponseFuture<F>
+impl<F> Future for ResponseFuture<F>
 where
-    F: Future<Output = Result<Response<B>, BoxError>>,
+    F: Future<Output = Result<Response<Body>, BoxError>> + Send + 'static,
 {
-    type Output = Result<Response<Either<B, WaitingBody<F, B>>>, BoxError>;
+    type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         #[expect(clippy::expect_used, reason = "the contract of Future")]
         let waiting = this.waiting.as_mut().expect("polled after ready");
-        if let Poll::Ready(outcome) = waiting.call.as_mut().poll(cx) {
-            return Poll::Ready(outcome.map(|response| response.map(Either::Left)));
+        if let outcome @ Poll::Ready(_) = waiting.call.as_mut().poll(cx) {
+            return outcome;
         }
         if *this.dispatched {
             return Poll::Pending;
@@ -186,11 +189,14 @@ where
     }
 }
 
-fn early_response<F, B>(waiting: Waiting<F>) -> Response<Either<B, WaitingBody<F, B>>> {
+fn early_response<F>(waiting: Waiting<F>) -> Response<Body>
+where
+    F: Future<Output = Result<Response<Body>, BoxError>> + Send + 'static,
+{
     let mut tick = interval(COMMENT_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let body = WaitingBody(WaitState::Waiting { waiting, tick });
-    let mut response = Response::new(Either::Right(body));
+    let mut response = Response::new(body.boxed_unsync());
     let headers = response.headers_mut();
     let event_stream = HeaderValue::from_static("text/event-stream");
     headers.insert(header::CONTENT_TYPE, event_stream);
@@ -209,10 +215,9 @@ impl<F> Waiting<F> {
 
 // === impl WaitingBody ===
 
-impl<F, B> Body for WaitingBody<F, B>
+impl<F> http_body::Body for WaitingBody<F>
 where
-    F: Future<Output = Result<Response<B>, BoxError>>,
-    B: Body<Data = Bytes, Error = BoxError> + Send + Unpin + 'static,
+    F: Future<Output = Result<Response<Body>, BoxError>>,
 {
     type Data = Bytes;
     type Error = BoxError;
@@ -268,15 +273,12 @@ where
 }
 
 /// A stream with a content coding cannot follow headers that named none.
-fn is_event_stream<B>(response: &Response<B>) -> bool {
+fn is_event_stream(response: &Response<Body>) -> bool {
     response.status().is_success() && sse::is_readable(response.headers())
 }
 
 /// The beginning of a response that is no stream, up to its first error.
-async fn read_prefix<B>(mut body: B) -> Vec<u8>
-where
-    B: Body<Data = Bytes, Error = BoxError> + Unpin,
-{
+async fn read_prefix(mut body: Body) -> Vec<u8> {
     let mut read = Vec::new();
     while read.len() < MAX_ERROR
         && let Some(Ok(frame)) = body.frame().await
@@ -294,7 +296,7 @@ mod tests {
     use tower::{ServiceExt, service_fn};
 
     use super::*;
-    use crate::{api::full, body::Body};
+    use crate::api::full;
 
     const LIMIT: Duration = Duration::from_secs(240);
 
@@ -317,8 +319,7 @@ mod tests {
         let service = KeepWaitingLayer { max_hold, gate }.layer(inner);
         let mut request = Request::new(());
         request.extensions_mut().insert(context);
-        let response = service.oneshot(request).await?;
-        Ok(response.map(BodyExt::boxed_unsync))
+        service.oneshot(request).await
     }
 
     /// A request that waits at the gate for `wait`.

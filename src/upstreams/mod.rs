@@ -37,8 +37,6 @@ pub use self::{
 };
 
 pub(crate) use self::keep_waiting::{LateError, MaxHoldExceeded};
-#[cfg(feature = "tools")]
-pub(crate) use self::stack::boxed;
 
 pub use self::stack::HttpService;
 use self::stack::stack;

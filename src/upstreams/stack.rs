@@ -15,7 +15,7 @@ use pacegate_layers::{
     token::TokenSource,
 };
 use tower::{
-    Service, ServiceBuilder, ServiceExt,
+    Service, ServiceBuilder,
     util::{Either, MapRequestLayer, MapResponseLayer},
 };
 
@@ -102,7 +102,7 @@ where
     };
     let response_headers = Arc::new(ResponseHeaderFilter::new(&upstream.response_headers));
     // Boxed once, around all layers: a box per layer would cost more than most of the layers.
-    Ok(boxed(
+    Ok(UpstreamService::new(
         ServiceBuilder::new()
             // Keeps the upstream's cookies and other unlisted headers from the client. Outside
             // keep-waiting, which reads and writes headers that may be unlisted.
@@ -118,6 +118,8 @@ where
                 max_hold: upstream.retry_on_429.max_hold,
                 gate: gate.cloned(),
             })
+            // Boxed here, so that the body of a wait is the only one that costs a step more.
+            .map_response(|response: Response<_>| response.map(BodyExt::boxed_unsync))
             // Removes the headers of the client's connection. header-align passes none of them.
             .option_layer((!listed(LayerName::HeaderAlign)).then(|| {
                 MapRequestLayer::new(|mut request: Request<Full<Bytes>>| {
@@ -142,15 +144,6 @@ where
             .option_layer(bearer_auth)
             .service(client),
     ))
-}
-
-/// Boxes a service and the bodies of its responses.
-pub(crate) fn boxed<S, B>(service: S) -> UpstreamService
-where
-    S: HttpService<B>,
-    B: http_body::Body<Data = Bytes, Error = BoxError> + Send + 'static,
-{
-    UpstreamService::new(service.map_response(|response| response.map(BodyExt::boxed_unsync)))
 }
 
 fn retry_on_429(
@@ -204,7 +197,7 @@ mod tests {
         token::StaticToken,
     };
     use parking_lot::Mutex;
-    use tower::service_fn;
+    use tower::{ServiceExt, service_fn};
 
     use super::*;
     use crate::{
