@@ -1,4 +1,4 @@
-//! The error type of all layers, and the one distinction that every layer may rely on.
+//! The error type of all layers, and the distinctions that every layer may rely on.
 
 use std::error::Error;
 
@@ -6,13 +6,32 @@ use std::error::Error;
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
 /// A request that certainly never reached the upstream: name resolution, connecting, a proxy or
-/// the TLS handshake failed before the first byte of the request was written.
+/// the TLS handshake failed before the first byte of the request was written; or one that was
+/// [`NotProcessed`].
 ///
 /// The HTTP client at the end of a pipeline wraps such failures in this type; nothing else does.
 /// A retry of a `NotSent` request is always safe.
 #[derive(Debug, thiserror::Error)]
 #[error("the request was not sent")]
 pub struct NotSent(#[source] pub BoxError);
+
+/// A request that was passed to a connection, and that the upstream did not process: not a byte of it
+/// was written, or the upstream has said so ([RFC 9113 §8.7]).
+///
+/// It may be sent again at once, on another connection. The HTTP client wraps it in a [`NotSent`].
+///
+/// [RFC 9113 §8.7]: https://www.rfc-editor.org/rfc/rfc9113#section-8.7
+#[derive(Debug, thiserror::Error)]
+#[error("the upstream did not process the request")]
+pub struct NotProcessed(#[source] pub BoxError);
+
+/// A service was ready and is so no longer: its connection has closed, for example.
+///
+/// An error of `poll_ready`, and of `call` if it is noticed only there. The service cannot become
+/// ready again; a fresh clone can.
+#[derive(Debug, thiserror::Error)]
+#[error("the service is no longer ready")]
+pub struct Stale;
 
 /// `error`, then its cause, and so on to the root.
 pub fn chain<'a>(
