@@ -1,8 +1,8 @@
 //! Sends each request with the token that is valid when the request leaves.
 //!
-//! [`BearerAuth`] asks a [`TokenSource`] for a token and sets `Authorization` to it, marked
-//! sensitive. It caches no token, so a request that waited in a layer outside still leaves with the
-//! newest one. If the response is no success, the token used goes into its extensions, where
+//! [`BearerAuth`] asks a [`TokenSource`] for a token whenever it is polled for readiness, and sets
+//! `Authorization` to it, marked sensitive. It is ready once it has a token, so a request that gets
+//! its turn in a layer outside leaves at once, with the newest token. If the response is no success, the token used goes into its extensions, where
 //! [`TokenRefresh`](crate::TokenRefreshLayer) finds it.
 //!
 //! It refreshes nothing and does not read the response.
@@ -39,12 +39,13 @@ use std::{
 };
 
 use http::{Request, Response, header};
+use parking_lot::Mutex;
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    error::BoxError,
+    error::{BoxError, Stale},
     token::{BearerToken, TokenFuture, TokenSource},
 };
 
@@ -55,33 +56,30 @@ pub struct BearerAuthLayer<T> {
 }
 
 /// Sets `Authorization` on each request; see the [module documentation](self).
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct BearerAuth<S, T> {
     inner: S,
     source: T,
+    /// A token on its way. A mutex that is never locked makes it `Sync`.
+    wait: Mutex<Option<TokenFuture>>,
+    /// The token of the next request.
+    token: Option<BearerToken>,
 }
 
 pin_project! {
     /// The response future of [`BearerAuth`].
     #[must_use = "futures do nothing unless polled"]
-    pub struct ResponseFuture<S, B>
-    where
-        S: Service<Request<B>>,
-    {
+    pub struct ResponseFuture<F> {
         #[pin]
-        state: State<S, S::Future, B>,
+        state: State<F>,
     }
 }
 
 pin_project! {
     #[project = StateProjection]
-    enum State<S, F, B> {
-        Token {
-            inner: S,
-            request: Option<Request<B>>,
-            #[pin]
-            token: TokenFuture,
-        },
+    enum State<F> {
+        // Called without having been ready.
+        NotReady,
         Call {
             #[pin]
             response: F,
@@ -106,6 +104,8 @@ impl<S, T: Clone> Layer<S> for BearerAuthLayer<T> {
         BearerAuth {
             inner,
             source: self.source.clone(),
+            wait: Mutex::default(),
+            token: None,
         }
     }
 }
@@ -114,84 +114,82 @@ impl<S, T: Clone> Layer<S> for BearerAuthLayer<T> {
 
 impl<S, T, B, R> Service<Request<B>> for BearerAuth<S, T>
 where
-    S: Service<Request<B>, Response = Response<R>> + Clone,
+    S: Service<Request<B>, Response = Response<R>>,
     S::Error: Into<BoxError>,
     T: TokenSource,
 {
     type Response = Response<R>;
     type Error = BoxError;
-    type Future = ResponseFuture<S, B>;
+    type Future = ResponseFuture<S::Future>;
 
+    /// Ready once the inner service is ready and a token is in hand that is valid now.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(cx).map_err(Into::into)
+        // Both are polled, so that neither waits for the other.
+        let inner = self.inner.poll_ready(cx).map_err(Into::into)?;
+        // Asked anew each time: a token in hand may have been replaced, or be no longer valid.
+        let stored = self.wait.get_mut();
+        let mut wait = stored.take().unwrap_or_else(|| self.source.token());
+        self.token = wait.take_ready();
+        if self.token.is_none() {
+            match Pin::new(&mut wait).poll(cx)? {
+                Poll::Ready(token) => self.token = Some(token),
+                Poll::Pending => {
+                    *stored = Some(wait);
+                    return Poll::Pending;
+                }
+            }
+        }
+        inner.map(Ok)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let mut token = self.source.token();
-        // The token is nearly always ready; then the future need not store the request.
-        if let Some(token) = token.take_ready() {
-            let state = State::call(&mut self.inner, request, token);
-            return ResponseFuture { state };
-        }
-        // The ready service goes into the future; its fresh clone has not been polled.
-        let fresh = self.inner.clone();
-        ResponseFuture {
-            state: State::Token {
-                inner: std::mem::replace(&mut self.inner, fresh),
-                request: Some(request),
-                token,
-            },
-        }
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let state = match self.token.take() {
+            Some(token) => {
+                let authorization = token.header().clone();
+                request
+                    .headers_mut()
+                    .insert(header::AUTHORIZATION, authorization);
+                State::Call {
+                    response: self.inner.call(request),
+                    token,
+                }
+            }
+            None => State::NotReady,
+        };
+        ResponseFuture { state }
     }
 }
 
-// === impl State ===
-
-impl<S, B> State<S, S::Future, B>
-where
-    S: Service<Request<B>>,
-{
-    fn call(inner: &mut S, mut request: Request<B>, token: BearerToken) -> Self {
-        let authorization = token.header().clone();
-        request
-            .headers_mut()
-            .insert(header::AUTHORIZATION, authorization);
-        let response = inner.call(request);
-        Self::Call { response, token }
+impl<S: Clone, T: Clone> Clone for BearerAuth<S, T> {
+    /// The clone is not ready.
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            source: self.source.clone(),
+            wait: Mutex::default(),
+            token: None,
+        }
     }
 }
 
 // === impl ResponseFuture ===
 
-impl<S, B, R> Future for ResponseFuture<S, B>
+impl<F, R, E> Future for ResponseFuture<F>
 where
-    S: Service<Request<B>, Response = Response<R>>,
-    S::Error: Into<BoxError>,
+    F: Future<Output = Result<Response<R>, E>>,
+    E: Into<BoxError>,
 {
     type Output = Result<Response<R>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.project().state;
-        loop {
-            match state.as_mut().project() {
-                StateProjection::Token {
-                    inner,
-                    request,
-                    token,
-                } => {
-                    let token = ready!(token.poll(cx))?;
-                    #[expect(clippy::expect_used, reason = "taken once, with the state")]
-                    let request = request.take().expect("the request is still here");
-                    let called = State::call(inner, request, token);
-                    state.set(called);
+        match self.project().state.project() {
+            StateProjection::NotReady => Poll::Ready(Err(Stale.into())),
+            StateProjection::Call { response, token } => {
+                let mut response = ready!(response.poll(cx)).map_err(Into::into)?;
+                if !response.status().is_success() {
+                    response.extensions_mut().insert(token.clone());
                 }
-                StateProjection::Call { response, token } => {
-                    let mut response = ready!(response.poll(cx)).map_err(Into::into)?;
-                    if !response.status().is_success() {
-                        response.extensions_mut().insert(token.clone());
-                    }
-                    return Poll::Ready(Ok(response));
-                }
+                Poll::Ready(Ok(response))
             }
         }
     }
@@ -202,7 +200,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use tokio::sync::oneshot;
-    use tokio_test::{assert_pending, assert_ready_ok, task};
+    use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};
     use tower::{ServiceExt, service_fn};
     use tower_test::mock;
 
@@ -285,12 +283,11 @@ mod tests {
         let source = Arc::new(Later(Mutex::new(Some(receiver))));
         let (inner, mut upstream): (Inner, _) = mock::pair();
         let mut service = mock::Spawn::new(BearerAuthLayer::new(source).layer(inner));
+        assert_pending!(service.poll_ready());
+        sender.send(BearerToken::new("late", 1).unwrap()).unwrap();
+        assert!(service.is_woken());
         assert_ready_ok!(service.poll_ready());
         let mut response = task::spawn(service.call(Request::new(())));
-        assert_pending!(response.poll());
-        assert_pending!(upstream.poll_request());
-
-        sender.send(BearerToken::new("late", 1).unwrap()).unwrap();
         assert_pending!(response.poll());
         let (request, _responder) = upstream.next_request().await.unwrap();
         assert_eq!(request.headers()["authorization"], "Bearer late");
@@ -303,12 +300,36 @@ mod tests {
         let source = Arc::new(Later(Mutex::new(Some(receiver))));
         let (inner, mut upstream): (Inner, _) = mock::pair();
         let mut service = mock::Spawn::new(BearerAuthLayer::new(source).layer(inner));
-        assert_ready_ok!(service.poll_ready());
-        let error = service.call(Request::new(())).await.unwrap_err();
+        let error = assert_ready_err!(service.poll_ready());
         assert!(matches!(
             error.downcast_ref(),
             Some(TokenError::Unavailable(_))
         ));
         assert_pending!(upstream.poll_request());
+    }
+
+    #[tokio::test]
+    async fn a_token_that_is_replaced_while_the_request_waits_is_not_sent() {
+        let source = Latest(Arc::new(Mutex::new(BearerToken::new("old", 1).unwrap())));
+        let (inner, mut upstream): (Inner, _) = mock::pair();
+        let mut service = mock::Spawn::new(BearerAuthLayer::new(source.clone()).layer(inner));
+        assert_ready_ok!(service.poll_ready());
+        *source.0.lock().unwrap() = BearerToken::new("new", 2).unwrap();
+        assert_ready_ok!(service.poll_ready());
+        let mut response = task::spawn(service.call(Request::new(())));
+        assert_pending!(response.poll());
+        let (request, _responder) = upstream.next_request().await.unwrap();
+        assert_eq!(request.headers()["authorization"], "Bearer new");
+    }
+
+    #[tokio::test]
+    async fn a_clone_is_not_ready() {
+        let source = Latest(Arc::new(Mutex::new(BearerToken::new("ours", 1).unwrap())));
+        let inner =
+            service_fn(|_: Request<()>| std::future::ready(Ok::<_, BoxError>(Response::new(()))));
+        let mut service = BearerAuthLayer::new(source).layer(inner);
+        let _ready = service.ready().await.unwrap();
+        let error = service.clone().call(Request::new(())).await.unwrap_err();
+        assert!(error.is::<Stale>());
     }
 }

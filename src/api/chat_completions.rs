@@ -124,8 +124,9 @@ pub(super) fn error(error: &ErrorResponse) -> Value {
 /// response once it has left the queue.
 pub(crate) fn keep_alive(position: Option<QueuePosition>) -> Bytes {
     match position {
-        Some(QueuePosition { place, eta }) => {
-            format!(": queued place={place} eta={}s\n\n", eta.as_secs()).into()
+        Some(QueuePosition { place, eta, reason }) => {
+            let eta = eta.as_secs();
+            format!(": queued place={place} eta={eta}s ({reason})\n\n").into()
         }
         None => Bytes::from_static(b": waiting for the upstream\n\n"),
     }

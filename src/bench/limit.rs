@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 
-use pacegate_layers::pacing::{Fraction, Ledger, Window};
+use pacegate_layers::pacing::{Claim, ClaimFuture, Fraction, Ledger, Window};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -150,18 +150,30 @@ impl Ledger for PeriodQuota {
         Some(self.epoch + self.limit.per * now.saturating_add(later))
     }
 
-    fn record(&self) {
+    fn claim(&self, share: Fraction) -> ClaimFuture {
+        if let Some(slot) = self.next_slot(0, share) {
+            return ClaimFuture::ready(Ok(Claim::Wait(slot)));
+        }
         let now = self.now();
         let mut spent = self.spent.lock();
         *spent = match *spent {
             (latest, spent) if latest == now => (now, spent + 1),
             _ => (now, 1),
         };
+        ClaimFuture::ready(Ok(Claim::Granted))
+    }
+
+    // A claim is decided at once, in the poll in which its request leaves.
+    fn left(&self) {}
+
+    fn undo(&self) {
+        self.spent.lock().1 -= 1;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use tokio::time::advance;
 
     use super::*;
@@ -196,8 +208,10 @@ mod tests {
         let quota = two_a_minute(Span::Calendar).quota(epoch);
         advance(Duration::from_secs(10)).await;
         assert_eq!(quota.next_slot(1, Fraction::WHOLE), None);
-        quota.record();
-        quota.record();
+        for _ in 0..2 {
+            let claim = quota.claim(Fraction::WHOLE).now_or_never().unwrap();
+            assert_eq!(claim.unwrap(), Claim::Granted);
+        }
         let minute = |number: u64| Some(epoch + Duration::from_secs(60 * number));
         assert_eq!(quota.next_slot(0, Fraction::WHOLE), minute(1));
         assert_eq!(quota.next_slot(2, Fraction::WHOLE), minute(2));

@@ -137,6 +137,14 @@ impl Counter {
         }
     }
 
+    /// The request recorded last does not leave.
+    pub(super) fn undo(&mut self) {
+        match &mut self.kind {
+            CounterKind::Calendar(counter) => counter.used = counter.used.saturating_sub(1),
+            CounterKind::Rolling { rolling, .. } => rolling.undo(),
+        }
+    }
+
     /// Refunds the dispatch made at `spent`, which is `at` in monotonic time, if this quota
     /// refunds.
     pub(super) fn refund(&mut self, at: Millis, spent: Instant, now: &Now) {

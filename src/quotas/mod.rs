@@ -24,7 +24,7 @@
 
 use std::{fmt, io, path::Path, time::SystemTime};
 
-use pacegate_layers::pacing::{Fraction, Ledger};
+use pacegate_layers::pacing::{Claim, ClaimFuture, Fraction, Ledger};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 use tracing::warn;
@@ -251,21 +251,9 @@ impl QuotaLedger {
     fn lock(&self) -> MutexGuard<'_, LedgerState> {
         self.0.lock()
     }
-}
 
-impl Ledger for QuotaLedger {
-    fn next_slot(&self, ahead: usize, share: Fraction) -> Option<Instant> {
-        let mut state = self.lock();
-        let now = state.clock.now();
-        let waits = state
-            .counters
-            .iter_mut()
-            .filter_map(|counter| counter.wait(ahead, share, &now));
-        Some(now.instant + waits.max()?)
-    }
-
-    /// Blocks until the counts are on disk.
-    fn record(&self) {
+    /// Counts a dispatch, whether there is a slot or not. Blocks until the counts are on disk.
+    fn count(&self) {
         let mut state = self.lock();
         let now = state.clock.now();
         let LedgerState {
@@ -281,7 +269,32 @@ impl Ledger for QuotaLedger {
             }
         }
         state.save();
-        // The request leaves only now, and the upstream counts it from its arrival.
+    }
+}
+
+impl Ledger for QuotaLedger {
+    fn next_slot(&self, ahead: usize, share: Fraction) -> Option<Instant> {
+        let mut state = self.lock();
+        let now = state.clock.now();
+        let waits = state
+            .counters
+            .iter_mut()
+            .filter_map(|counter| counter.wait(ahead, share, &now));
+        Some(now.instant + waits.max()?)
+    }
+
+    /// Blocks until the counts are on disk.
+    fn claim(&self, share: Fraction) -> ClaimFuture {
+        if let Some(slot) = self.next_slot(0, share) {
+            return ClaimFuture::ready(Ok(Claim::Wait(slot)));
+        }
+        self.count();
+        ClaimFuture::ready(Ok(Claim::Granted))
+    }
+
+    fn left(&self) {
+        // The upstream counts a request from its arrival.
+        let mut state = self.lock();
         let now = state.clock.now();
         for counter in &mut state.counters {
             counter.dispatched(&now);
@@ -289,7 +302,16 @@ impl Ledger for QuotaLedger {
     }
 
     /// Blocks until the counts are on disk.
-    fn refund(&self, spent: Instant) {
+    fn undo(&self) {
+        let mut state = self.lock();
+        for counter in &mut state.counters {
+            counter.undo();
+        }
+        state.save();
+    }
+
+    /// Blocks until the counts are on disk.
+    fn unsent(&self, spent: Instant) {
         let mut state = self.lock();
         let now = state.clock.now();
         let at = state.clock.at(spent);

@@ -117,6 +117,17 @@ impl RollingCounter {
         }
     }
 
+    /// Removes the latest dispatch.
+    pub(super) fn undo(&mut self) {
+        if let Some(newest) = self.buckets.back_mut() {
+            self.used -= 1;
+            newest.count -= 1;
+            if newest.count == 0 {
+                self.buckets.pop_back();
+            }
+        }
+    }
+
     /// Removes one dispatch that was recorded at `at`, or a little later in a shared bucket.
     pub(super) fn refund(&mut self, at: Millis, now: Millis) {
         self.used(now);

@@ -365,7 +365,8 @@ mod tests {
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         assert_eq!(
             text(response).await,
-            ": queued place=1 eta=20s\n\n: queued place=1 eta=5s\n\ndata: upstream\n\n"
+            ": queued place=1 eta=20s (requests are spaced out)\n\n: queued place=1 eta=5s (requests \
+             are spaced out)\n\ndata: upstream\n\n"
         );
     }
 

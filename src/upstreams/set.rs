@@ -190,8 +190,10 @@ mod tests {
     }
 
     fn record(pipeline: &Pipeline) {
-        use pacegate_layers::pacing::Ledger as _;
-        pipeline.quotas.as_ref().unwrap().record();
+        use pacegate_layers::pacing::{Fraction, Ledger as _};
+        let quotas = pipeline.quotas.as_ref().unwrap();
+        let _decision = quotas.claim(Fraction::WHOLE);
+        quotas.left();
     }
 
     fn usage(pipeline: &Pipeline) -> (usize, usize) {

@@ -9,7 +9,7 @@ use std::{
 
 use jiff::{Timestamp, ToSpan, civil::Date, tz::TimeZone};
 use pacegate::wall_clock::WallClock;
-use pacegate_layers::pacing::{Fraction, Ledger};
+use pacegate_layers::pacing::{Claim, ClaimFuture, Fraction, Ledger};
 use tokio::time::Instant;
 
 /// Counts by what the wall clock shows.
@@ -105,12 +105,22 @@ impl Ledger for Wrong {
         Some(Instant::now() + wait)
     }
 
-    fn record(&self) {
+    fn claim(&self, share: Fraction) -> ClaimFuture {
+        if let Some(slot) = self.next_slot(0, share) {
+            return ClaimFuture::ready(Ok(Claim::Wait(slot)));
+        }
         let now = (Instant::now(), (self.wall)());
         self.spent.lock().unwrap().at.push(now);
+        ClaimFuture::ready(Ok(Claim::Granted))
     }
 
-    fn refund(&self, spent: Instant) {
+    fn left(&self) {}
+
+    fn undo(&self) {
+        self.spent.lock().unwrap().at.pop();
+    }
+
+    fn unsent(&self, spent: Instant) {
         if !matches!(self.way, Way::WallWindow(per) if per < HOUR) {
             let mut known = self.spent.lock().unwrap();
             if let Some(index) = known.at.iter().position(|(at, _)| *at == spent) {

@@ -10,7 +10,7 @@ use std::{num::NonZeroUsize, time::Duration};
 
 use tokio::time::Instant;
 
-use super::feedback::Recovery;
+use super::{feedback::Recovery, ledger::SavedState};
 
 /// What the upstream has asked for.
 #[derive(Debug, Default)]
@@ -40,16 +40,44 @@ const CAUTION: Duration = Duration::from_secs(5 * 60);
 const SHRINK_FROM: u32 = 2;
 
 impl Backpressure {
+    /// Continues what an earlier process was told.
+    pub(super) fn restore(&mut self, saved: &SavedState) {
+        self.closed = saved
+            .closed_until
+            .map(|until| Closed { until, probe: None });
+        self.exhausted_until = saved.exhausted_until;
+        self.shrunk_until = saved.shrunk_until;
+        self.ramping_until = saved.ramping_until;
+        self.halved_until = saved.halved_until;
+    }
+
+    /// What a later process has to know; `last_left` is the gap's.
+    pub(super) fn saved(&self, last_left: Option<Instant>) -> SavedState {
+        SavedState {
+            last_left,
+            closed_until: self.until(),
+            exhausted_until: self.exhausted_until,
+            shrunk_until: self.shrunk_until,
+            ramping_until: self.ramping_until,
+            halved_until: self.halved_until,
+        }
+    }
+
+    /// Another key is used from now on: what the upstream said of the earlier one does not hold.
+    pub(super) fn forget_refusals(&mut self) {
+        self.closed = None;
+        self.exhausted_until = None;
+        self.consecutive = 0;
+    }
+
     /// The earliest instant for the next dispatch.
     pub(super) fn until(&self) -> Option<Instant> {
         self.closed.as_ref().map(|closed| closed.until)
     }
 
-    /// Whether the others wait for the response to a probe.
-    pub(super) fn is_probing(&self) -> bool {
-        self.closed
-            .as_ref()
-            .is_some_and(|closed| closed.probe.is_some())
+    /// The dispatch whose response the others wait for.
+    pub(super) fn probe(&self) -> Option<u64> {
+        self.closed.as_ref()?.probe
     }
 
     pub(super) fn shrunk_until(&self, now: Instant) -> Option<Instant> {
@@ -80,7 +108,7 @@ impl Backpressure {
         }
     }
 
-    /// `dispatch_id` got a response that is no refusal. True if that opens the gate.
+    /// `dispatch_id` got a response that is no refusal. True if the others waited for it.
     pub(super) fn accepted(&mut self, dispatch_id: Option<u64>) -> bool {
         if !self.is_probe(dispatch_id) {
             return false;
@@ -91,7 +119,7 @@ impl Backpressure {
             // A late refusal of an earlier request asks for more time, although the probe
             // succeeded.
             closed.probe = None;
-            return false;
+            return true;
         }
         self.closed = None;
         self.consecutive = 0;
@@ -135,7 +163,7 @@ impl Backpressure {
     }
 
     fn is_probe(&self, dispatch_id: Option<u64>) -> bool {
-        let probe = self.closed.as_ref().and_then(|closed| closed.probe);
+        let probe = self.probe();
         probe.is_some() && probe == dispatch_id
     }
 }

@@ -15,6 +15,7 @@ use super::{
 pub(super) struct Gap {
     interval: Interval,
     not_before: Instant,
+    last: Option<Instant>,
     /// The latest dispatches, as many as decide whether to use the busy jitter.
     recent: VecDeque<Instant>,
     rng: StdRng,
@@ -28,6 +29,7 @@ impl Gap {
         Self {
             interval: Interval::new(pacing.min_interval),
             not_before: Instant::now(),
+            last: None,
             recent: VecDeque::new(),
             rng,
         }
@@ -35,6 +37,29 @@ impl Gap {
 
     pub(super) fn not_before(&self) -> Instant {
         self.not_before
+    }
+
+    /// When the latest request left.
+    pub(super) fn last(&self) -> Option<Instant> {
+        self.last
+    }
+
+    /// A request has left at `last`, before this process began.
+    pub(super) fn continue_from(&mut self, pacing: &Pacing, is_ramping: bool, last: Instant) {
+        self.dispatched(pacing, is_ramping, last);
+    }
+
+    /// The pacing changes from `old` to `new`: draws the current gap anew.
+    pub(super) fn change(&mut self, old: &Pacing, new: &Pacing, is_ramping: bool) {
+        if old.min_interval != new.min_interval {
+            self.interval = Interval::new(new.min_interval);
+        }
+        let same = old.min_interval == new.min_interval
+            && old.jitter == new.jitter
+            && old.busy == new.busy;
+        if !same && let Some(last) = self.last {
+            self.draw(new, is_ramping, last);
+        }
     }
 
     /// Takes the cell of the minimum interval, or returns when there will be one.
@@ -56,19 +81,26 @@ impl Gap {
 
     /// A request is being dispatched: draws the gap to the next.
     pub(super) fn dispatched(&mut self, pacing: &Pacing, is_ramping: bool, now: Instant) {
+        self.last = Some(now);
+        if let Some(busy) = &pacing.busy {
+            self.recent.push_back(now);
+            while self.recent.len() > busy.from.get() {
+                self.recent.pop_front();
+            }
+        }
+        self.draw(pacing, is_ramping, now);
+    }
+
+    fn draw(&mut self, pacing: &Pacing, is_ramping: bool, last: Instant) {
         let jitter = match &pacing.busy {
-            Some(busy) if self.is_busy(busy, now) => busy.jitter.clone(),
+            Some(busy) if self.is_busy(busy, last) => busy.jitter.clone(),
             _ => pacing.jitter.clone(),
         };
         let gap: Duration = pacing.min_interval + self.rng.random_range(jitter);
-        self.not_before = now + if is_ramping { gap * RAMP } else { gap };
+        self.not_before = last + if is_ramping { gap * RAMP } else { gap };
     }
 
-    fn is_busy(&mut self, busy: &Busy, now: Instant) -> bool {
-        self.recent.push_back(now);
-        if self.recent.len() > busy.from.get() {
-            self.recent.pop_front();
-        }
-        self.recent.len() == busy.from.get() && now.duration_since(self.recent[0]) < busy.within
+    fn is_busy(&self, busy: &Busy, now: Instant) -> bool {
+        self.recent.len() >= busy.from.get() && now.duration_since(self.recent[0]) < busy.within
     }
 }

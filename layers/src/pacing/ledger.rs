@@ -1,6 +1,14 @@
 //! Rates: the interval, kept by governor, and quotas over longer times.
 
-use std::{collections::VecDeque, fmt, num::NonZeroUsize, time::Duration};
+use std::{
+    collections::VecDeque,
+    fmt,
+    future::Future,
+    num::NonZeroUsize,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use governor::{
     RateLimiter,
@@ -11,23 +19,84 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::clock::{ClockInstant, TokioClock};
+use crate::error::BoxError;
 
-/// A number of dispatches in some time. The gate calls it under its own lock, one call at a time.
+/// Counts dispatches against the limits of an account.
+///
+/// A gate has at most one claim under way at a time, and calls [`left`](Self::left) or
+/// [`undo`](Self::undo) for a granted one before it claims again. It calls all methods under its own
+/// lock, so none of them may block; what takes time goes into the future of a claim, which is polled
+/// without the lock.
 pub trait Ledger: fmt::Debug + Send + Sync {
-    /// The earliest instant for a dispatch that has `ahead` others before it, if only `fraction` of
-    /// the limit may be used; `None` is at once.
-    fn next_slot(&self, ahead: usize, fraction: Fraction) -> Option<Instant>;
+    /// Takes a slot for a request that is about to leave, if only `fraction` of the limit may be
+    /// used. A granted slot counts from then on.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future before it is ready takes no slot.
+    fn claim(&self, fraction: Fraction) -> ClaimFuture;
 
-    /// A request is being dispatched, and leaves when this returns. Called in the poll that calls
-    /// the inner service.
-    fn record(&self);
+    /// The request of the latest granted claim leaves now.
+    fn left(&self);
 
-    /// The dispatch at `dispatched` never reached the upstream, so the upstream has not counted it.
-    /// A quota that only the upstream counts takes it back. A quota that also limits the rate keeps
-    /// it, and so does a quota whose period has changed since.
-    fn refund(&self, dispatched: Instant) {
+    /// The request of the latest granted claim does not leave: its slot is free again.
+    fn undo(&self);
+
+    /// The request that left at `dispatched` never reached the upstream, so the upstream has not
+    /// counted it. A quota that only the upstream counts takes it back. A quota that also limits the
+    /// rate keeps it, and so does a quota whose period has changed since.
+    fn unsent(&self, dispatched: Instant) {
         let _ignored = dispatched;
     }
+
+    /// The earliest instant for a dispatch that has `ahead` others before it, if only `fraction` of
+    /// the limit may be used; `None` is at once. An estimate: [`claim`](Self::claim) decides.
+    fn next_slot(&self, ahead: usize, fraction: Fraction) -> Option<Instant>;
+
+    /// The gate's state that has to outlive the process has changed. A ledger that stores nothing
+    /// ignores it.
+    fn remember(&self, state: SavedState) {
+        let _ignored = state;
+    }
+}
+
+/// The decision of a [`Ledger`] about a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// The request may leave.
+    Granted,
+    /// No slot is free before then.
+    Wait(Instant),
+}
+
+/// The future of a claim: usually ready at once, sometimes a wait for a disk or another machine.
+///
+/// # Errors
+///
+/// The ledger cannot count, so the request must not leave.
+#[must_use = "futures do nothing unless polled"]
+pub struct ClaimFuture(ClaimState);
+
+enum ClaimState {
+    Ready(Option<Result<Claim, BoxError>>),
+    Wait(Pin<Box<dyn Future<Output = Result<Claim, BoxError>> + Send>>),
+}
+
+/// What a gate has to know again after a restart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SavedState {
+    /// When the latest request left.
+    pub last_left: Option<Instant>,
+    /// Until when the upstream has closed the gate.
+    pub closed_until: Option<Instant>,
+    /// Until when the quota is exhausted, as the upstream says.
+    pub exhausted_until: Option<Instant>,
+    /// Until when ledgers are asked for a fraction of their limits.
+    pub shrunk_until: Option<Instant>,
+    /// Until when gaps are longer.
+    pub ramping_until: Option<Instant>,
+    /// Until when fewer requests may be in flight.
+    pub halved_until: Option<Instant>,
 }
 
 /// How much of a limit may be used: all of it, or less for a while after refusals.
@@ -53,6 +122,51 @@ pub struct Window {
 pub(super) struct Interval(
     Option<RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<ClockInstant>>>,
 );
+
+// === impl ClaimFuture ===
+
+impl ClaimFuture {
+    /// A future that is ready with `decision`.
+    pub fn ready(decision: Result<Claim, BoxError>) -> Self {
+        Self(ClaimState::Ready(Some(decision)))
+    }
+
+    /// A future that waits for `decision`.
+    pub fn wait(decision: impl Future<Output = Result<Claim, BoxError>> + Send + 'static) -> Self {
+        Self(ClaimState::Wait(Box::pin(decision)))
+    }
+
+    /// Takes the decision if it is there already; afterwards the future must not be polled.
+    pub(super) fn take_ready(&mut self) -> Option<Result<Claim, BoxError>> {
+        match &mut self.0 {
+            ClaimState::Ready(decision) => decision.take(),
+            ClaimState::Wait(_) => None,
+        }
+    }
+}
+
+impl Future for ClaimFuture {
+    type Output = Result<Claim, BoxError>;
+
+    /// # Panics
+    ///
+    /// If polled again after it was ready.
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            #[expect(clippy::expect_used, reason = "the contract of Future")]
+            ClaimState::Ready(decision) => {
+                Poll::Ready(decision.take().expect("polled after ready"))
+            }
+            ClaimState::Wait(decision) => decision.as_mut().poll(cx),
+        }
+    }
+}
+
+impl fmt::Debug for ClaimFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClaimFuture")
+    }
+}
 
 // === impl Fraction ===
 
@@ -111,8 +225,26 @@ impl Ledger for Window {
         Some(first.unwrap_or_else(Instant::now) + self.per.saturating_mul(rounds))
     }
 
-    fn record(&self) {
-        self.log().push_back(Instant::now());
+    fn claim(&self, fraction: Fraction) -> ClaimFuture {
+        let decision = match self.next_slot(0, fraction) {
+            Some(slot) => Claim::Wait(slot),
+            None => {
+                self.log().push_back(Instant::now());
+                Claim::Granted
+            }
+        };
+        ClaimFuture::ready(Ok(decision))
+    }
+
+    fn left(&self) {
+        // The request is counted from its departure, which a wait may separate from the claim.
+        if let Some(latest) = self.log().back_mut() {
+            *latest = Instant::now();
+        }
+    }
+
+    fn undo(&self) {
+        self.log().pop_back();
     }
 }
 
@@ -169,11 +301,28 @@ mod tests {
         )
     }
 
+    fn dispatch(window: &Window) {
+        let decision = window.claim(Fraction::WHOLE).take_ready().unwrap();
+        assert_eq!(decision.unwrap(), Claim::Granted);
+        window.left();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_that_is_undone_takes_no_slot() {
+        let window = window(1);
+        assert!(window.claim(Fraction::WHOLE).take_ready().is_some());
+        window.undo();
+        dispatch(&window);
+        let full = window.claim(Fraction::WHOLE).take_ready().unwrap();
+        let end = Instant::now() + Duration::from_secs(60);
+        assert_eq!(full.unwrap(), Claim::Wait(end));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_window_has_a_slot_when_the_oldest_dispatch_has_left_it() {
         let window = window(2);
         let start = Instant::now();
-        window.record();
+        dispatch(&window);
         advance(Duration::from_secs(10)).await;
         assert_eq!(window.next_slot(0, Fraction::WHOLE), None);
         assert_eq!(
@@ -181,7 +330,7 @@ mod tests {
             Some(start + Duration::from_secs(60)),
             "with one ahead it is full"
         );
-        window.record();
+        dispatch(&window);
         assert_eq!(
             window.next_slot(0, Fraction::WHOLE),
             Some(start + Duration::from_secs(60))
@@ -198,8 +347,8 @@ mod tests {
     async fn an_estimate_covers_future_dispatches() {
         let window = window(2);
         let start = Instant::now();
-        window.record();
-        window.record();
+        dispatch(&window);
+        dispatch(&window);
         let minutes = |ahead| {
             let at = window.next_slot(ahead, Fraction::WHOLE).unwrap();
             (at - start).as_secs() / 60
@@ -213,7 +362,7 @@ mod tests {
         assert_eq!(Fraction::SHRUNK.of(NonZeroUsize::MIN), 1);
         let window = window(10);
         for _ in 0..7 {
-            window.record();
+            dispatch(&window);
         }
         assert_eq!(window.next_slot(0, Fraction::WHOLE), None);
         assert!(window.next_slot(0, Fraction::SHRUNK).is_some());

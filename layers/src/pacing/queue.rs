@@ -1,10 +1,13 @@
-//! The order of waiting requests.
+//! The order of waiting requests, and how far each has prepared.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque, btree_map},
     sync::Arc,
     task::Waker,
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 use crate::context::Session;
 
@@ -42,24 +45,71 @@ enum Lane {
     Child(Arc<str>),
 }
 
+/// How far a waiting request has prepared to leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Its turn is too far away to prepare.
+    Queued,
+    /// May prepare, and has not been polled since: it may be ready at once.
+    Invited,
+    /// Gets a connection and a token.
+    Preparing,
+    /// Can leave at once.
+    Ready,
+    /// Would wait for too long: that long from now on.
+    TooLong(Duration),
+}
+
 /// Waiting requests. The first one is found without a search; leaving costs at most the number of
 /// sessions.
 #[derive(Debug)]
 pub(super) struct Queue {
     order: Order,
-    retries: Waiters,
+    retries: Entries,
     sessions: HashMap<Arc<str>, Lanes>,
     /// Sessions with a waiting request, in the order of their turns.
     turns: VecDeque<Arc<str>>,
     len: usize,
+    preparing: usize,
+    ready: usize,
 }
 
-type Waiters = BTreeMap<Position, Option<Waker>>;
+type Entries = BTreeMap<Position, Entry>;
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) since: Instant,
+    pub(super) stage: Stage,
+    stage_since: Instant,
+    waker: Option<Waker>,
+}
 
 #[derive(Debug, Default)]
 struct Lanes {
-    own: Waiters,
-    children: Waiters,
+    own: Entries,
+    children: Entries,
+}
+
+/// Iterates over entries in the order in which they leave.
+struct InOrder<'a> {
+    retries: EntryIter<'a>,
+    sessions: VecDeque<SessionIter<'a>>,
+}
+
+struct SessionIter<'a> {
+    turn: &'a Arc<str>,
+    own: EntryIter<'a>,
+    children: EntryIter<'a>,
+}
+
+type EntryIter<'a> = btree_map::Iter<'a, Position, Entry>;
+
+/// An entry and where it is. Without a turn it is a retry.
+pub(super) struct Located<'a> {
+    position: &'a Position,
+    pub(super) entry: &'a Entry,
+    turn: Option<&'a Arc<str>>,
+    is_child: bool,
 }
 
 // === impl Queue ===
@@ -68,11 +118,18 @@ impl Queue {
     pub(super) fn new(order: Order) -> Self {
         Self {
             order,
-            retries: Waiters::new(),
+            retries: Entries::new(),
             sessions: HashMap::new(),
             turns: VecDeque::new(),
             len: 0,
+            preparing: 0,
+            ready: 0,
         }
+    }
+
+    /// Orders newcomers by `order`; who waits keeps its place.
+    pub(super) fn set_order(&mut self, order: Order) {
+        self.order = order;
     }
 
     /// Adds a waiter at the end of its session's lane, or before all others if it is a retry.
@@ -81,6 +138,7 @@ impl Queue {
         position: Position,
         session: Option<&Session>,
         is_retry: bool,
+        now: Instant,
     ) -> Waiter {
         let lane = if is_retry {
             Lane::Retry
@@ -88,16 +146,22 @@ impl Queue {
             self.lane(session)
         };
         self.len += 1;
+        let entry = Entry {
+            since: now,
+            stage: Stage::Queued,
+            stage_since: now,
+            waker: None,
+        };
         match &lane {
             Lane::Retry => {
-                self.retries.insert(position, None);
+                self.retries.insert(position, entry);
             }
             Lane::Own(turn) | Lane::Child(turn) => {
                 let lanes = self.sessions.entry(Arc::clone(turn)).or_default();
                 if lanes.is_empty() {
                     self.turns.push_back(Arc::clone(turn));
                 }
-                lanes.of_mut(&lane).insert(position, None);
+                lanes.of_mut(&lane).insert(position, entry);
             }
         }
         Waiter { position, lane }
@@ -106,15 +170,19 @@ impl Queue {
     /// Removes a waiter that has been served; its session's next turn comes after the others'.
     pub(super) fn serve(&mut self, waiter: &Waiter) {
         if let Lane::Own(turn) | Lane::Child(turn) = &waiter.lane
-            && self.turns.front() == Some(turn)
+            && let Some(at) = self.turns.iter().position(|waiting| waiting == turn)
+            && let Some(served) = self.turns.remove(at)
         {
-            self.turns.rotate_left(1);
+            self.turns.push_back(served);
         }
         self.leave(waiter);
     }
 
     /// Removes a waiter that gave up.
     pub(super) fn leave(&mut self, waiter: &Waiter) {
+        if let Some(entry) = self.entry(waiter) {
+            self.recount(entry.stage, Stage::Queued);
+        }
         self.len -= 1;
         let (Lane::Own(turn) | Lane::Child(turn)) = &waiter.lane else {
             self.retries.remove(&waiter.position);
@@ -131,32 +199,125 @@ impl Queue {
     }
 
     pub(super) fn set_waker(&mut self, waiter: &Waiter, waker: &Waker) {
-        let waiters = match &waiter.lane {
-            Lane::Retry => Some(&mut self.retries),
-            Lane::Own(turn) | Lane::Child(turn) => self
-                .sessions
-                .get_mut(turn)
-                .map(|lanes| lanes.of_mut(&waiter.lane)),
-        };
-        match waiters.and_then(|waiters| waiters.get_mut(&waiter.position)) {
+        match self.entry_mut(waiter).map(|entry| &mut entry.waker) {
             Some(Some(stored)) if stored.will_wake(waker) => {}
             Some(slot) => *slot = Some(waker.clone()),
             None => {}
         }
     }
 
+    pub(super) fn entry(&self, waiter: &Waiter) -> Option<&Entry> {
+        let entries = match &waiter.lane {
+            Lane::Retry => &self.retries,
+            Lane::Own(turn) | Lane::Child(turn) => self.sessions.get(turn)?.of(&waiter.lane),
+        };
+        entries.get(&waiter.position)
+    }
+
+    pub(super) fn set_stage(&mut self, waiter: &Waiter, stage: Stage, now: Instant) {
+        let Some(entry) = self.entry_mut(waiter) else {
+            return;
+        };
+        let previous = std::mem::replace(&mut entry.stage, stage);
+        if previous != stage {
+            entry.stage_since = now;
+        }
+        self.recount(previous, stage);
+    }
+
     pub(super) fn len(&self) -> usize {
         self.len
     }
 
-    pub(super) fn is_first(&self, position: Position) -> bool {
-        self.first().is_some_and(|(first, _)| *first == position)
+    /// How many have been preparing since `instant` or longer.
+    pub(super) fn preparing_since(&self, instant: Instant) -> usize {
+        if self.preparing == 0 {
+            return 0;
+        }
+        let prepares = |stage| matches!(stage, Stage::Invited | Stage::Preparing);
+        self.in_order()
+            .filter(|waiting| prepares(waiting.entry.stage))
+            .take(self.preparing)
+            .filter(|waiting| waiting.entry.stage_since <= instant)
+            .count()
     }
 
-    pub(super) fn wake_first(&self) {
-        if let Some((_, Some(waker))) = self.first() {
-            waker.wake_by_ref();
+    /// Whether some wait whose turn was too far away to prepare.
+    pub(super) fn has_queued(&self) -> bool {
+        self.preparing + self.ready < self.len
+    }
+
+    /// Whether `waiter`, which is ready, is the first that is, or may be.
+    pub(super) fn is_candidate(&self, waiter: &Waiter) -> bool {
+        self.candidate()
+            .is_some_and(|first| *first.position == waiter.position)
+    }
+
+    pub(super) fn wake_candidate(&self) {
+        if let Some(candidate) = self.candidate() {
+            candidate.entry.wake();
         }
+    }
+
+    pub(super) fn wake_all(&self) {
+        self.in_order().for_each(|waiting| waiting.entry.wake());
+    }
+
+    /// Lets the queued ones prepare that are among the first `most`, or before one that prepares
+    /// already, and wakes them.
+    pub(super) fn invite(&mut self, most: usize, now: Instant) {
+        let mut prepared = self.preparing + self.ready;
+        let mut invited = Vec::new();
+        for (ahead, waiting) in self.in_order().enumerate() {
+            if ahead >= most && prepared == 0 {
+                break;
+            }
+            match waiting.entry.stage {
+                Stage::Queued => invited.push(waiting.to_waiter()),
+                Stage::Invited | Stage::Preparing | Stage::Ready => prepared -= 1,
+                Stage::TooLong(_) => {}
+            }
+        }
+        self.move_to(&invited, Stage::Invited, now);
+    }
+
+    /// Wakes the first `most`, who may have become near to their turns.
+    pub(super) fn wake_first(&self, most: usize) {
+        let first = self.in_order().take(most);
+        first.for_each(|waiting| waiting.entry.wake());
+    }
+
+    /// Puts all back that prepare or are ready, and wakes them.
+    pub(super) fn uninvite(&mut self, now: Instant) {
+        if self.preparing + self.ready == 0 {
+            return;
+        }
+        let prepared: Vec<_> = self
+            .in_order()
+            .filter(|waiting| {
+                use Stage::{Invited, Preparing, Ready};
+                matches!(waiting.entry.stage, Invited | Preparing | Ready)
+            })
+            .map(|waiting| waiting.to_waiter())
+            .collect();
+        self.move_to(&prepared, Stage::Queued, now);
+    }
+
+    /// Sets the stage of `waiters` and wakes them.
+    pub(super) fn move_to(&mut self, waiters: &[Waiter], stage: Stage, now: Instant) {
+        for waiter in waiters {
+            self.set_stage(waiter, stage, now);
+            if let Some(entry) = self.entry(waiter) {
+                entry.wake();
+            }
+        }
+    }
+
+    /// How many waiters are served before `waiter`, if fewer than `most` are.
+    pub(super) fn ahead_within(&self, waiter: &Waiter, most: usize) -> Option<usize> {
+        self.in_order()
+            .take(most)
+            .position(|waiting| *waiting.position == waiter.position)
     }
 
     /// How many waiters are served before a new request of `session`.
@@ -174,15 +335,8 @@ impl Queue {
 
     /// How many waiters are served before the one with `sequence`.
     pub(super) fn ahead_of(&self, sequence: u64) -> Option<usize> {
-        let position = |waiters: &Waiters| waiters.keys().position(|p| p.sequence == sequence);
-        if let Some(before) = position(&self.retries) {
-            return Some(before);
-        }
-        self.sessions.iter().find_map(|(turn, lanes)| {
-            let own = position(&lanes.own);
-            let before = own.or_else(|| Some(lanes.own.len() + position(&lanes.children)?))?;
-            Some(self.retries.len() + self.before_in_turns(turn, before))
-        })
+        self.in_order()
+            .position(|waiting| waiting.position.sequence == sequence)
     }
 
     /// With `before` waiters of its own session ahead, how many waiters of all sessions are.
@@ -204,10 +358,50 @@ impl Queue {
         before + others
     }
 
-    fn first(&self) -> Option<(&Position, &Option<Waker>)> {
-        self.retries
-            .first_key_value()
-            .or_else(|| self.sessions.get(self.turns.front()?)?.first())
+    /// All waiters in the order in which they are served, if all are ready.
+    pub(super) fn in_order(&self) -> impl Iterator<Item = Located<'_>> {
+        let sessions = self.turns.iter().filter_map(|turn| {
+            let lanes = self.sessions.get(turn)?;
+            Some(SessionIter {
+                turn,
+                own: lanes.own.iter(),
+                children: lanes.children.iter(),
+            })
+        });
+        InOrder {
+            retries: self.retries.iter(),
+            sessions: sessions.collect(),
+        }
+    }
+
+    fn candidate(&self) -> Option<Located<'_>> {
+        if self.ready + self.preparing == 0 {
+            return None;
+        }
+        self.in_order()
+            .find(|waiting| matches!(waiting.entry.stage, Stage::Invited | Stage::Ready))
+    }
+
+    fn recount(&mut self, previous: Stage, now: Stage) {
+        let count = |stage| {
+            (
+                usize::from(matches!(stage, Stage::Invited | Stage::Preparing)),
+                usize::from(stage == Stage::Ready),
+            )
+        };
+        let (before, after) = (count(previous), count(now));
+        self.preparing = self.preparing + after.0 - before.0;
+        self.ready = self.ready + after.1 - before.1;
+    }
+
+    fn entry_mut(&mut self, waiter: &Waiter) -> Option<&mut Entry> {
+        let entries = match &waiter.lane {
+            Lane::Retry => &mut self.retries,
+            Lane::Own(turn) | Lane::Child(turn) => {
+                self.sessions.get_mut(turn)?.of_mut(&waiter.lane)
+            }
+        };
+        entries.get_mut(&waiter.position)
     }
 
     fn lane(&self, session: Option<&Session>) -> Lane {
@@ -221,20 +415,100 @@ impl Queue {
     }
 }
 
+// === impl InOrder ===
+
+impl<'a> Iterator for InOrder<'a> {
+    type Item = Located<'a>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some((position, entry)) = self.retries.next() {
+            return Some(Located {
+                position,
+                entry,
+                turn: None,
+                is_child: false,
+            });
+        }
+        loop {
+            let mut session = self.sessions.pop_front()?;
+            if let Some(next) = session.next() {
+                self.sessions.push_back(session);
+                return Some(next);
+            }
+        }
+    }
+}
+
+// === impl SessionIter ===
+
+impl<'a> Iterator for SessionIter<'a> {
+    type Item = Located<'a>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (next, is_child) = match self.own.next() {
+            Some(own) => (own, false),
+            None => (self.children.next()?, true),
+        };
+        Some(Located {
+            position: next.0,
+            entry: next.1,
+            turn: Some(self.turn),
+            is_child,
+        })
+    }
+}
+
+// === impl Located ===
+
+impl Located<'_> {
+    /// Whether the request has been here before.
+    pub(super) fn is_retry(&self) -> bool {
+        self.turn.is_none()
+    }
+
+    pub(super) fn to_waiter(&self) -> Waiter {
+        let lane = match self.turn.cloned() {
+            None => Lane::Retry,
+            Some(turn) if self.is_child => Lane::Child(turn),
+            Some(turn) => Lane::Own(turn),
+        };
+        Waiter {
+            position: *self.position,
+            lane,
+        }
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    /// When it has been in its stage for `time`, if that is after `now`.
+    pub(super) fn in_stage_for(&self, time: Duration, now: Instant) -> Option<Instant> {
+        Some(self.stage_since + time).filter(|instant| *instant > now)
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+}
+
 // === impl Lanes ===
 
 impl Lanes {
-    fn of_mut(&mut self, lane: &Lane) -> &mut Waiters {
+    fn of(&self, lane: &Lane) -> &Entries {
+        match lane {
+            Lane::Child(_) => &self.children,
+            _ => &self.own,
+        }
+    }
+
+    fn of_mut(&mut self, lane: &Lane) -> &mut Entries {
         match lane {
             Lane::Child(_) => &mut self.children,
             _ => &mut self.own,
         }
-    }
-
-    fn first(&self) -> Option<(&Position, &Option<Waker>)> {
-        self.own
-            .first_key_value()
-            .or_else(|| self.children.first_key_value())
     }
 
     fn len(&self) -> usize {
@@ -256,7 +530,7 @@ mod tests {
         while queue.len() > 0 {
             let (name, waiter) = waiters
                 .iter()
-                .find(|(_, waiter)| queue.is_first(waiter.position))
+                .find(|(_, waiter)| queue.ahead_within(waiter, 1) == Some(0))
                 .unwrap();
             assert_eq!(queue.ahead_of(waiter.position.sequence), Some(0));
             queue.serve(waiter);
@@ -280,7 +554,7 @@ mod tests {
                     dispatch_id: number,
                 };
                 let ahead = queue.ahead_of_newcomer(session.as_ref());
-                let waiter = queue.enter(position, session.as_ref(), *is_retry);
+                let waiter = queue.enter(position, session.as_ref(), *is_retry, Instant::now());
                 if !is_retry {
                     assert_eq!(queue.ahead_of(number), Some(ahead), "{name}");
                 }
@@ -358,7 +632,7 @@ mod tests {
         );
         queue.leave(&waiters[0].1);
         assert_eq!(queue.len(), 1);
-        assert!(queue.is_first(waiters[1].1.position));
+        assert_eq!(queue.ahead_within(&waiters[1].1, 1), Some(0));
         queue.leave(&waiters[1].1);
         assert!(queue.sessions.is_empty() && queue.turns.is_empty());
     }

@@ -18,6 +18,7 @@ pub struct Pacing {
     pub(super) max_wait: Duration,
     pub(super) order: Order,
     pub(super) busy: Option<Busy>,
+    pub(super) prepare_within: Duration,
 }
 
 /// A shorter jitter for busy times: when requests are few, a long gap hardly matters; when they are
@@ -46,6 +47,9 @@ const MAX_QUEUE: usize = 128;
 /// OpenCode gives up on a silent proxy after 300 s; a minute is left for the response itself.
 const MAX_WAIT: Duration = Duration::from_secs(240);
 
+/// Long enough for a slow handshake, short enough that a connection does not idle for long.
+const PREPARE_WITHIN: Duration = Duration::from_secs(5);
+
 impl Pacing {
     /// No spacing, no limit on concurrency.
     pub fn new() -> Self {
@@ -58,6 +62,7 @@ impl Pacing {
             max_wait: MAX_WAIT,
             order: Order::default(),
             busy: None,
+            prepare_within: PREPARE_WITHIN,
         }
     }
 
@@ -123,6 +128,13 @@ impl Pacing {
     #[must_use]
     pub fn max_wait(mut self, longest: Duration) -> Self {
         self.max_wait = longest;
+        self
+    }
+
+    /// How long before its estimated turn a request begins to prepare; five seconds by default.
+    #[must_use]
+    pub fn prepare_within(mut self, ahead: Duration) -> Self {
+        self.prepare_within = ahead;
         self
     }
 

@@ -6,7 +6,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use tokio::{sync::Mutex, task::JoinSet, time::Instant};
 
 use super::*;
-use crate::{JitterThrottleLayer, context::RequestContext};
+use crate::{JitterThrottleLayer, context::RequestContext, error::BoxError};
 
 mod backpressure;
 mod bounds;
@@ -17,6 +17,7 @@ mod drain;
 mod gap;
 mod mixture;
 mod order;
+mod readiness;
 mod window;
 
 const MIN: Duration = Duration::from_secs(1);
@@ -36,6 +37,11 @@ fn gate(pacing: Pacing) -> Gate {
 /// The upstream refuses a request that was sent long ago.
 fn close(gate: &Gate, until: Instant) {
     gate.refused(&RequestContext::new(), until, Recovery::Same);
+}
+
+/// The refusal that a turn ended with.
+fn refusal(turn: Result<Permit, BoxError>) -> Refused {
+    *turn.unwrap_err().downcast().unwrap()
 }
 
 /// Sends `count` requests at once and returns which left when, in the order they left.

@@ -78,6 +78,12 @@ impl QuotaLedger {
         self.next_slot(0, Fraction::WHOLE).is_none()
     }
 
+    /// Dispatches a request, whether there is room or not.
+    fn record(&self) {
+        self.count();
+        self.left();
+    }
+
     /// Dispatches until there is no room, and returns how many that were.
     fn spend_all(&self) -> usize {
         let mut spent = 0;
@@ -220,7 +226,7 @@ async fn what_was_not_sent_is_given_back_where_only_the_upstream_counts() {
     ledger.record();
     advance(Duration::from_millis(1)).await;
     ledger.record();
-    ledger.refund(first);
+    ledger.unsent(first);
     assert_eq!(ledger.used(), [2, 1, 1]);
     drop(ledger);
     let ledger = machine.open(&quotas);
@@ -239,10 +245,10 @@ async fn nothing_is_given_back_to_a_day_that_did_not_pay() {
     ledger.record();
     advance(Duration::from_secs(2)).await;
     ledger.record();
-    ledger.refund(yesterday);
+    ledger.unsent(yesterday);
     assert_eq!(ledger.used(), [1]);
     advance(Duration::from_secs(1)).await;
-    ledger.refund(Instant::now());
+    ledger.unsent(Instant::now());
     assert_eq!(ledger.used(), [0]);
 }
 
@@ -256,7 +262,7 @@ async fn the_first_of_a_day_is_given_back_too() {
     assert!(ledger.has_room());
     let first = Instant::now();
     ledger.record();
-    ledger.refund(first);
+    ledger.unsent(first);
     assert_eq!(ledger.used(), [0]);
 }
 

@@ -23,9 +23,10 @@ proptest! {
                 let (ours, theirs) = (at(ledger.next_slot(ahead, Fraction::WHOLE)), at(exact.next_slot(ahead, Fraction::WHOLE)));
                 let late = ours.duration_since(theirs);
                 assert!(ours >= theirs && late <= Duration::from_millis(2), "{late:?}");
-                if theirs_has_room(&exact) {
+                if theirs_has_room(&exact) && ledger.has_room() {
                     ledger.record();
-                    exact.record();
+                    let _granted = exact.claim(Fraction::WHOLE);
+                    exact.left();
                 }
             }
         });

@@ -251,7 +251,11 @@ impl Watch<'_> {
     }
 
     fn sent_away(&mut self, request: usize, why: Refused) -> Result<(), Broken> {
-        self.waiting.remove(&request);
+        let waited = self
+            .waiting
+            .remove(&request)
+            .map(|wait| self.now - wait.since);
+        let waited = waited.unwrap_or_default();
         let others = self.waiting.len();
         let longest = self.scenario.max_wait;
         let (holds, what) = match why {
@@ -272,8 +276,8 @@ impl Watch<'_> {
                 )
             }
             Refused::WouldWaitTooLong { estimate } => (
-                estimate > longest,
-                format!("sent away before a wait of {estimate:?}"),
+                waited + estimate + TICK > longest,
+                format!("sent away after {waited:?}, before a wait of {estimate:?}"),
             ),
         };
         self.hold(Promise::Bound, holds, || what)

@@ -13,7 +13,7 @@ async fn a_full_queue_refuses_at_once_with_an_estimate_and_uses_no_slot() {
     for turn in &mut waiting {
         assert_pending!(turn.poll());
     }
-    let refused = gate.acquire(None).await.unwrap_err();
+    let refused = refusal(gate.acquire(None).await);
     assert_eq!(
         refused,
         Refused::QueueFull {
@@ -30,8 +30,8 @@ async fn a_queue_limit_of_zero_passes_only_requests_that_need_not_wait() {
     let gate = gate(Pacing::new().min_interval(MIN).max_queue(0));
     gate.acquire(None).await.unwrap();
     assert!(matches!(
-        gate.acquire(None).await,
-        Err(Refused::QueueFull { waiting: 0, .. })
+        refusal(gate.acquire(None).await),
+        Refused::QueueFull { waiting: 0, .. }
     ));
     advance(MIN).await;
     gate.acquire(None).await.unwrap();
@@ -42,7 +42,7 @@ async fn too_long_a_wait_is_refused_at_once() {
     let gate = gate(Pacing::new().max_wait(Duration::from_secs(5)));
     close(&gate, Instant::now() + Duration::from_secs(6));
     let before = Instant::now();
-    let refused = gate.acquire(None).await.unwrap_err();
+    let refused = refusal(gate.acquire(None).await);
     assert_eq!(
         refused,
         Refused::WouldWaitTooLong {
@@ -65,7 +65,11 @@ async fn reports_the_position_of_a_waiting_request() {
         let eta = MIN * u32::try_from(place).unwrap();
         assert_eq!(
             gate.queue_position(&context),
-            Some(QueuePosition { place, eta })
+            Some(QueuePosition {
+                place,
+                eta,
+                reason: WaitReason::Gap
+            })
         );
     }
     assert_eq!(gate.queue_position(&RequestContext::new()), None);

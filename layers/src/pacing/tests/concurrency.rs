@@ -6,7 +6,6 @@ use tokio_test::{assert_pending, assert_ready, task};
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::*;
-use crate::error::BoxError;
 
 #[tokio::test(start_paused = true)]
 async fn concurrency_is_held_until_the_permit_is_dropped() {

@@ -37,11 +37,18 @@ async fn an_unsent_request_is_refunded_in_the_ledger() {
             None
         }
 
-        fn record(&self) {
+        fn claim(&self, _fraction: Fraction) -> ClaimFuture {
             self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            ClaimFuture::ready(Ok(Claim::Granted))
         }
 
-        fn refund(&self, _dispatched: Instant) {
+        fn left(&self) {}
+
+        fn undo(&self) {
+            self.0.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        }
+
+        fn unsent(&self, _dispatched: Instant) {
             self.0.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
         }
     }

@@ -19,7 +19,7 @@ async fn every_waiter_is_refused_at_once() {
     let start = Instant::now();
     gate.drain();
     for waiter in waiters {
-        assert_eq!(waiter.await.unwrap_err(), Refused::Draining);
+        assert_eq!(refusal(waiter.await), Refused::Draining);
     }
     assert_eq!(start.elapsed(), Duration::ZERO);
     assert_eq!(gate.waiting(), 0);
@@ -32,7 +32,7 @@ async fn a_retry_that_has_to_queue_is_refused() {
     drop(gate.acquire(Some(context.clone())).await.unwrap());
     gate.drain();
     let again = gate.acquire(Some(context)).await;
-    assert_eq!(again.unwrap_err(), Refused::Draining);
+    assert_eq!(refusal(again), Refused::Draining);
 }
 
 #[tokio::test(start_paused = true)]
