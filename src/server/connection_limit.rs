@@ -11,8 +11,9 @@ use parking_lot::Mutex;
 
 use super::connection::Connection;
 
-/// Connections over the limit that are accepted to send 503. Any further one is closed at once.
-const SPARE: usize = 64;
+/// The most connections over the limit that are accepted to send 503. There are never more than
+/// the limit itself, and any further connection is closed at once.
+pub(crate) const MOST_SPARE: usize = 64;
 
 /// All open connections.
 #[derive(Clone, Debug, Default)]
@@ -43,7 +44,7 @@ impl ConnectionLimit {
         {
             victim.evict();
         }
-        if all.len() >= most.saturating_add(SPARE) {
+        if all.len() >= most.saturating_add(most.min(MOST_SPARE)) {
             return None;
         }
         if all.len() >= most {
@@ -113,18 +114,21 @@ mod tests {
 
     #[test]
     fn a_connection_over_a_busy_limit_is_accepted_for_a_503() {
-        let (limit, all) = (ConnectionLimit::default(), connections(2 + SPARE + 1));
-        let _busy: Vec<_> = all.iter().map(Connection::begin_response).collect();
-        let slots = enter(&limit, &all, 2);
-        assert_eq!(slots.iter().filter(|it| it.is_some()).count(), 2 + SPARE);
-        assert!(slots.last().unwrap().is_none());
-        let over_limit = all.iter().filter(|it| it.is_over_limit()).count();
-        assert_eq!(over_limit, SPARE);
-        assert!(
-            all.iter().all(|it| !it.is_evicted()),
-            "a busy one was evicted"
-        );
-        drop(slots);
-        assert!(limit.0.lock().is_empty());
+        for (most, spare) in [(2, 2), (100, MOST_SPARE)] {
+            let (limit, all) = (ConnectionLimit::default(), connections(most + spare + 1));
+            let _busy: Vec<_> = all.iter().map(Connection::begin_response).collect();
+            let slots = enter(&limit, &all, most);
+            let accepted = slots.iter().filter(|it| it.is_some()).count();
+            assert_eq!(accepted, most + spare);
+            assert!(slots.last().unwrap().is_none());
+            let over_limit = all.iter().filter(|it| it.is_over_limit()).count();
+            assert_eq!(over_limit, spare);
+            assert!(
+                all.iter().all(|it| !it.is_evicted()),
+                "a busy one was evicted"
+            );
+            drop(slots);
+            assert!(limit.0.lock().is_empty());
+        }
     }
 }

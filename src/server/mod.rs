@@ -35,7 +35,10 @@ use tower::Service;
 use tracing::{debug, info, warn};
 
 pub(crate) use self::{
-    connection::Connection, connection_limit::AtCapacity, listener::Listener, tls::server_config,
+    connection::Connection,
+    connection_limit::{AtCapacity, MOST_SPARE},
+    listener::Listener,
+    tls::server_config,
 };
 pub use self::{listener::BindError, tls::ListenTlsError};
 

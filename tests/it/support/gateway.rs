@@ -43,7 +43,19 @@ impl Gateway {
     /// Starts with `config`, whose relative paths are those of `folder`. Where it says nothing of
     /// `listen`, any free port is taken; where of `log`, all of it is.
     pub(crate) fn start_in(folder: TempDir, config: &str) -> Self {
-        let mut child = serve(folder.path(), config)
+        let command = serve(folder.path(), config);
+        Self::spawn(folder, command)
+    }
+
+    /// Starts with `config` as a process that may open so many files.
+    pub(crate) fn start_with_descriptors(most: usize, config: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let command = limited(most, &serve(folder.path(), config));
+        Self::spawn(folder, command)
+    }
+
+    fn spawn(folder: TempDir, mut command: Command) -> Self {
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -272,6 +284,25 @@ fn serve(folder: &Path, config: &str) -> Command {
         .env_clear()
         .env("HOME", folder);
     command
+}
+
+/// `command` as a process that may open so many files.
+pub(crate) fn limited(most: usize, command: &Command) -> Command {
+    let mut limited = Command::new("/bin/sh");
+    limited
+        .args(["-c", &format!("ulimit -n {most} && exec \"$0\" \"$@\"")])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .env_clear()
+        .envs(
+            command
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+    if let Some(folder) = command.get_current_dir() {
+        limited.current_dir(folder);
+    }
+    limited
 }
 
 /// `PACEGATE_PROGRAM`, such as a release build, or what was built with the tests.

@@ -1,0 +1,67 @@
+//! A gateway that may open few files.
+
+use pacegate::simulator::{Options, Simulator};
+
+use super::{
+    dial,
+    limits::{assert_served, crowd},
+    simulator,
+};
+use crate::support::gateway::{Gateway, upstream};
+
+/// No connection ends because its time is over.
+const PATIENT: &str = "first-byte-timeout = \"300s\"\nheader-timeout = \"300s\"\n";
+
+/// The config for a simulator that never ends a stream.
+fn config(simulator: &Simulator, limits: &str) -> String {
+    let at_once = "jitter-throttle.concurrency = 1000\nretry-on-429.max-retries = 0";
+    format!(
+        "{}[limits]\n{limits}\n",
+        upstream(&simulator.base_url(), at_once)
+    )
+}
+
+async fn endless() -> Simulator {
+    pacegate::process::raise_descriptor_limit().unwrap();
+    simulator(Options {
+        faults: vec!["every/stall@1".parse().unwrap()],
+        ..Options::default()
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_two_descriptors_a_stream_leave_no_room_for_is_told_so() {
+    let simulator = endless().await;
+    let gateway = Gateway::start_with_descriptors(256, &config(&simulator, ""));
+    assert_served(&crowd(&gateway, 150).await, 82);
+    let log = gateway.log();
+    assert_eq!(log.matches("lowered from 512 to 82").count(), 1, "{log}");
+    assert!(!log.contains("Too many open files"), "{log}");
+}
+
+#[tokio::test]
+async fn a_reload_that_asks_for_more_than_there_is_gets_what_there_is() {
+    let simulator = endless().await;
+    let few = config(&simulator, "max-connections = 10");
+    let gateway = Gateway::start_with_descriptors(256, &few);
+    assert!(!gateway.log().contains("lowered"));
+    gateway.reload(&config(&simulator, "max-connections = 500"));
+    gateway.logged("Config reloaded").await;
+    assert!(gateway.log().contains("lowered from 500 to 82"));
+    assert_served(&crowd(&gateway, 100).await, 82);
+}
+
+#[tokio::test]
+async fn with_sixty_four_descriptors_silent_connections_keep_nobody_out() {
+    let simulator = endless().await;
+    let gateway = Gateway::start_with_descriptors(64, &config(&simulator, PATIENT));
+    let mut silent = Vec::new();
+    for _ in 0..10 {
+        for _ in 0..10 {
+            silent.push(dial(&gateway).await);
+        }
+        assert_eq!(gateway.get("/v1/models").await.status, 200);
+    }
+    assert!(!gateway.log().contains("No file descriptor"));
+}
