@@ -37,7 +37,7 @@ use tracing::{debug, info, warn};
 pub(crate) use self::{
     connection::Connection,
     connection_limit::{AtCapacity, MOST_SPARE},
-    listener::Listener,
+    listener::{Listener, is_out_of_descriptors},
     tls::server_config,
 };
 pub use self::{listener::BindError, tls::ListenTlsError};

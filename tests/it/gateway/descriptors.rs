@@ -1,13 +1,19 @@
 //! A gateway that may open few files.
 
 use pacegate::simulator::{Options, Simulator};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
 
 use super::{
-    dial,
+    assert_ok, dial,
     limits::{assert_served, crowd},
-    simulator,
+    plain, request, simulator,
 };
-use crate::support::gateway::{Gateway, upstream};
+use crate::support::gateway::{Gateway, PATIENCE, upstream};
+
+const JSON: &str = "content-type: application/json\r\n";
 
 /// No connection ends because its time is over.
 const PATIENT: &str = "first-byte-timeout = \"300s\"\nheader-timeout = \"300s\"\n";
@@ -64,4 +70,33 @@ async fn with_sixty_four_descriptors_silent_connections_keep_nobody_out() {
         assert_eq!(gateway.get("/v1/models").await.status, 200);
     }
     assert!(!gateway.log().contains("No file descriptor"));
+}
+
+#[tokio::test]
+async fn a_connection_to_the_upstream_that_finds_no_descriptor_is_not_the_upstreams_fault() {
+    let simulator = simulator(Options::default()).await;
+    let gateway = Gateway::start(&config(&simulator, ""));
+    let mut client = dial(&gateway).await;
+    let chat = request("POST /v1/chat/completions", JSON, &plain("m"));
+    let (head, rest) = chat.split_at(chat.len() - 1);
+    client.write_all(head).await.unwrap();
+    // The request is under way, and with it the scraper's own.
+    super::eventually("it is not begun", async || {
+        gateway.metrics().await.sum("pacegate_requests_in_flight") == 2
+    })
+    .await;
+    gateway.limit_descriptors(Some(3));
+    client.write_all(rest).await.unwrap();
+    let mut answer = String::new();
+    timeout(PATIENCE, client.read_to_string(&mut answer))
+        .await
+        .expect("no answer")
+        .unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(answer.contains("x-pacegate-error: overloaded"), "{answer}");
+    assert!(answer.contains("limit on open files"), "{answer}");
+
+    gateway.limit_descriptors(None);
+    assert_ok(&gateway.chat(plain("m")).await.unwrap());
+    assert_eq!(simulator.arrivals().len(), 1);
 }

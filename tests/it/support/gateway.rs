@@ -167,6 +167,17 @@ impl Gateway {
         number.unwrap().parse().unwrap()
     }
 
+    /// Lets it open no file from now on whose descriptor is not below `most`; `None` lets it open as
+    /// many as before.
+    pub(crate) fn limit_descriptors(&self, most: Option<u64>) {
+        use rustix::process::{Pid, Resource, Rlimit, prlimit};
+        let id = Pid::from_raw(self.child.id().try_into().unwrap());
+        // The limit of this process is the one that the gateway has inherited.
+        let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
+        let current = most.or(maximum);
+        prlimit(id, Resource::Nofile, Rlimit { current, maximum }).unwrap();
+    }
+
     /// Asks it to end.
     pub(crate) fn terminate(&self) {
         self.signal("-TERM");
