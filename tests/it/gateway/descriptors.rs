@@ -1,17 +1,23 @@
 //! A gateway that may open few files.
 
+use http::Request;
 use pacegate::simulator::{Options, Simulator};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UnixStream},
     time::timeout,
 };
 
 use super::{
     assert_ok, dial,
     limits::{assert_served, crowd},
+    listen_tls::{LISTEN_TLS, certificate, dial_tls},
     plain, request, simulator,
 };
-use crate::support::gateway::{Gateway, PATIENCE, upstream};
+use crate::support::{
+    client::{send_over, whole},
+    gateway::{Gateway, PATIENCE, upstream},
+};
 
 const JSON: &str = "content-type: application/json\r\n";
 
@@ -70,6 +76,61 @@ async fn with_sixty_four_descriptors_silent_connections_keep_nobody_out() {
         assert_eq!(gateway.get("/v1/models").await.status, 200);
     }
     assert!(!gateway.log().contains("No file descriptor"));
+}
+
+/// Where clients connect.
+#[derive(Clone, Copy, Debug)]
+enum Door {
+    Tcp,
+    Tls,
+    Unix,
+}
+
+#[tokio::test]
+async fn where_no_descriptor_is_left_the_oldest_silent_connection_makes_room_for_a_client() {
+    for door in [Door::Tcp, Door::Tls, Door::Unix] {
+        let simulator = endless().await;
+        let folder = tempfile::tempdir().unwrap();
+        let pem = certificate(folder.path());
+        let socket = folder.path().join("s");
+        let listen = match door {
+            Door::Tcp => String::new(),
+            Door::Tls => LISTEN_TLS.to_owned(),
+            Door::Unix => format!("listen = \"unix:{}\"\n", socket.display()),
+        };
+        let config = listen + &config(&simulator, PATIENT);
+        let gateway = Gateway::start_in(folder, &config);
+        // Other programs may take what was free at the start, so this can happen at any time.
+        gateway.limit_descriptors(Some(40));
+        let (mut tcp, mut unix) = (Vec::new(), Vec::new());
+        for _ in 0..60 {
+            match door {
+                Door::Unix => unix.push(UnixStream::connect(&socket).await.unwrap()),
+                Door::Tcp | Door::Tls => {
+                    let (_, authority) = gateway.address().split_once("://").unwrap();
+                    tcp.push(TcpStream::connect(authority).await.unwrap());
+                }
+            }
+        }
+        let models = Request::get("http://localhost/v1/models");
+        let models = models.body(bytes::Bytes::new()).unwrap();
+        let asking = async {
+            match door {
+                Door::Tcp => send_over(dial(&gateway).await, models).await,
+                Door::Tls => {
+                    let stream = dial_tls(&gateway, &pem, &[]).await.unwrap();
+                    send_over(stream, models).await
+                }
+                Door::Unix => send_over(UnixStream::connect(&socket).await.unwrap(), models).await,
+            }
+        };
+        let answer = timeout(PATIENCE, asking).await;
+        let answer = answer.unwrap_or_else(|_| panic!("{door:?}: it waits"));
+        assert_ok(&whole(answer.unwrap()).await.unwrap());
+        gateway.logged("No file descriptor").await;
+        let reports = gateway.log().matches("No file descriptor").count();
+        assert_eq!(reports, 1, "{door:?}: {}", gateway.log());
+    }
 }
 
 #[tokio::test]
