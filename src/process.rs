@@ -45,6 +45,12 @@ pub fn raise_descriptor_limit() -> io::Result<()> {
     Ok(())
 }
 
+/// How many descriptors this process may have open; `None` if there is no limit.
+pub fn descriptor_limit() -> Option<usize> {
+    let most = getrlimit(Resource::Nofile).current?;
+    Some(usize::try_from(most).unwrap_or(usize::MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -58,9 +58,16 @@ pub trait TokenSource: Send + Sync + 'static {
     /// A token that replaces `stale`, which the upstream has just refused.
     ///
     /// Callers that name the same generation share one refresh; a caller whose `stale` has already
-    /// been replaced gets the newer token at once. A source that cannot refresh returns its current
-    /// token: the same generation tells the caller that nothing changed.
+    /// been replaced gets the newer token at once. A source that cannot refresh, or that declines to
+    /// because the upstream refuses new tokens as well, returns its current token: the same
+    /// generation tells the caller that nothing changed.
     fn refresh(&self, stale: &BearerToken) -> TokenFuture;
+
+    /// The upstream has accepted `token`, which [`refresh`](Self::refresh) returned for a request.
+    ///
+    /// Lets a source tell an upstream that refuses every token from one that ended a token before
+    /// its time. Does nothing by default.
+    fn accepted(&self, _token: &BearerToken) {}
 }
 
 /// The future of a [`TokenSource`]: usually ready at once, sometimes a wait.
@@ -119,6 +126,10 @@ impl<T: TokenSource + ?Sized> TokenSource for Arc<T> {
 
     fn refresh(&self, stale: &BearerToken) -> TokenFuture {
         (**self).refresh(stale)
+    }
+
+    fn accepted(&self, token: &BearerToken) {
+        (**self).accepted(token);
     }
 }
 

@@ -7,7 +7,9 @@
 //!
 //! Ten simultaneous refusals call the source ten times: that callers of one generation share a
 //! refresh is the contract of [`TokenSource::refresh`]. A request is never replayed twice. If a
-//! refresh fails for now, the client gets the upstream's own response.
+//! refresh fails for now, or the source declines it, the client gets the upstream's own response.
+//! How often a source refreshes is up to the source: this layer asks it at every refusal, and tells
+//! it when a replay succeeds.
 //!
 //! # Ordering
 //!
@@ -93,10 +95,13 @@ pin_project! {
             stale: BearerToken,
             refusal: Option<R>,
         },
-        Ready,
+        Ready {
+            fresh: BearerToken,
+        },
         Replay {
             #[pin]
             response: F,
+            fresh: BearerToken,
         },
     }
 }
@@ -200,32 +205,40 @@ where
                     stale,
                     refusal,
                 } => {
-                    let replaced = match ready!(token.poll(cx)) {
-                        Ok(token) => token.generation() != stale.generation(),
+                    let fresh = match ready!(token.poll(cx)) {
+                        Ok(token) => Some(token),
                         Err(error @ TokenError::LoginRequired(_)) => {
                             return Poll::Ready(Err(error.into()));
                         }
                         Err(error) => {
                             warn!(%error, "Token not refreshed");
-                            false
+                            None
                         }
                     };
-                    if !replaced && let Some(response) = refusal.take() {
-                        return Poll::Ready(Ok(response));
-                    }
+                    let fresh = fresh.filter(|it| it.generation() != stale.generation());
+                    let Some(fresh) = fresh else {
+                        #[expect(clippy::expect_used, reason = "taken once, with the state")]
+                        let refusal = refusal.take().expect("the refusal is still here");
+                        return Poll::Ready(Ok(refusal));
+                    };
                     // Drops the refusal before the replay, and with it whatever its body holds: at
                     // a concurrency of one the replay would otherwise wait for its own slot.
-                    this.state.set(State::Ready);
+                    this.state.set(State::Ready { fresh });
                 }
-                StateProjection::Ready => {
+                StateProjection::Ready { fresh } => {
                     ready!(this.inner.poll_ready(cx)).map_err(Into::into)?;
                     #[expect(clippy::expect_used, reason = "taken once, with the state")]
                     let replay = this.replay.take().expect("the replay is still here");
+                    let fresh = fresh.clone();
                     let response = this.inner.call(replay);
-                    this.state.set(State::Replay { response });
+                    this.state.set(State::Replay { response, fresh });
                 }
-                StateProjection::Replay { response } => {
-                    return response.poll(cx).map_err(Into::into);
+                StateProjection::Replay { response, fresh } => {
+                    let response = ready!(response.poll(cx)).map_err(Into::into)?;
+                    if response.status().is_success() {
+                        this.source.accepted(fresh);
+                    }
+                    return Poll::Ready(Ok(response));
                 }
             }
         }
@@ -250,6 +263,7 @@ mod tests {
     struct Source {
         current: Arc<Mutex<BearerToken>>,
         refreshes: Arc<AtomicU64>,
+        accepted: Arc<AtomicU64>,
         done: watch::Receiver<bool>,
         outcome: fn() -> Result<(), TokenError>,
     }
@@ -260,6 +274,7 @@ mod tests {
             let source = Self {
                 current: Arc::new(Mutex::new(BearerToken::new("t0", 0).unwrap())),
                 refreshes: Arc::default(),
+                accepted: Arc::default(),
                 done,
                 outcome,
             };
@@ -290,6 +305,11 @@ mod tests {
                 }
                 Ok(current.clone())
             })
+        }
+
+        fn accepted(&self, token: &BearerToken) {
+            assert_eq!(token.generation(), 1);
+            self.accepted.fetch_add(1, Ordering::SeqCst);
         }
     }
 
@@ -342,6 +362,7 @@ mod tests {
             assert_eq!(*response.body(), "body");
         }
         assert_eq!(source.refreshes.load(Ordering::SeqCst), 1);
+        assert_eq!(source.accepted.load(Ordering::SeqCst), 10);
         assert_eq!(calls.load(Ordering::SeqCst), 20);
     }
 
@@ -352,13 +373,14 @@ mod tests {
         let calls = Arc::new(AtomicU64::new(0));
         let response = ServiceBuilder::new()
             .layer(TokenRefreshLayer::new(source.clone()))
-            .layer(BearerAuthLayer::new(source))
+            .layer(BearerAuthLayer::new(source.clone()))
             .service(upstream("Bearer never", Arc::clone(&calls)))
             .oneshot(Request::new("body"))
             .await
             .unwrap();
         assert_eq!(response.status(), 401);
         assert_eq!(calls.load(Ordering::SeqCst), 2);
+        assert_eq!(source.accepted.load(Ordering::SeqCst), 0);
     }
 
     #[tokio::test]

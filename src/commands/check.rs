@@ -7,13 +7,14 @@ use std::{
     process::ExitCode,
 };
 
-use super::source::ConfigArgs;
+use super::{descriptors, source::ConfigArgs};
 use crate::{
     config::{
-        self, Config, Credentials, JitterThrottleSettings, LayerName, Listen, QueueOrder, Upstream,
-        show_duration as duration,
+        self, Config, Credentials, JitterThrottleSettings, LayerName, Listen, Notice, QueueOrder,
+        Upstream, show_duration as duration,
     },
     edge::Reloader,
+    process,
 };
 
 /// Options of `pacegate check`.
@@ -29,9 +30,18 @@ pub struct Args {
 ///
 /// An invalid config or certificate, or a closed stdout.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let loaded = config::load(&args.config.source())?;
+    let mut loaded = config::load(&args.config.source())?;
     // Loads what `serve` loads, so that errors are found here.
     Reloader::prepare(&loaded.config)?;
+    // As in `serve`, if that runs under the same limit: a service has one of its own.
+    if let Err(error) = process::raise_descriptor_limit() {
+        loaded.notices.push(Notice {
+            path: "limits.max-connections".into(),
+            text: format!("the limit on open files cannot be raised: {error}"),
+        });
+    }
+    let lowered = descriptors::fit(&mut loaded.config, process::descriptor_limit());
+    loaded.notices.extend(lowered);
     let mut out = io::stdout().lock();
     writeln!(out, "config   {}", loaded.source)?;
     server(&mut out, &loaded.config)?;

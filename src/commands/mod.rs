@@ -11,6 +11,7 @@ pub mod check;
 pub mod config;
 #[cfg(feature = "tools")]
 pub mod demo;
+mod descriptors;
 pub mod health;
 pub mod login;
 pub mod logout;

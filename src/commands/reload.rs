@@ -2,10 +2,11 @@
 
 use tracing::{error, info, warn};
 
-use super::source::ConfigArgs;
+use super::{descriptors, serve::warn_lowered, source::ConfigArgs};
 use crate::{
     config::{self, Config, Loaded},
     edge::Reloader,
+    process,
     upstreams::record::Recorder,
     upstreams::{Pipeline, UpstreamSet},
 };
@@ -45,11 +46,12 @@ impl ReloadContext<'_> {
 
     fn try_reload(&mut self) -> anyhow::Result<()> {
         let Loaded {
-            config,
+            mut config,
             source,
             notices,
             ..
         } = self.load()?;
+        let lowered = descriptors::fit(&mut config, process::descriptor_limit());
         let prepared = Reloader::prepare(&config)?;
         let (upstreams, changes) = self.upstreams.reload(&config.upstreams)?;
         self.reloader
@@ -62,6 +64,9 @@ impl ReloadContext<'_> {
                 notice = notice.text,
                 "Setting with less effect than it says"
             );
+        }
+        if let Some(notice) = lowered {
+            warn_lowered(&notice);
         }
         info!(
             source,

@@ -19,11 +19,12 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::{
+    descriptors,
     reload::{ReloadContext, with_recorder},
     source::ConfigArgs,
 };
 use crate::{
-    config::{self, Config},
+    config::{self, Config, Notice},
     edge::Gateway,
     process, telemetry,
     upstreams::UpstreamSet,
@@ -56,7 +57,7 @@ const LEAST_LAST_TASKS: Duration = Duration::from_secs(1);
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let no_dumps = process::disable_core_dumps();
     let loaded = config::load(&args.source.source())?;
-    let config = loaded.config;
+    let mut config = loaded.config;
     telemetry::log::init(&config.log)?;
     if let Err(error) = no_dumps {
         warn!(%error, "Cannot turn off core dumps; one would hold tokens and prompts");
@@ -72,8 +73,20 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             "Setting with less effect than it says"
         );
     }
+    if let Some(notice) = descriptors::fit(&mut config, process::descriptor_limit()) {
+        warn_lowered(&notice);
+    }
     let recorder = args.record.as_deref().map(recorder).transpose()?;
     runtime(&config)?.block_on(serve(config, &args.source, recorder.as_ref()))
+}
+
+/// Says that a setting was lowered.
+pub(super) fn warn_lowered(notice: &Notice) {
+    warn!(
+        key = notice.path,
+        notice = notice.text,
+        "Too few files may be open for a setting"
+    );
 }
 
 /// The runtime that `config.workers` asks for: one worker needs no second thread.

@@ -20,7 +20,7 @@ use crate::{
         UnexpectedUpgrade,
     },
     routes::{Draining, NoRoute},
-    server::AtCapacity,
+    server::{AtCapacity, is_out_of_descriptors},
     upstreams::MaxHoldExceeded,
 };
 
@@ -128,6 +128,9 @@ fn lookup(cause: &(dyn StdError + 'static)) -> Option<ErrorResponse> {
         ));
     }
     if let Some(error) = cause.downcast_ref::<ConnectError>() {
+        if chain(error).any(is_lack_of_descriptors) {
+            return Some(out_of_descriptors());
+        }
         return Some(unreachable(format!(
             "{error}; the request was not sent. Check base-url, the network and any proxy"
         )));
@@ -156,6 +159,22 @@ fn lookup(cause: &(dyn StdError + 'static)) -> Option<ErrorResponse> {
         ));
     }
     None
+}
+
+fn is_lack_of_descriptors(cause: &(dyn StdError + 'static)) -> bool {
+    cause.downcast_ref().is_some_and(is_out_of_descriptors)
+}
+
+/// The upstream is not at fault: pacegate cannot open a connection to anything.
+fn out_of_descriptors() -> ErrorResponse {
+    ErrorResponse::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "overloaded",
+        "pacegate has as many files and connections open as this system allows it; the request was \
+         not sent. Raise the limit on open files (LimitNOFILE=, --ulimit nofile=, ulimit -n), or \
+         lower limits.max-connections",
+    )
+    .retry_after(SOON)
 }
 
 fn unreachable(message: impl Into<String>) -> ErrorResponse {
@@ -227,7 +246,10 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
-    use crate::api::{RETRY_WORDS, chat_completions::ChatParams};
+    use crate::{
+        api::{RETRY_WORDS, chat_completions::ChatParams},
+        client::error::Stage,
+    };
 
     /// Every error of pacegate's own that is final, with the worst text that a config or a client
     /// can put into it.
@@ -272,6 +294,24 @@ mod tests {
         all.extend(columns.map(|error| Box::new(error) as _));
         all.extend(sizes.map(|error| Box::new(error) as _));
         all
+    }
+
+    #[test]
+    fn a_lack_of_descriptors_is_not_the_upstreams_fault() {
+        let response = |code| {
+            let error = ConnectError {
+                stage: Stage::Connect,
+                address: "api.example:443".into(),
+                source: std::io::Error::from_raw_os_error(code).into(),
+            };
+            to_response(&NotSent(error.into()))
+        };
+        for code in [libc::EMFILE, libc::ENFILE] {
+            let response = response(code);
+            assert_eq!(response.status, StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(response.code, "overloaded");
+        }
+        assert_eq!(response(libc::ECONNREFUSED).code, "upstream_unreachable");
     }
 
     #[tokio::test]

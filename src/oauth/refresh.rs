@@ -185,7 +185,10 @@ impl IssuedTokens {
                 .filter(|it| !it.is_empty())
                 .map(Into::into),
             token_type: response.token_type.unwrap_or_else(|| "Bearer".to_owned()),
-            lifetime: seconds.and_then(|it| Duration::try_from_secs_f64(it).ok()),
+            // A token that is never valid is none: zero is a way to name no lifetime.
+            lifetime: seconds
+                .and_then(|it| Duration::try_from_secs_f64(it).ok())
+                .filter(|lifetime| *lifetime >= SHORTEST_LIFETIME),
             resource_url: response.resource_url.filter(|it| !it.is_empty()),
         })
     }
@@ -194,6 +197,9 @@ impl IssuedTokens {
 /// The lifetime if the endpoint names none, which RFC 6749 allows; if it is too long, the upstream
 /// answers 401.
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
+/// The shortest lifetime believed: the unit of `expires_in`. With less, every request would find its
+/// token expired and renew it.
+const SHORTEST_LIFETIME: Duration = Duration::from_secs(1);
 /// The longest lifetime believed, a year: keeps absurd values within the range of dates.
 const MAX_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -262,10 +268,11 @@ mod tests {
             .unwrap();
         assert_eq!(tokens.lifetime, Some(Duration::from_secs(60)));
         assert!(tokens.refresh_token.is_none() && tokens.resource_url.is_none());
-        let tokens = refresh_with(200, r#"{"access_token":"a","expires_in":-1}"#)
-            .await
-            .unwrap();
-        assert_eq!(tokens.lifetime, None);
+        for none in ["-1", "0", "\"0\"", "0.5", "null"] {
+            let body = format!(r#"{{"access_token":"a","expires_in":{none}}}"#);
+            let tokens = refresh_with(200, body.leak()).await.unwrap();
+            assert_eq!(tokens.lifetime, None, "{none}");
+        }
     }
 
     #[tokio::test]

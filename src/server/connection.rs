@@ -36,7 +36,7 @@ struct ConnectionState {
     phase: AtomicU8,
     broken: AtomicBool,
     is_read_closed: AtomicBool,
-    /// Over `max-connections`: every request on it gets 503.
+    /// Over `max-connections`, or evicted: every request on it gets 503.
     is_over_limit: AtomicBool,
     /// A write waits for the client. hyper drops a response body once its last bytes are in hyper's
     /// buffer, so the phase may be `Idle` although bytes are unsent.
@@ -168,14 +168,16 @@ impl Connection {
         Some((rank, self.0.phase_change.load(Ordering::Relaxed)))
     }
 
-    /// Closes the connection to free its slot.
+    /// Closes the connection to free its slot. A request that has arrived meanwhile gets 503: a
+    /// client that is evicted in the moment of its request would see a connection that breaks.
     pub(super) fn evict(&self) {
+        self.mark_over_limit();
         self.0.evicted.cancel();
     }
 
     /// Resolves when the connection is evicted.
-    pub(super) fn evicted(&self) -> impl Future<Output = ()> + use<> {
-        self.0.evicted.clone().cancelled_owned()
+    pub(super) fn evicted(&self) -> impl Future<Output = ()> {
+        self.0.evicted.cancelled()
     }
 
     #[cfg(test)]

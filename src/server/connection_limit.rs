@@ -8,15 +8,20 @@
 use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
+use tokio::sync::{Notify, futures::OwnedNotified};
 
 use super::connection::Connection;
 
-/// Connections over the limit that are accepted to send 503. Any further one is closed at once.
-const SPARE: usize = 64;
+/// The most connections over the limit that are accepted to send 503. There are never more than
+/// the limit itself, and any further connection is closed at once.
+pub(crate) const MOST_SPARE: usize = 64;
 
 /// All open connections.
 #[derive(Clone, Debug, Default)]
-pub(super) struct ConnectionLimit(Arc<Mutex<HashMap<u64, Connection>>>);
+pub(super) struct ConnectionLimit {
+    all: Arc<Mutex<HashMap<u64, Connection>>>,
+    closed: Arc<Notify>,
+}
 
 /// The slot of a connection, free when dropped.
 #[derive(Debug)]
@@ -36,14 +41,11 @@ impl ConnectionLimit {
     /// A slot for `connection`, which may evict another connection. `None` if there is no slot, not
     /// even for a 503.
     pub(super) fn enter(&self, connection: &Connection, most: usize) -> Option<Slot> {
-        let mut all = self.0.lock();
-        if all.len() >= most
-            && let Some(victim) = next_victim(&all)
-            && let Some(victim) = all.remove(&victim)
-        {
-            victim.evict();
+        let mut all = self.all.lock();
+        if all.len() >= most {
+            evict_one(&mut all);
         }
-        if all.len() >= most.saturating_add(SPARE) {
+        if all.len() >= most.saturating_add(most.min(MOST_SPARE)) {
             return None;
         }
         if all.len() >= most {
@@ -56,6 +58,24 @@ impl ConnectionLimit {
             number,
         })
     }
+
+    /// Evicts a connection as if the limit were reached. Returns whether there was one to evict.
+    pub(super) fn evict(&self) -> bool {
+        evict_one(&mut self.all.lock())
+    }
+
+    /// Resolves when a connection has closed since this call.
+    pub(super) fn closed(&self) -> OwnedNotified {
+        self.closed.clone().notified_owned()
+    }
+}
+
+fn evict_one(all: &mut HashMap<u64, Connection>) -> bool {
+    let victim = next_victim(all).and_then(|number| all.remove(&number));
+    if let Some(victim) = &victim {
+        victim.evict();
+    }
+    victim.is_some()
 }
 
 fn next_victim(all: &HashMap<u64, Connection>) -> Option<u64> {
@@ -69,7 +89,8 @@ fn next_victim(all: &HashMap<u64, Connection>) -> Option<u64> {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.limit.0.lock().remove(&self.number);
+        self.limit.all.lock().remove(&self.number);
+        self.limit.closed.notify_waiters();
     }
 }
 
@@ -113,18 +134,37 @@ mod tests {
 
     #[test]
     fn a_connection_over_a_busy_limit_is_accepted_for_a_503() {
-        let (limit, all) = (ConnectionLimit::default(), connections(2 + SPARE + 1));
-        let _busy: Vec<_> = all.iter().map(Connection::begin_response).collect();
-        let slots = enter(&limit, &all, 2);
-        assert_eq!(slots.iter().filter(|it| it.is_some()).count(), 2 + SPARE);
-        assert!(slots.last().unwrap().is_none());
-        let over_limit = all.iter().filter(|it| it.is_over_limit()).count();
-        assert_eq!(over_limit, SPARE);
-        assert!(
-            all.iter().all(|it| !it.is_evicted()),
-            "a busy one was evicted"
-        );
-        drop(slots);
-        assert!(limit.0.lock().is_empty());
+        for (most, spare) in [(2, 2), (100, MOST_SPARE)] {
+            let (limit, all) = (ConnectionLimit::default(), connections(most + spare + 1));
+            let _busy: Vec<_> = all.iter().map(Connection::begin_response).collect();
+            let slots = enter(&limit, &all, most);
+            let accepted = slots.iter().filter(|it| it.is_some()).count();
+            assert_eq!(accepted, most + spare);
+            assert!(slots.last().unwrap().is_none());
+            let over_limit = all.iter().filter(|it| it.is_over_limit()).count();
+            assert_eq!(over_limit, spare);
+            assert!(
+                all.iter().all(|it| !it.is_evicted()),
+                "a busy one was evicted"
+            );
+            assert!(!limit.evict());
+            drop(slots);
+            assert!(limit.all.lock().is_empty());
+        }
+    }
+
+    #[test]
+    fn below_the_limit_an_eviction_on_demand_takes_the_same_connection() {
+        let (limit, all) = (ConnectionLimit::default(), connections(3));
+        let mut slots = enter(&limit, &all, 3);
+        let _busy = all[0].begin_response();
+        drop(all[2].begin_response());
+        let mut closed = tokio_test::task::spawn(limit.closed());
+        assert!(limit.evict());
+        let evicted: Vec<_> = all.iter().map(Connection::is_evicted).collect();
+        assert_eq!(evicted, [false, false, true], "the idle one");
+        tokio_test::assert_pending!(closed.poll());
+        slots.pop();
+        tokio_test::assert_ready!(closed.poll());
     }
 }

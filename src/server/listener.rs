@@ -77,6 +77,11 @@ impl Listener {
     }
 }
 
+/// Whether the process, or the whole system, has no free file descriptor.
+pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
 /// `127.0.0.1:7223`, or `unix:` and the socket's path.
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

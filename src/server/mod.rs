@@ -17,7 +17,7 @@ mod serve;
 mod tls;
 mod unix_socket;
 
-use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -28,14 +28,17 @@ use prometheus_client::metrics::gauge::Gauge;
 use rustls::ServerConfig;
 use tokio::{
     sync::watch,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
 use tracing::{debug, info, warn};
 
 pub(crate) use self::{
-    connection::Connection, connection_limit::AtCapacity, listener::Listener, tls::server_config,
+    connection::Connection,
+    connection_limit::{AtCapacity, MOST_SPARE},
+    listener::{Listener, is_out_of_descriptors},
+    tls::server_config,
 };
 pub use self::{listener::BindError, tls::ListenTlsError};
 
@@ -79,8 +82,11 @@ pub(crate) struct HttpServer<S> {
 /// One connection in the gauge, until dropped.
 struct CountedConnection(Gauge);
 
-/// Without free descriptors no socket can be accepted; a pause lets connections close.
+/// What failed may fail again at once; without a pause the loop would spin.
 const PAUSE_AFTER_ACCEPT_ERROR: Duration = Duration::from_millis(100);
+
+/// How often a lack of descriptors is logged. It lasts for many accepts.
+const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 
 impl<S, B> HttpServer<S>
 where
@@ -109,6 +115,7 @@ where
         let connections = TaskTracker::new();
         let cut_off = CancellationToken::new();
         let limit = ConnectionLimit::default();
+        let mut reported: Option<Instant> = None;
         let mut shutdown = pin!(shutdown);
         loop {
             let accepted = tokio::select! {
@@ -131,6 +138,9 @@ where
                         let _held = (slot, counted);
                         serve(socket, connection, service, settings, draining, cut_off).await;
                     });
+                }
+                Err(error) if is_out_of_descriptors(&error) => {
+                    free_descriptor(&limit, &error, &mut reported).await;
                 }
                 Err(error) => {
                     warn!(%error, "Accepting a connection failed");
@@ -158,6 +168,28 @@ where
     fn settings(&self) -> Arc<Settings> {
         Arc::clone(&self.settings.borrow())
     }
+}
+
+/// Evicts a connection as if `max-connections` were reached, and waits until one has closed: before
+/// that, the next accept would fail as well.
+async fn free_descriptor(
+    limit: &ConnectionLimit,
+    error: &io::Error,
+    reported: &mut Option<Instant>,
+) {
+    let closed = limit.closed();
+    let evicted = limit.evict();
+    if reported.is_none_or(|at| at.elapsed() >= REPORT_INTERVAL) {
+        *reported = Some(Instant::now());
+        warn!(
+            %error,
+            evicted,
+            hint = "raise the limit on open files, or lower limits.max-connections",
+            "No file descriptor for a connection"
+        );
+    }
+    // If every connection is busy, a descriptor of something else may become free.
+    let _elapsed = timeout(PAUSE_AFTER_ACCEPT_ERROR, closed).await;
 }
 
 // === impl CountedConnection ===

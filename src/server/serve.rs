@@ -24,8 +24,8 @@ use super::{
 /// The byte stream that carries HTTP.
 type Transport = Either<ClientIo, TlsStream<ClientIo>>;
 
-/// Serves `connection` until the client ends it, until `shutdown` is cancelled and the response is
-/// sent, or until `cut_off` is cancelled.
+/// Serves `connection` until the client ends it, until it is evicted or `shutdown` is cancelled and
+/// the response is sent, or until `cut_off` is cancelled.
 pub(super) async fn serve<S, B>(
     socket: Socket,
     connection: Connection,
@@ -48,11 +48,9 @@ pub(super) async fn serve<S, B>(
         }
     };
     let interrupted = async {
-        tokio::select! {
-            () = connection.evicted() => debug!("Making room for another connection"),
-            // The socket must still exist to be reset.
-            () = cut_off.cancelled() => connection.reset_on_close(),
-        }
+        cut_off.cancelled().await;
+        // Here, and not below, the socket still exists to be reset.
+        connection.reset_on_close();
     };
     tokio::select! {
         biased;
@@ -75,6 +73,7 @@ async fn handshake(
         // The time-outs of a first request head also apply to the handshake.
         () = connection.silent_too_long(settings) => return None,
         () = shutdown.cancelled() => return None,
+        () = evicted(connection) => return None,
     };
     accepted
         .inspect_err(|error| debug!(%error, "TLS handshake failed"))
@@ -120,9 +119,11 @@ async fn exchange<S, B>(
         outcome = served.as_mut() => Some(outcome),
         () = connection.silent_too_long(settings) => None,
         () = shutdown.cancelled() => None,
+        () = evicted(connection) => None,
     };
     let outcome = match outcome {
         Some(outcome) => outcome,
+        // A request that has arrived all the same is answered, and no other one is read.
         None => {
             connection.stop_reading();
             served.as_mut().graceful_shutdown();
@@ -132,6 +133,11 @@ async fn exchange<S, B>(
     if let Err(error) = outcome {
         debug!(%error, "Connection ended early");
     }
+}
+
+async fn evicted(connection: &Connection) {
+    connection.evicted().await;
+    debug!("Making room for another connection");
 }
 
 /// The size of hyper's buffers. A request head has to fit whole, also one that is a little too

@@ -254,10 +254,12 @@ async fn two_sources_on_one_file_spend_each_refresh_token_once() {
             for _request in 0..5 {
                 let (source, stale) = (source.clone(), stale.clone());
                 waiting.push(tasks.spawn(async move {
-                    match stale {
+                    let token = match stale {
                         None => source.token().await.unwrap(),
                         Some(stale) => source.refresh(&stale).await.unwrap(),
-                    }
+                    };
+                    source.accepted(&token);
+                    token
                 }));
             }
         }

@@ -5,6 +5,9 @@
 //! All callers share one refresh, which runs in a task of its own: a caller that is dropped does
 //! not stop it. `state` holds the token and decides what to do next.
 //!
+//! A token that is rejected right after its refresh is refreshed a few times only; `renewals` says
+//! how often. After that callers get it as it is, and the upstream's own responses reach clients.
+//!
 //! Checking and reading the file blocks for some tens of microseconds, less than a trip through the
 //! blocking pool. Writing waits for the disk and goes through the pool.
 
@@ -43,6 +46,7 @@ use crate::{
 };
 
 mod refresh;
+mod renewals;
 mod resource;
 mod state;
 #[cfg(test)]
@@ -170,7 +174,18 @@ impl TokenSource for OAuthSource {
         self.0.reload_if_changed();
         let mut state = self.0.state();
         state.reject(stale.generation());
+        if state.begin_report(Instant::now()) {
+            warn!(
+                wait = ?renewals::WINDOW,
+                hint = self.0.settings.login_hint,
+                "The upstream refuses renewed tokens; its answers are passed on, and renewing waits"
+            );
+        }
         self.0.next_token(state)
+    }
+
+    fn accepted(&self, token: &BearerToken) {
+        self.0.state().accept(token.generation());
     }
 }
 

@@ -64,7 +64,7 @@ struct RefreshInput {
 enum RefreshPlan {
     /// Send the refresh token to the endpoint.
     Request(RefreshInput),
-    /// Nothing: another program has refreshed the token.
+    /// Nothing: another program has refreshed the token, or the upstream rejects every new one.
     Done,
     /// Fail: there is no refresh token.
     GiveUp(RefreshInput),
@@ -91,7 +91,8 @@ async fn refresh(inner: &SourceInner) -> RefreshResult {
         .map(|it| it.access_token.clone());
     let _lock = lock(inner).await?;
     let read = inner.file.read().await;
-    let plan = plan(&mut inner.state(), read, stale.as_ref(), inner.now())?;
+    let clocks = (inner.now(), Instant::now());
+    let plan = plan(&mut inner.state(), read, stale.as_ref(), clocks)?;
     let input = match plan {
         RefreshPlan::Request(input) => input,
         RefreshPlan::Done => return Ok(()),
@@ -104,6 +105,7 @@ async fn refresh(inner: &SourceInner) -> RefreshResult {
         }
     };
     let asked_at = inner.now();
+    inner.state().count_renewal(Instant::now());
     match (inner.send_refresh)(input.credentials.refresh_token.clone()).await {
         Ok(tokens) => {
             let new = refreshed(&input.credentials, tokens, asked_at);
@@ -132,12 +134,13 @@ async fn lock(inner: &SourceInner) -> Result<Option<CredentialsLock>, Arc<Refres
     }
 }
 
-/// Decides what to do after the file was read again under the lock.
+/// Decides what to do after the file was read again under the lock, at `now`, which the runtime
+/// calls `instant`.
 fn plan(
     state: &mut SourceState,
     read: Result<StoredCredentials, ReadError>,
     stale: Option<&SecretString>,
-    now: SystemTime,
+    (now, instant): (SystemTime, Instant),
 ) -> Result<RefreshPlan, Arc<RefreshFailure>> {
     let file_refresh_token = read
         .as_ref()
@@ -152,7 +155,7 @@ fn plan(
             credentials,
             file_refresh_token,
         };
-        return Ok(if state.is_due(now) {
+        return Ok(if state.is_due(now, instant) {
             RefreshPlan::Request(input)
         } else {
             RefreshPlan::Save(input)
@@ -174,6 +177,9 @@ fn plan(
         Err(_) if current.is_some() => None,
         Err(problem) => return Err(RefreshFailure::LoginRequired(problem.to_string()).into()),
     };
+    if state.keeps_rejected(instant) {
+        return Ok(RefreshPlan::Done);
+    }
     let (mut refused, mut fixed) = (None, None);
     for credentials in found.into_iter().chain(current) {
         match state.refused_for(&credentials) {

@@ -9,7 +9,10 @@ use pacegate_layers::token::BearerToken;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
-use super::refresh::{PendingRefresh, RefreshFailure, RefreshResult};
+use super::{
+    refresh::{PendingRefresh, RefreshFailure, RefreshResult},
+    renewals::Renewals,
+};
 use crate::credentials::{
     file_version::{CheckTimer, FileVersion},
     store::{OAuthCredentials, ReadError, StoredCredentials},
@@ -34,6 +37,8 @@ pub(super) struct SourceState {
     pause: Option<Pause>,
     /// The last refresh was refused, as any other one with that refresh token will be.
     refused: Option<RefusedRefresh>,
+    /// The latest calls to the token endpoint.
+    renewals: Renewals,
     unsaved: Option<Unsaved>,
 }
 
@@ -177,6 +182,16 @@ impl SourceState {
             .map_or(TokenState::Expired, |current| current.token_state(now))
     }
 
+    /// Notes that the upstream accepts the token of this generation.
+    pub(super) fn accept(&mut self, generation: u64) {
+        if self
+            .token()
+            .is_some_and(|token| token.generation() == generation)
+        {
+            self.renewals.accepted();
+        }
+    }
+
     /// Notes that the upstream has rejected the token of this generation.
     pub(super) fn reject(&mut self, generation: u64) {
         if let Some(current) = self
@@ -238,18 +253,18 @@ impl SourceState {
             };
         };
         let token_state = current.token_state(now);
-        let valid = token_state == TokenState::Valid;
         let token = || current.token.clone();
         if let Some(refused) = self.refused_for(&current.credentials) {
-            return if valid {
+            return if token_state == TokenState::Valid {
                 Action::Return(token())
             } else {
                 Action::Fail(refused)
             };
         }
-        if !self.is_due(now) && !self.is_time_to_save(instant) {
+        if !self.is_due(now, instant) && !self.is_time_to_save(instant) {
             return Action::Return(token());
         }
+        let usable = token_state == TokenState::Valid || self.keeps_rejected(instant);
         // A refresh whose task has died is not waited for.
         let running = self
             .pending_refresh
@@ -257,22 +272,50 @@ impl SourceState {
             .filter(|it| it.has_changed().is_ok());
         let pause = self.pause.as_ref().filter(|it| instant < it.until);
         match (running, pause) {
-            (Some(_), _) if valid => Action::Return(token()),
+            (Some(_), _) if usable => Action::Return(token()),
             (Some(pending_refresh), _) => Action::Wait(pending_refresh.clone()),
-            (None, Some(pause)) if token_state == TokenState::Expired => {
+            (None, Some(pause)) if token_state == TokenState::Expired && !usable => {
                 Action::Fail(pause.failure.clone())
             }
             (None, Some(_)) => Action::Return(token()),
-            (None, None) if valid => Action::ReturnAndRefresh(token()),
+            (None, None) if usable => Action::ReturnAndRefresh(token()),
             (None, None) => Action::Refresh,
         }
     }
 
-    /// Whether there is no current token, or it is time to refresh it.
-    pub(super) fn is_due(&self, now: SystemTime) -> bool {
-        self.current
+    /// Whether there is no current token, or it is time to refresh it at `now`, which the runtime
+    /// calls `instant`.
+    pub(super) fn is_due(&self, now: SystemTime, instant: Instant) -> bool {
+        let is_due = self
+            .current
             .as_ref()
-            .is_none_or(|it| it.token_state(now) != TokenState::Valid || now >= it.refresh_at)
+            .is_none_or(|it| it.token_state(now) != TokenState::Valid || now >= it.refresh_at);
+        is_due && !self.keeps_rejected(instant)
+    }
+
+    /// Whether the current token is kept for now although the upstream has rejected it: the tokens
+    /// before it were rejected as well. The upstream's responses then say why.
+    pub(super) fn keeps_rejected(&self, now: Instant) -> bool {
+        self.is_rejected() && self.renewals.are_exhausted(now)
+    }
+
+    /// Whether [`keeps_rejected`](Self::keeps_rejected) has become true and is yet to be logged.
+    pub(super) fn begin_report(&mut self, now: Instant) -> bool {
+        self.keeps_rejected(now) && self.renewals.begin_report()
+    }
+
+    /// Counts a call to the token endpoint that begins at `now`.
+    pub(super) fn count_renewal(&mut self, now: Instant) {
+        // The upstream took the token that is replaced now, so the calls before it ended well.
+        // Otherwise those for short-lived tokens would add up.
+        if !self.is_rejected() {
+            self.renewals = Renewals::default();
+        }
+        self.renewals.count(now);
+    }
+
+    fn is_rejected(&self) -> bool {
+        self.current.as_ref().is_some_and(|it| it.rejected)
     }
 
     pub(super) fn refresh_started(&mut self, pending_refresh: PendingRefresh) {

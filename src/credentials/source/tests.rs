@@ -13,6 +13,7 @@ use super::*;
 use crate::credentials::store::OAuthCredentials;
 
 mod failures;
+mod rejections;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const MINUTE: Duration = Duration::from_secs(60);

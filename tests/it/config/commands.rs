@@ -5,22 +5,31 @@ use std::process::{Command, Output};
 use insta::assert_snapshot;
 
 use super::Home;
+use crate::support::gateway::limited;
 
 impl Home {
     /// Runs pacegate in this home; the way there is left out of what it prints.
     fn run(&self, arguments: &[&str]) -> (Option<i32>, String) {
-        let Output {
-            status,
-            stdout,
-            stderr,
-        } = Command::new(env!("CARGO_BIN_EXE_pacegate"))
+        self.outcome(&mut self.command(arguments))
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pacegate"));
+        command
             .args(arguments)
             .current_dir(self.path())
             .env_clear()
             .env("HOME", self.path())
-            .envs(self.variables.iter().map(|(name, value)| (name, value)))
-            .output()
-            .unwrap();
+            .envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    fn outcome(&self, command: &mut Command) -> (Option<i32>, String) {
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = command.output().unwrap();
         let printed = String::from_utf8([stdout, stderr].concat()).unwrap();
         let home = format!("{}/", self.path().display());
         (status.code(), printed.replace(&home, "~/"))
@@ -71,6 +80,21 @@ fn check_warns_of_a_credentials_file_that_is_not_there_or_half_written() {
         printed.contains("not a whole credentials file"),
         "{printed}"
     );
+}
+
+#[test]
+fn check_says_that_too_few_files_may_be_open() {
+    let home = Home::new();
+    let check = home.command(&["check", "--preset", "local"]);
+    for (most, lowered) in [(256, Some(82)), (1116, None)] {
+        let (code, printed) = home.outcome(&mut limited(most, &check));
+        assert_eq!(code, Some(0), "{printed}");
+        let note = "note: limits.max-connections: lowered from 512 to ";
+        match lowered {
+            Some(lowered) => assert!(printed.contains(&format!("{note}{lowered}, ")), "{printed}"),
+            None => assert!(!printed.contains(note), "{printed}"),
+        }
+    }
 }
 
 #[test]

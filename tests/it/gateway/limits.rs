@@ -1,7 +1,8 @@
 //! Every bound of `[limits]`, over the real program: what just fits passes, one more does not.
 
-use std::time::Duration;
+use std::{io::Write, time::Duration};
 
+use futures_util::future::join_all;
 use pacegate::simulator::{Options, ResponseKind};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -39,6 +40,52 @@ async fn busy(gateway: &Gateway) -> TcpStream {
     client.write_all(&chat).await.unwrap();
     client.read_u8().await.unwrap();
     client
+}
+
+/// The beginnings of the answers to so many streams, all of which stay open. Twenty arrive at a
+/// time, each with its request: one without would be evicted for the next.
+pub(super) async fn crowd(gateway: &Gateway, count: usize) -> Vec<(String, TcpStream)> {
+    let chat = request("POST /v1/chat/completions", JSON, &streamed("m"));
+    let mut answers = Vec::new();
+    while answers.len() < count {
+        let burst = (count - answers.len()).min(20);
+        let clients: Vec<_> = (0..burst)
+            .map(|_| {
+                let mut client = std::net::TcpStream::connect(gateway.authority()).unwrap();
+                client.write_all(&chat).unwrap();
+                client.set_nonblocking(true).unwrap();
+                client
+            })
+            .collect();
+        answers.extend(join_all(clients.into_iter().map(head_of)).await);
+    }
+    answers
+}
+
+/// Reads the head of the answer.
+async fn head_of(client: std::net::TcpStream) -> (String, TcpStream) {
+    let mut client = TcpStream::from_std(client).unwrap();
+    let mut head = Vec::new();
+    while !head.windows(4).any(|it| it == b"\r\n\r\n") {
+        let read = timeout(PATIENCE, client.read_buf(&mut head)).await;
+        assert_ne!(read.expect("no answer").unwrap(), 0, "closed unanswered");
+    }
+    (String::from_utf8(head).unwrap(), client)
+}
+
+/// Checks that so many of the answers are streams, and the others 503s with their reason.
+#[track_caller]
+pub(super) fn assert_served(answers: &[(String, TcpStream)], expected: usize) {
+    let mut served = 0;
+    for (head, _) in answers {
+        if head.starts_with("HTTP/1.1 200 ") {
+            served += 1;
+        } else {
+            assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+            assert!(head.contains("x-pacegate-error: overloaded"), "{head}");
+        }
+    }
+    assert_eq!(served, expected);
 }
 
 /// Whether the gateway ends the connection.
@@ -184,6 +231,18 @@ async fn a_crowd_of_silent_connections_keeps_nobody_out() {
     }
     let mut first = crowd.swap_remove(0);
     assert!(is_closed(&mut first).await);
+}
+
+#[tokio::test]
+async fn of_a_burst_beyond_the_limit_every_client_gets_an_answer() {
+    let simulator = simulator(Options {
+        faults: vec!["every/stall@1".parse().unwrap()],
+        ..Options::default()
+    })
+    .await;
+    let at_once = upstream(&simulator.base_url(), "jitter-throttle.concurrency = 1000");
+    let gateway = Gateway::start(&(at_once + "[limits]\nmax-connections = 25\n"));
+    assert_served(&crowd(&gateway, 60).await, 25);
 }
 
 #[tokio::test]

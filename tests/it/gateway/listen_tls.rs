@@ -27,7 +27,7 @@ use crate::support::{
 };
 
 /// A certificate for `localhost`, signed by itself, in a folder with its key.
-fn certificate(folder: &Path) -> String {
+pub(super) fn certificate(folder: &Path) -> String {
     let key = KeyPair::generate().unwrap();
     let params = CertificateParams::new(["localhost".to_owned()]).unwrap();
     let pem = params.self_signed(&key).unwrap().pem();
@@ -36,10 +36,11 @@ fn certificate(folder: &Path) -> String {
     pem
 }
 
-const LISTEN_TLS: &str = "listen-tls = { cert-file = \"cert.pem\", key-file = \"key.pem\" }\n";
+pub(super) const LISTEN_TLS: &str =
+    "listen-tls = { cert-file = \"cert.pem\", key-file = \"key.pem\" }\n";
 
 /// A connection to a gateway that listens with TLS, whose certificate is trusted.
-async fn dial_tls(
+pub(super) async fn dial_tls(
     gateway: &Gateway,
     pem: &str,
     alpn: &[&str],

@@ -22,6 +22,7 @@ use crate::support::{
 };
 
 mod crowd;
+mod descriptors;
 mod doors;
 mod failures;
 mod framing;

@@ -21,6 +21,7 @@ use crate::support::{
 };
 
 mod processes;
+mod rejected;
 
 /// A simulator that accepts only tokens it has issued, which work for `lifetime`.
 async fn issuer(lifetime: Duration) -> Simulator {

@@ -43,7 +43,19 @@ impl Gateway {
     /// Starts with `config`, whose relative paths are those of `folder`. Where it says nothing of
     /// `listen`, any free port is taken; where of `log`, all of it is.
     pub(crate) fn start_in(folder: TempDir, config: &str) -> Self {
-        let mut child = serve(folder.path(), config)
+        let command = serve(folder.path(), config);
+        Self::spawn(folder, command)
+    }
+
+    /// Starts with `config` as a process that may open so many files.
+    pub(crate) fn start_with_descriptors(most: usize, config: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let command = limited(most, &serve(folder.path(), config));
+        Self::spawn(folder, command)
+    }
+
+    fn spawn(folder: TempDir, mut command: Command) -> Self {
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -153,6 +165,17 @@ impl Gateway {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let number = line.unwrap().split_whitespace().next();
         number.unwrap().parse().unwrap()
+    }
+
+    /// Lets it open no file from now on whose descriptor is not below `most`; `None` lets it open as
+    /// many as before.
+    pub(crate) fn limit_descriptors(&self, most: Option<u64>) {
+        use rustix::process::{Pid, Resource, Rlimit, prlimit};
+        let id = Pid::from_raw(self.child.id().try_into().unwrap());
+        // The limit of this process is the one that the gateway has inherited.
+        let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
+        let current = most.or(maximum);
+        prlimit(id, Resource::Nofile, Rlimit { current, maximum }).unwrap();
     }
 
     /// Asks it to end.
@@ -272,6 +295,25 @@ fn serve(folder: &Path, config: &str) -> Command {
         .env_clear()
         .env("HOME", folder);
     command
+}
+
+/// `command` as a process that may open so many files.
+pub(crate) fn limited(most: usize, command: &Command) -> Command {
+    let mut limited = Command::new("/bin/sh");
+    limited
+        .args(["-c", &format!("ulimit -n {most} && exec \"$0\" \"$@\"")])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .env_clear()
+        .envs(
+            command
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+    if let Some(folder) = command.get_current_dir() {
+        limited.current_dir(folder);
+    }
+    limited
 }
 
 /// `PACEGATE_PROGRAM`, such as a release build, or what was built with the tests.
