@@ -48,9 +48,23 @@ struct AttemptError {
 /// [RFC 8305 §5]: https://www.rfc-editor.org/rfc/rfc8305#section-5
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// The interval of keep-alive probes: firewalls and NATs forget a silent connection after a few
-/// minutes, and a model may think for longer.
-const KEEPALIVE: Duration = Duration::from_secs(60);
+/// The silence before the first keep-alive probe. Firewalls and NATs forget a silent connection after
+/// a few minutes, and a model may think for longer.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// With the two above, a peer that is gone is noticed within 30 s.
+const KEEPALIVE_RETRIES: u32 = 3;
+
+/// The longest time for which written bytes or probes may stay unacknowledged. Keep-alive sends no
+/// probe while bytes are unacknowledged, and Linux would resend them for 15 minutes.
+///
+/// Linux also closes a connection whose peer acknowledges, but has had no room for further bytes for
+/// that long. A model on this machine may be so busy, and cannot disappear silently: there is no such
+/// limit on loopback.
+#[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
+const USER_TIMEOUT: Duration = Duration::from_secs(25);
 
 // === impl TcpConnector ===
 
@@ -171,7 +185,13 @@ async fn connect_to(url: Uri, address: SocketAddr) -> Result<TokioIo<TcpStream>,
     let mut connector = HttpConnector::new_with_resolver(only);
     connector.enforce_http(false);
     connector.set_nodelay(true);
-    connector.set_keepalive(Some(KEEPALIVE));
+    connector.set_keepalive(Some(KEEPALIVE_IDLE));
+    connector.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
+    connector.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
+    #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
+    if !address.ip().to_canonical().is_loopback() {
+        connector.set_tcp_user_timeout(Some(USER_TIMEOUT));
+    }
     let connected = connector.oneshot(url).await;
     connected.map_err(|error| {
         AttemptError {
@@ -193,6 +213,7 @@ fn summary(mut failures: Vec<BoxError>) -> BoxError {
 
 #[cfg(test)]
 mod tests {
+    use socket2::SockRef;
     use tokio::{
         net::{TcpListener, TcpSocket},
         time::{Instant, timeout},
@@ -396,5 +417,38 @@ mod tests {
         let stage = addressed.stage.clone();
         addressed.connect(literal.parse().unwrap()).await.unwrap();
         assert_eq!(stage.get(), Stage::Proxy);
+    }
+
+    #[tokio::test]
+    async fn a_silent_peer_is_noticed_within_half_a_minute() {
+        let (_listener, live, url) = live().await;
+        let stream = connector(&[live], None).connect(url).await.unwrap();
+        let socket = SockRef::from(stream.inner());
+        assert!(socket.tcp_nodelay().unwrap());
+        assert!(socket.keepalive().unwrap());
+        let probing = (
+            socket.tcp_keepalive_time().unwrap(),
+            socket.tcp_keepalive_interval().unwrap(),
+            socket.tcp_keepalive_retries().unwrap(),
+        );
+        let seconds = Duration::from_secs;
+        assert_eq!(probing, (seconds(15), seconds(5), 3));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn bytes_stay_unacknowledged_for_less_than_half_a_minute_outside_loopback() {
+        let (_listener, loopback, url) = live().await;
+        // Linux connects to this machine for 0.0.0.0, which is no loopback address to the connector.
+        let unspecified = IpAddr::from([0, 0, 0, 0]);
+        for (address, limit) in [
+            (unspecified, Some(Duration::from_secs(25))),
+            (loopback, None),
+        ] {
+            let connecting = connector(&[address], None).connect(url.clone());
+            let stream = connecting.await.unwrap();
+            let socket = SockRef::from(stream.inner());
+            assert_eq!(socket.tcp_user_timeout().unwrap(), limit, "{address}");
+        }
     }
 }
