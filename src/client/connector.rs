@@ -137,10 +137,14 @@ impl Connector {
     }
 
     /// The error for a failure at `stage`: not sent, so safe to retry, unless the certificate does
-    /// not verify, which no retry fixes. No address is preferred any longer.
+    /// not verify or the proxy wants credentials, which no retry fixes. No address is preferred
+    /// any longer.
     pub(super) fn error_at(&self, stage: Stage, error: BoxError) -> BoxError {
         // A host may accept connections and fail at TLS each time: the resolver's order counts again.
         *self.latest_address.lock() = None;
+        if let Err(refused) = self.route.check_error(&error) {
+            return refused.into();
+        }
         if let Some(reason) = refused_certificate(&*error) {
             return CertificateError {
                 host: self.origin.host.clone(),

@@ -43,7 +43,20 @@ impl Gateway {
     /// Starts with `config`, whose relative paths are those of `folder`. Where it says nothing of
     /// `listen`, any free port is taken; where of `log`, all of it is.
     pub(crate) fn start_in(folder: TempDir, config: &str) -> Self {
-        let mut child = serve(folder.path(), config)
+        let command = serve(folder.path(), config);
+        Self::launch(folder, command)
+    }
+
+    /// Starts with `config` in an environment with this variable.
+    pub(crate) fn start_with(variable: (&str, &str), config: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = serve(folder.path(), config);
+        command.env(variable.0, variable.1);
+        Self::launch(folder, command)
+    }
+
+    fn launch(folder: TempDir, mut command: Command) -> Self {
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
