@@ -1,42 +1,27 @@
 //! Opens one connection: name, TCP, proxy, TLS, all within one time-out.
 
-use std::{
-    error::Error,
-    future::Future,
-    io,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{error::Error, io, net::IpAddr, sync::Arc, time::Duration};
 
-use http::Uri;
+use http::{Extensions, Uri};
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::{
-    client::legacy::connect::{
-        Connection as _, HttpConnector,
-        dns::{GaiAddrs, GaiResolver, Name},
-        proxy::Tunnel,
-    },
+    client::legacy::connect::{Connection as _, HttpInfo, proxy::Tunnel},
     rt::TokioIo,
 };
 use pacegate_layers::error::{BoxError, NotSent};
 use parking_lot::Mutex;
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
-use tower::{Service, ServiceExt};
+use tower::{Service, ServiceExt, service_fn};
 
 use super::{
     endpoint::{BaseUrl, Origin},
     error::{CertificateError, ClientError, ConnectError, Stage},
     proxy::ProxyRoute,
     service::ClientOptions,
+    tcp::TcpConnector,
 };
 use crate::config::HttpVersion;
-
-/// The interval of keep-alive probes: firewalls and NATs forget a silent connection after a few
-/// minutes, and a model may think for longer.
-const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// The byte stream to the upstream, with or without TLS.
 pub(super) type UpstreamStream = MaybeHttpsStream<TokioIo<TcpStream>>;
@@ -49,20 +34,15 @@ pub(super) struct Connector {
     pub(super) max_head: usize,
     pub(super) timeout: Duration,
     tls: Arc<ClientConfig>,
+    /// The address of the latest connection, the proxy's if there is one; none after a failure. It is
+    /// tried first.
+    latest_address: Mutex<Option<IpAddr>>,
 }
 
 /// The stage that a connection attempt has reached; clones share it. An error alone does not tell
 /// whether the name or the host failed.
 #[derive(Clone)]
 pub(super) struct StageTracker(Arc<Mutex<Stage>>);
-
-/// The system's resolver, which reports its stage.
-#[derive(Clone)]
-struct Resolver {
-    inner: GaiResolver,
-    stage: StageTracker,
-    next: Stage,
-}
 
 // === impl Connector ===
 
@@ -84,6 +64,7 @@ impl Connector {
             max_head: options.max_head,
             timeout: options.connect_timeout,
             tls,
+            latest_address: Mutex::default(),
         })
     }
 
@@ -91,15 +72,15 @@ impl Connector {
     pub(super) async fn connect(&self, stage: &StageTracker) -> Result<UpstreamStream, BoxError> {
         let stream = match &self.route {
             ProxyRoute::Direct => {
-                let tcp = tcp(stage, Stage::Connect);
+                let tcp = self.tcp(stage, Stage::Connect);
                 self.over(tcp, &self.origin, stage).await?
             }
             ProxyRoute::Forward(proxy) => {
-                let tcp = tcp(stage, Stage::Proxy);
+                let tcp = self.tcp(stage, Stage::Proxy);
                 self.over(tcp, &proxy.origin, stage).await?
             }
             ProxyRoute::Tunnel(proxy) => {
-                let tcp = tcp(stage, Stage::Proxy);
+                let tcp = self.tcp(stage, Stage::Proxy);
                 let mut tunnel = Tunnel::new(proxy.origin.url()?, tcp);
                 if let Some(authorization) = &proxy.authorization {
                     tunnel = tunnel.with_auth(authorization.clone());
@@ -110,7 +91,19 @@ impl Connector {
         if self.http == HttpVersion::H2 && self.origin.https && !chose_h2(&stream) {
             return Err("the server does not offer HTTP/2\nhint: set http = \"auto\"".into());
         }
+        *self.latest_address.lock() = remote_address(&stream);
         Ok(stream)
+    }
+
+    fn tcp(
+        &self,
+        stage: &StageTracker,
+        connecting: Stage,
+    ) -> impl Service<Uri, Response = TokioIo<TcpStream>, Error = BoxError, Future: Send + 'static> + use<>
+    {
+        stage.set(connecting);
+        let connector = TcpConnector::new(stage, connecting, *self.latest_address.lock());
+        service_fn(move |url| connector.clone().connect(url))
     }
 
     /// A connection to `origin` on a stream from `tcp`, with TLS if the origin's URL says so.
@@ -144,8 +137,14 @@ impl Connector {
     }
 
     /// The error for a failure at `stage`: not sent, so safe to retry, unless the certificate does
-    /// not verify, which no retry fixes.
+    /// not verify or the proxy wants credentials, which no retry fixes. No address is preferred
+    /// any longer.
     pub(super) fn error_at(&self, stage: Stage, error: BoxError) -> BoxError {
+        // A host may accept connections and fail at TLS each time: the resolver's order counts again.
+        *self.latest_address.lock() = None;
+        if let Err(refused) = self.route.check_error(&error) {
+            return refused.into();
+        }
         if let Some(reason) = refused_certificate(&*error) {
             return CertificateError {
                 host: self.origin.host.clone(),
@@ -174,6 +173,13 @@ fn chose_h2(stream: &UpstreamStream) -> bool {
     stream.connected().is_negotiated_h2()
 }
 
+fn remote_address(stream: &UpstreamStream) -> Option<IpAddr> {
+    let mut extras = Extensions::new();
+    stream.connected().get_extras(&mut extras);
+    let info = extras.get::<HttpInfo>()?;
+    Some(info.remote_addr().ip())
+}
+
 fn refused_certificate<'a>(
     error: &'a (dyn Error + 'static),
 ) -> Option<&'a rustls::CertificateError> {
@@ -186,20 +192,6 @@ fn refused_certificate<'a>(
         None => error.source(),
     };
     inner.and_then(refused_certificate)
-}
-
-/// Opens TCP connections. Sets `stage` when a name look-up begins, and to `next` when it ends.
-fn tcp(stage: &StageTracker, next: Stage) -> HttpConnector<Resolver> {
-    stage.set(next);
-    let mut connector = HttpConnector::new_with_resolver(Resolver {
-        inner: GaiResolver::new(),
-        stage: stage.clone(),
-        next,
-    });
-    connector.enforce_http(false);
-    connector.set_nodelay(true);
-    connector.set_keepalive(Some(TCP_KEEPALIVE));
-    connector
 }
 
 // === impl StageTracker ===
@@ -220,24 +212,59 @@ impl Default for StageTracker {
     }
 }
 
-// === impl Resolver ===
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
 
-impl Service<Name> for Resolver {
-    type Response = GaiAddrs;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<GaiAddrs>> + Send>>;
+    use hyper_util::client::proxy::matcher::Matcher;
+    use tokio::net::TcpListener;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.inner.poll_ready(cx)
+    use super::*;
+    use crate::{
+        client::tls,
+        config::{Roots, Tls},
+    };
+
+    fn connector(scheme: &str, server: &TcpListener) -> Connector {
+        let url = format!("{scheme}://{}", server.local_addr().unwrap());
+        let limit = Duration::from_secs(20);
+        let options = ClientOptions {
+            http: HttpVersion::Auto,
+            max_head: 1024,
+            connect_timeout: limit,
+            head_timeout: limit,
+            idle_timeout: limit,
+            tls: Tls {
+                roots: Roots::Bundled,
+                ca_file: None,
+            },
+            proxy: Matcher::builder().build(),
+        };
+        let tls = tls::client_config(&options.tls, options.http).unwrap();
+        let base = BaseUrl::new(url.parse().unwrap()).unwrap();
+        Connector::new(&base, &options, tls).unwrap()
     }
 
-    fn call(&mut self, name: Name) -> Self::Future {
-        self.stage.set(Stage::Resolve);
-        let (lookup, stage, next) = (self.inner.call(name), self.stage.clone(), self.next);
-        Box::pin(async move {
-            let addresses = lookup.await?;
-            stage.set(next);
-            Ok(addresses)
-        })
+    #[tokio::test]
+    async fn an_address_is_preferred_after_a_connection_and_until_one_fails() {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stage = StageTracker::default();
+        let plain = connector("http", &server);
+        plain.connect(&stage).await.unwrap();
+        let localhost = Some(Ipv4Addr::LOCALHOST.into());
+        assert_eq!(*plain.latest_address.lock(), localhost);
+
+        let secure = connector("https", &server);
+        *secure.latest_address.lock() = localhost;
+        // The first accepted is that of the plain connector.
+        server.accept().await.unwrap();
+        let hanging_up = async { drop(server.accept().await.unwrap()) };
+        let ((), outcome) = tokio::join!(hanging_up, secure.connect(&stage));
+        let Err(error) = outcome else {
+            unreachable!("no TLS was spoken")
+        };
+        assert_eq!(stage.get(), Stage::Tls);
+        secure.error_at(stage.get(), error);
+        assert_eq!(*secure.latest_address.lock(), None);
     }
 }

@@ -91,6 +91,18 @@ pub struct CertificateError {
     pub reason: rustls::CertificateError,
 }
 
+/// The proxy on the way to the upstream wants credentials, or others than it was given: it responded
+/// 407 to CONNECT, or to a request that it was to forward. The upstream has not seen the request. A
+/// retry does not help.
+#[derive(Debug, thiserror::Error)]
+#[error("the proxy {proxy} wants credentials\nhint: {}", self.hint())]
+pub struct ProxyAuthRequired {
+    /// `host:port` of the proxy.
+    pub proxy: String,
+    /// Whether the proxy's URL contains credentials.
+    pub has_credentials: bool,
+}
+
 /// No response headers within `head-timeout`; the upstream may have acted on the request.
 #[derive(Debug, thiserror::Error)]
 #[error("no response head from {address} within {after:?}")]
@@ -187,6 +199,26 @@ impl CertificateError {
                  trusts tls = { roots = \"system\" }"
             }
         }
+    }
+}
+
+// === impl ProxyAuthRequired ===
+
+impl ProxyAuthRequired {
+    fn hint(&self) -> String {
+        let Self {
+            proxy,
+            has_credentials,
+        } = self;
+        if *has_credentials {
+            return "it did not accept those in its URL (HTTPS_PROXY, HTTP_PROXY or ALL_PROXY); write \
+                    special characters in percent-encoding, such as %40 for @"
+                .to_owned();
+        }
+        format!(
+            "write them into its URL in HTTPS_PROXY, HTTP_PROXY or ALL_PROXY: \
+             http://USER:PASSWORD@{proxy}"
+        )
     }
 }
 

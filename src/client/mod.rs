@@ -28,6 +28,7 @@ mod h1;
 mod h2;
 mod proxy;
 mod service;
+mod tcp;
 mod tls;
 
 pub use body::ResponseBody;

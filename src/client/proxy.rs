@@ -1,11 +1,16 @@
 //! Whether requests go through a proxy, and how the proxy is addressed.
 
-use http::HeaderValue;
-use hyper_util::client::proxy::matcher::Matcher;
+use http::{HeaderValue, StatusCode, Uri};
+use hyper_util::client::{
+    legacy::connect::{HttpConnector, proxy::Tunnel},
+    proxy::matcher::Matcher,
+};
+use pacegate_layers::error::BoxError;
+use tower::Service;
 
 use super::{
     endpoint::{BaseUrl, Origin},
-    error::ClientError,
+    error::{ClientError, ProxyAuthRequired},
 };
 use crate::config::{HttpVersion, is_loopback_host};
 
@@ -27,6 +32,9 @@ pub(super) struct Proxy {
     /// `Proxy-Authorization`, marked sensitive.
     pub(super) authorization: Option<HeaderValue>,
 }
+
+/// The error of every tunnel; its own name is private to hyper-util.
+type TunnelError = <Tunnel<HttpConnector> as Service<Uri>>::Error;
 
 // === impl ProxyRoute ===
 
@@ -65,6 +73,50 @@ impl ProxyRoute {
             return Ok(Self::Tunnel(proxy));
         }
         Ok(Self::Forward(proxy))
+    }
+
+    /// Checks the error of a connection attempt.
+    ///
+    /// # Errors
+    ///
+    /// [`ProxyAuthRequired`] if the proxy responded 407 to CONNECT.
+    pub(super) fn check_error(&self, error: &BoxError) -> Result<(), ProxyAuthRequired> {
+        match (self, error.downcast_ref()) {
+            (Self::Tunnel(proxy), Some(TunnelError::ProxyAuthRequired)) => {
+                Err(proxy.auth_required())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks the status of a response: a 407 of a forwarding proxy is the proxy's own, about
+    /// credentials that only this client can give. Any other 407 is the upstream's.
+    ///
+    /// # Errors
+    ///
+    /// [`ProxyAuthRequired`] for such a 407.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "nothing calls it yet for a response")
+    )]
+    pub(super) fn check_status(&self, status: StatusCode) -> Result<(), ProxyAuthRequired> {
+        match self {
+            Self::Forward(proxy) if status == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+                Err(proxy.auth_required())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+// === impl Proxy ===
+
+impl Proxy {
+    fn auth_required(&self) -> ProxyAuthRequired {
+        ProxyAuthRequired {
+            proxy: self.origin.address(),
+            has_credentials: self.authorization.is_some(),
+        }
     }
 }
 
@@ -136,6 +188,25 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn only_a_forwarding_proxy_speaks_for_itself_in_a_407() {
+        let matcher = Matcher::builder().all("http://proxy.test:3128").build();
+        let check = |uri, status: u16| {
+            let route = choose(&matcher, uri).unwrap();
+            route.check_status(status.try_into().unwrap())
+        };
+        let error = check("http://api.test", 407).unwrap_err().to_string();
+        assert!(
+            error.starts_with("the proxy proxy.test:3128 wants credentials\nhint: "),
+            "{error}"
+        );
+        for status in [200, 401, 403, 408, 429, 502] {
+            check("http://api.test", status).unwrap();
+        }
+        check("https://api.test", 407).unwrap();
+        check("http://localhost", 407).unwrap();
     }
 
     #[test]

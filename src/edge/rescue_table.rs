@@ -17,7 +17,7 @@ use crate::{
     api::{ErrorResponse, chat_completions::ParamsError},
     client::error::{
         CertificateError, ConnectError, ConnectionLost, HeadTimeout, HeadTooLarge,
-        UnexpectedUpgrade,
+        ProxyAuthRequired, UnexpectedUpgrade,
     },
     routes::{Draining, NoRoute},
     server::{AtCapacity, is_out_of_descriptors},
@@ -118,6 +118,9 @@ fn lookup(cause: &(dyn StdError + 'static)) -> Option<ErrorResponse> {
         });
     }
     if let Some(error) = cause.downcast_ref::<CertificateError>() {
+        return Some(unreachable(error.to_string()));
+    }
+    if let Some(error) = cause.downcast_ref::<ProxyAuthRequired>() {
         return Some(unreachable(error.to_string()));
     }
     if cause.is::<HeadTimeout>() {

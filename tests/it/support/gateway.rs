@@ -54,6 +54,14 @@ impl Gateway {
         Self::spawn(folder, command)
     }
 
+    /// Starts with `config` in an environment with this variable.
+    pub(crate) fn start_with(variable: (&str, &str), config: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = serve(folder.path(), config);
+        command.env(variable.0, variable.1);
+        Self::spawn(folder, command)
+    }
+
     fn spawn(folder: TempDir, mut command: Command) -> Self {
         let mut child = command
             .stdout(Stdio::piped())

@@ -3,12 +3,13 @@
 use hyper_util::client::proxy::matcher::Matcher;
 use pacegate::client::{
     Client,
-    error::{ConnectError, Stage},
+    error::{ConnectError, ProxyAuthRequired, Stage},
 };
-use pacegate_layers::error::NotSent;
+use pacegate_layers::error::{BoxError, NotSent};
 use tokio::join;
 
 use super::support::*;
+use crate::support::gateway::{Gateway, upstream};
 
 fn through(proxy: &Server) -> Matcher {
     let proxy = format!("http://user:canary@{}", proxy.address());
@@ -68,24 +69,94 @@ async fn an_http_upstream_is_reached_with_the_whole_url() {
     );
 }
 
-#[tokio::test]
-async fn a_proxy_that_refuses_is_named_without_its_password() {
-    let proxy = Server::bind().await;
+/// The error of a request through a tunnel that `proxy`, at `url`, responds to with `refusal`.
+async fn refused(proxy: &Server, url: &str, refusal: &str) -> BoxError {
     let mut options = options();
-    options.proxy = through(&proxy);
+    options.proxy = Matcher::builder().all(url).build();
     let client = Client::new("https://api.test/v1".parse().unwrap(), options).unwrap();
-    let refusal = "HTTP/1.1 407 Proxy Authentication Required\r\n\r\n";
-    let (_, response) = join!(proxy.answer(refusal), post(&client, "{}"));
+    let answering = async { drop(proxy.answer(refusal).await) };
+    let ((), response) = join!(answering, post(&client, "{}"));
     let error = response.unwrap_err();
-    let NotSent(cause) = NotSent::in_chain(&*error).unwrap();
-    let cause = cause.downcast_ref::<ConnectError>().unwrap();
-    assert_eq!(cause.stage, Stage::Proxy);
-    assert_eq!(cause.address, proxy.address().to_string());
     let debug = format!("{error} {error:?} {client:?}");
     assert!(
         !debug.contains("canary") && !debug.contains(BASIC),
         "{debug}"
     );
+    error
+}
+
+#[tokio::test]
+async fn a_proxy_that_refuses_is_named_without_its_password() {
+    for refusal in [
+        "HTTP/1.1 403 Forbidden\r\n\r\n",
+        "HTTP/1.1 502 Bad Gateway\r\n\r\n",
+        "SSH-2.0-OpenSSH_9\r\n\r\n",
+        "",
+    ] {
+        let proxy = Server::bind().await;
+        let url = format!("http://user:canary@{}", proxy.address());
+        let error = refused(&proxy, &url, refusal).await;
+        let NotSent(cause) = NotSent::in_chain(&*error).unwrap();
+        let cause = cause.downcast_ref::<ConnectError>().unwrap();
+        assert_eq!(cause.stage, Stage::Proxy, "{refusal}");
+        assert_eq!(cause.address, proxy.address().to_string());
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_wants_credentials_is_named_with_advice_and_not_asked_again() {
+    for (user_info, has_credentials, advice) in [
+        ("", false, "http://USER:PASSWORD@"),
+        ("user:canary@", true, "did not accept"),
+    ] {
+        for refusal in [
+            "HTTP/1.1 407 Proxy Authentication Required\r\n\r\n",
+            "HTTP/1.0 407 Denied\r\nproxy-authenticate: Basic realm=\"p\"\r\n\r\n<p>no",
+        ] {
+            let proxy = Server::bind().await;
+            let address = proxy.address();
+            let error = refused(&proxy, &format!("http://{user_info}{address}"), refusal).await;
+            assert!(NotSent::in_chain(&*error).is_none(), "a retry may follow");
+            let error = error.downcast::<ProxyAuthRequired>().unwrap();
+            assert_eq!(error.proxy, address.to_string());
+            assert_eq!(error.has_credentials, has_credentials);
+            let text = error.to_string();
+            let start = format!("the proxy {address} wants credentials\nhint: ");
+            assert!(text.starts_with(&start), "{text}");
+            assert!(
+                text.contains(advice) && text.contains("HTTPS_PROXY"),
+                "{text}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_is_told_of_a_proxy_that_wants_credentials_after_one_attempt() {
+    let proxy = Server::bind().await;
+    let address = proxy.address().to_string();
+    let gateway = Gateway::start_with(
+        ("HTTPS_PROXY", &format!("http://{address}")),
+        &upstream("https://api.test/v1", ""),
+    );
+    let refusing = async {
+        loop {
+            let refusal = "HTTP/1.1 407 Proxy Authentication Required\r\n\r\n";
+            let (_peer, request) = proxy.answer(refusal).await;
+            assert!(request.starts_with("CONNECT api.test:443 "), "{request}");
+        }
+    };
+    let answer = tokio::select! {
+        () = refusing => unreachable!("it serves for ever"),
+        answer = gateway.chat(r#"{"model":"m","messages":[]}"#) => answer.unwrap(),
+    };
+    assert_eq!(answer.status, 502, "{}", answer.text());
+    assert_eq!(answer.header("x-pacegate-error"), "upstream_unreachable");
+    assert_eq!(answer.header("x-pacegate-attempts"), "1");
+    let error = &answer.json()["error"];
+    let message = error["message"].as_str().unwrap();
+    let start = format!("the proxy {address} wants credentials\nhint: ");
+    assert!(message.starts_with(&start), "{message}");
 }
 
 #[tokio::test]
