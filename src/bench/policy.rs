@@ -13,7 +13,9 @@ use std::{
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Full};
-use pacegate_layers::{JitterThrottleLayer, RetryOn429Layer, error::BoxError, pacing::Gate};
+use pacegate_layers::{
+    JitterThrottleLayer, RetryOn429Layer, error::BoxError, pacing::Gate, retry_on_429::RetryBudget,
+};
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
@@ -210,7 +212,7 @@ fn layered(
                     .max_retries(settings.max_retries)
                     .max_hold(settings.max_hold)
                     .default_wait(settings.default_wait)
-                    .budget(settings.budget)
+                    .budget(RetryBudget::new(settings.budget))
                     .rng(StdRng::seed_from_u64(seed));
                 if configured.pipeline.contains(&LayerName::JitterThrottle) {
                     layer = layer.feedback(gate.clone());

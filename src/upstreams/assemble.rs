@@ -6,7 +6,11 @@ use bytes::Bytes;
 use http::{Request, Uri, uri::PathAndQuery};
 use http_body_util::Full;
 use hyper_util::client::proxy::matcher::Matcher;
-use pacegate_layers::{pacing::Gate, token::TokenSource};
+use pacegate_layers::{
+    pacing::{Gate, ReversedJitter},
+    retry_on_429::RetryBudget,
+    token::TokenSource,
+};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tower::util::MapRequest;
@@ -44,6 +48,13 @@ enum AssembleCause {
 }
 
 impl AssembleError {
+    pub(super) fn of_pacing(upstream: &str, error: ReversedJitter) -> Self {
+        Self {
+            name: upstream.to_owned(),
+            source: PipelineError::from(error).into(),
+        }
+    }
+
     pub(super) fn of_quotas(upstream: &str, error: quotas::OpenError) -> Self {
         Self {
             name: upstream.to_owned(),
@@ -76,6 +87,7 @@ pub fn assemble(
 pub(super) struct Reused {
     pub(super) ledger: Option<Arc<QuotaLedger>>,
     pub(super) gate: Option<Gate>,
+    pub(super) retry_budget: Option<RetryBudget>,
 }
 
 /// [`assemble`] with the parts in `reused`.
@@ -117,10 +129,20 @@ fn try_assemble(
         Some(gate) => Some(gate),
         None => gate(upstream, quotas.as_ref()).map_err(PipelineError::from)?,
     };
+    let retry_budget = reused
+        .retry_budget
+        .unwrap_or_else(|| RetryBudget::new(upstream.retry_on_429.budget));
     Ok(Pipeline {
-        service: stack(upstream, client, gate.as_ref(), source)?,
+        service: stack(
+            upstream,
+            client,
+            gate.as_ref(),
+            source,
+            retry_budget.clone(),
+        )?,
         gate,
         quotas,
+        retry_budget,
     })
 }
 

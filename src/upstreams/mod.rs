@@ -6,13 +6,14 @@
 //! [`quotas`](crate::quotas) and [`dialect`](crate::dialect). While a client waits, it writes
 //! comments and error events in the shape of the `api`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use pacegate_layers::{
     error::BoxError,
     header_align::NotPassable,
     pacing::{Busy, Gate, Ledger, Order, Pacing, ReversedJitter},
+    retry_on_429::RetryBudget,
     token::TokenSource,
 };
 
@@ -50,6 +51,8 @@ pub struct Pipeline {
     pub gate: Option<Gate>,
     /// The quota ledger, if there are quotas.
     pub quotas: Option<Arc<QuotaLedger>>,
+    /// Limits the account's retries.
+    pub retry_budget: RetryBudget,
 }
 
 /// A pipeline that cannot be built. A checked config never causes this.
@@ -82,26 +85,48 @@ where
     B: http_body::Body<Data = Bytes, Error = BoxError> + Send + Unpin + 'static,
 {
     let gate = gate(upstream, quotas.as_ref())?;
+    let retry_budget = RetryBudget::new(upstream.retry_on_429.budget);
     Ok(Pipeline {
-        service: stack(upstream, client, gate.as_ref(), source)?,
+        service: stack(
+            upstream,
+            client,
+            gate.as_ref(),
+            source,
+            retry_budget.clone(),
+        )?,
         gate,
         quotas,
+        retry_budget,
     })
 }
+
+/// A connection does not idle for longer before it is used.
+const MAX_PREPARE_WITHIN: Duration = Duration::from_secs(5);
 
 /// The gate of `upstream`, if jitter-throttle is listed.
 fn gate(
     upstream: &config::Upstream,
     quotas: Option<&Arc<QuotaLedger>>,
 ) -> Result<Option<Gate>, ReversedJitter> {
-    let throttled = upstream.pipeline.contains(&LayerName::JitterThrottle);
-    let pacing = throttled
-        .then(|| pacing(&upstream.jitter_throttle))
-        .transpose()?;
-    Ok(pacing.map(|pacing| {
-        let quotas = quotas.map(|ledger| Arc::clone(ledger) as Arc<dyn Ledger>);
-        Gate::with_ledgers(pacing, quotas.into_iter().collect(), rand::make_rng())
-    }))
+    Ok(gate_pacing(upstream)?
+        .map(|pacing| Gate::with_ledgers(pacing, ledgers(quotas), rand::make_rng())))
+}
+
+/// The ledgers that a gate asks.
+fn ledgers(quotas: Option<&Arc<QuotaLedger>>) -> Vec<Arc<dyn Ledger>> {
+    let quotas = quotas.map(|ledger| Arc::clone(ledger) as Arc<dyn Ledger>);
+    quotas.into_iter().collect()
+}
+
+/// The pacing of the gate of `upstream`, if jitter-throttle is listed.
+fn gate_pacing(upstream: &config::Upstream) -> Result<Option<Pacing>, ReversedJitter> {
+    if !upstream.pipeline.contains(&LayerName::JitterThrottle) {
+        return Ok(None);
+    }
+    let pacing = pacing(&upstream.jitter_throttle)?;
+    // A connection is there in half the time that it may take, unless something is wrong.
+    let ahead = (upstream.connect_timeout / 2).min(MAX_PREPARE_WITHIN);
+    Ok(Some(pacing.prepare_within(ahead)))
 }
 
 /// The pacing of a gate with these settings.

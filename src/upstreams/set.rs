@@ -6,11 +6,13 @@ use std::{
     sync::{Arc, Weak},
 };
 
+use pacegate_layers::pacing::{Gate, WeakGate};
 use tokio_util::task::TaskTracker;
 
 use super::{
     AssembleError, Pipeline,
     assemble::{Reused, assemble_with},
+    gate_pacing, ledgers,
 };
 use crate::{
     config::{Config, LayerName, Upstream},
@@ -21,11 +23,18 @@ use crate::{
 #[derive(Debug)]
 pub struct UpstreamSet {
     entries: Vec<Entry>,
-    /// Every quota ledger in use, also by requests from before a reload: two ledgers on one file
-    /// would both spend the remainder.
-    ledgers: HashMap<String, Weak<QuotaLedger>>,
+    /// The accounts in use, also by requests from before a reload: two gates would each keep the
+    /// pace, and two ledgers on one file would both spend the remainder.
+    accounts: HashMap<String, Account>,
     state_dir: Option<PathBuf>,
     tasks: TaskTracker,
+}
+
+/// What belongs to an account, whatever its settings.
+#[derive(Clone, Debug)]
+struct Account {
+    gate: Option<WeakGate>,
+    ledger: Option<Weak<QuotaLedger>>,
 }
 
 #[derive(Clone, Debug)]
@@ -58,7 +67,7 @@ impl UpstreamSet {
     pub fn start(config: &Config, tasks: TaskTracker) -> Result<Self, AssembleError> {
         let empty = Self {
             entries: Vec::new(),
-            ledgers: HashMap::new(),
+            accounts: HashMap::new(),
             state_dir: config.state_dir.clone(),
             tasks,
         };
@@ -66,8 +75,9 @@ impl UpstreamSet {
     }
 
     /// The set for `upstreams`. An unchanged upstream keeps its pipeline: gate, connections,
-    /// credentials. A changed upstream keeps its quota ledger. It keeps its gate, too, with its
-    /// queue, if pacing, base URL and credentials are unchanged.
+    /// credentials. A changed upstream keeps its gate, with its queue and what is in flight, its
+    /// quota ledger and its retry budget, and these take on the new settings. With other
+    /// credentials the gate forgets what the upstream has refused.
     ///
     /// # Errors
     ///
@@ -92,16 +102,21 @@ impl UpstreamSet {
                 }
             });
         }
-        // Last, because requests of the old upstream are counted in the same ledger.
+        // Last, because requests of the old upstream use the same gate and ledger.
         for entry in &entries {
             entry.update_quotas()?;
         }
-        let mut ledgers = self.ledgers.clone();
-        ledgers.retain(|_, ledger| ledger.strong_count() > 0);
-        ledgers.extend(entries.iter().filter_map(Entry::ledger));
+        for entry in &entries {
+            entry.update_account(self.entry(&entry.upstream.name))?;
+        }
+        let mut accounts = self.accounts.clone();
+        accounts.retain(|_, account| account.is_used());
+        for entry in &entries {
+            entry.add_to(&mut accounts);
+        }
         let upstreams = Self {
             entries,
-            ledgers,
+            accounts,
             state_dir: self.state_dir.clone(),
             tasks: self.tasks.clone(),
         };
@@ -118,11 +133,13 @@ impl UpstreamSet {
     }
 
     fn build(&self, upstream: &Upstream, old: Option<&Entry>) -> Result<Entry, AssembleError> {
+        let account = self.accounts.get(&upstream.name);
+        let throttled = upstream.pipeline.contains(&LayerName::JitterThrottle);
+        let gate = account.and_then(Account::gate);
         let reused = Reused {
-            ledger: self.ledgers.get(&upstream.name).and_then(Weak::upgrade),
-            gate: old
-                .filter(|old| may_share_gate(&old.upstream, upstream))
-                .and_then(|old| old.pipeline.gate.clone()),
+            ledger: account.and_then(Account::ledger),
+            gate: gate.filter(|_| throttled),
+            retry_budget: old.map(|old| old.pipeline.retry_budget.clone()),
         };
         Ok(Entry {
             upstream: upstream.clone(),
@@ -131,22 +148,57 @@ impl UpstreamSet {
     }
 }
 
-/// Whether both may share a gate: the same account at the same pace.
-fn may_share_gate(old: &Upstream, new: &Upstream) -> bool {
-    let listed = |upstream: &Upstream| upstream.pipeline.contains(&LayerName::JitterThrottle);
-    listed(old)
-        && listed(new)
-        && old.jitter_throttle == new.jitter_throttle
-        && old.base_url == new.base_url
-        && old.credentials == new.credentials
+// === impl Account ===
+
+impl Account {
+    fn gate(&self) -> Option<Gate> {
+        self.gate.as_ref()?.upgrade()
+    }
+
+    fn ledger(&self) -> Option<Arc<QuotaLedger>> {
+        self.ledger.as_ref()?.upgrade()
+    }
+
+    fn is_used(&self) -> bool {
+        self.gate().is_some() || self.ledger().is_some()
+    }
 }
 
 // === impl Entry ===
 
 impl Entry {
-    fn ledger(&self) -> Option<(String, Weak<QuotaLedger>)> {
-        let ledger = self.pipeline.quotas.as_ref()?;
-        Some((self.upstream.name.clone(), Arc::downgrade(ledger)))
+    /// Remembers gate and ledger; one that is no longer used stays while old requests use it.
+    fn add_to(&self, accounts: &mut HashMap<String, Account>) {
+        let account = accounts
+            .entry(self.upstream.name.clone())
+            .or_insert(Account {
+                gate: None,
+                ledger: None,
+            });
+        if let Some(gate) = &self.pipeline.gate {
+            account.gate = Some(gate.downgrade());
+        }
+        if let Some(ledger) = &self.pipeline.quotas {
+            account.ledger = Some(Arc::downgrade(ledger));
+        }
+    }
+
+    /// Gives the settings to the gate and the retry budget, which `old` may have had, too.
+    fn update_account(&self, old: Option<&Self>) -> Result<(), AssembleError> {
+        let budget = self.upstream.retry_on_429.budget;
+        self.pipeline.retry_budget.set_fraction(budget);
+        let Some(gate) = &self.pipeline.gate else {
+            return Ok(());
+        };
+        let pacing = gate_pacing(&self.upstream)
+            .map_err(|error| AssembleError::of_pacing(&self.upstream.name, error))?;
+        if let Some(pacing) = pacing {
+            gate.configure(pacing, ledgers(self.pipeline.quotas.as_ref()));
+        }
+        if old.is_some_and(|old| old.upstream.credentials != self.upstream.credentials) {
+            gate.forget_refusals();
+        }
+        Ok(())
     }
 
     fn update_quotas(&self) -> Result<(), AssembleError> {
@@ -161,10 +213,16 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::{path::Path, time::Duration};
+
+    use pacegate_layers::pacing::Feedback as _;
+    use tokio::{
+        task::JoinSet,
+        time::{Instant, advance},
+    };
 
     use super::*;
-    use crate::config::{self, Sample};
+    use crate::config::{self, ConfigSource, Sample};
 
     /// Upstreams by name, each with its TOML.
     fn config(folder: &Path, upstreams: &[(&str, &str)]) -> Config {
@@ -229,19 +287,70 @@ mod tests {
             share_a_gate(b, &new[1]).await,
             "b has the same pace and account"
         );
-        assert!(!share_a_gate(c, &new[0]).await, "c is paced otherwise");
+        assert!(
+            share_a_gate(c, &new[0]).await,
+            "c is paced otherwise, but is one account"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn another_account_gets_a_new_gate() {
+    async fn a_reload_changes_the_pace_of_the_gate_that_is_there() {
         let folder = tempfile::tempdir().unwrap();
-        let before = config(folder.path(), &[("a", "")]);
-        let mut after = before.clone();
-        after.upstreams[0].base_url = "http://127.0.0.2:1/v1".parse().unwrap();
-        let old = UpstreamSet::start(&before, TaskTracker::new()).unwrap();
-        let (new, _) = old.reload(&after.upstreams).unwrap();
-        let (old, new) = (old.pipelines(), new.pipelines());
-        assert!(!share_a_gate(&old[0], &new[0]).await);
+        let paced = |interval: &str| {
+            let text = format!(
+                "jitter-throttle = {{ min-interval = \"{interval}\", jitter = \"0s..0s\" }}"
+            );
+            config(folder.path(), &[("a", &text)])
+        };
+        let first = UpstreamSet::start(&paced("60s"), TaskTracker::new()).unwrap();
+        let old = first.pipelines().remove(0).gate.unwrap();
+        let start = Instant::now();
+        drop(old.acquire(None).await.unwrap());
+        let mut waiting = JoinSet::new();
+        let turn = old.acquire(None);
+        waiting.spawn(async move {
+            drop(turn.await.unwrap());
+            Instant::now()
+        });
+        advance(Duration::from_secs(1)).await;
+        let (second, _) = first.reload(&paced("5s").upstreams).unwrap();
+        let left = waiting.join_next().await.unwrap().unwrap();
+        assert_eq!(
+            left - start,
+            Duration::from_secs(5),
+            "it waited at the old pace"
+        );
+        let new = second.pipelines().remove(0).gate.unwrap();
+        drop(new.acquire(None).await.unwrap());
+        assert_eq!(start.elapsed(), Duration::from_secs(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refusals_go_with_the_key_and_the_gate_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let load = |key: &str, path: &str| {
+            let file = folder.path().join("keys.toml");
+            let text = format!(
+                "[[upstream]]\nname = \"a\"\npreset = \"openai\"\n\
+                 base-url = \"http://127.0.0.1:1/{path}\"\n\
+                 credentials = {{ kind = \"api-key\", key = {{ env = \"{key}\" }} }}\n"
+            );
+            std::fs::write(&file, text).unwrap();
+            let variable = |name: &str| Some(format!("sk-{name}"));
+            let source = ConfigSource {
+                config: Some(file),
+                ..ConfigSource::new(&variable)
+            };
+            config::load(&source).unwrap().config
+        };
+        let first = UpstreamSet::start(&load("ONE", "v1"), TaskTracker::new()).unwrap();
+        let gate = first.pipelines().remove(0).gate.unwrap();
+        gate.exhausted(Instant::now() + Duration::from_secs(3600));
+        let (moved, _) = first.reload(&load("ONE", "v2").upstreams).unwrap();
+        let long = Duration::from_secs(3000);
+        assert!(gate.estimate() > long, "another URL, the same key");
+        let (_other, _) = moved.reload(&load("TWO", "v2").upstreams).unwrap();
+        assert!(gate.estimate() < long, "another key");
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use pacegate_layers::{
     header_align::{NotPassable, Rule},
     jitter_throttle::PermitBody,
     pacing::Gate,
-    retry_on_429::PeekedBody,
+    retry_on_429::{PeekedBody, RetryBudget},
     token::TokenSource,
 };
 use tower::{
@@ -48,7 +48,8 @@ impl<S, B> HttpService<B> for S where
 }
 
 /// Puts the layers that `upstream` lists around `client`, and around these the layers that every
-/// upstream has. `gate` is there if jitter-throttle is listed; tokens come from `source`.
+/// upstream has. `gate` is there if jitter-throttle is listed; tokens come from `source`;
+/// `retry_budget` limits the account's retries.
 ///
 /// In the order of a request: response headers, keep-waiting, request headers, retry-on-429,
 /// token-refresh, jitter-throttle, header-align, bearer-auth.
@@ -64,6 +65,7 @@ pub(super) fn stack<C, B>(
     client: C,
     gate: Option<&Gate>,
     source: Option<Arc<dyn TokenSource>>,
+    retry_budget: RetryBudget,
 ) -> Result<UpstreamService, PipelineError>
 where
     C: HttpService<B>,
@@ -85,7 +87,7 @@ where
     let bearer_auth = token_for(LayerName::BearerAuth)?.map(BearerAuthLayer::new);
     // These two change the body type; without them an adapter does.
     let retry_on_429 = if listed(LayerName::RetryOn429) {
-        Either::Left(retry_on_429(upstream, gate))
+        Either::Left(retry_on_429(upstream, gate, retry_budget))
     } else {
         Either::Right(MapResponseLayer::new(|response: Response<_>| {
             response.map(PeekedBody::untouched)
@@ -149,13 +151,14 @@ where
 fn retry_on_429(
     upstream: &config::Upstream,
     gate: Option<&Gate>,
+    budget: RetryBudget,
 ) -> RetryOn429Layer<DialectClassifier> {
     let settings = &upstream.retry_on_429;
     let layer = RetryOn429Layer::new(DialectClassifier::new(&upstream.dialect))
         .max_retries(settings.max_retries)
         .max_hold(settings.max_hold)
         .default_wait(settings.default_wait)
-        .budget(settings.budget);
+        .budget(budget);
     match gate {
         Some(gate) => layer.feedback(gate.clone()),
         None => layer,

@@ -165,21 +165,16 @@ impl Gate {
         }
     }
 
-    /// Replaces the pacing. Requests that wait keep their places; what is in flight, the gap since
-    /// the latest dispatch and what the upstream has said stay.
-    pub fn set_pacing(&self, pacing: Pacing) {
+    /// Replaces pacing and ledgers. Requests that wait keep their places; what is in flight, the gap
+    /// since the latest dispatch and what the upstream has said stay. A claim under way ends at the
+    /// ledgers where it was made.
+    pub fn configure(&self, pacing: Pacing, ledgers: Vec<Arc<dyn Ledger>>) {
         let mut state = self.lock();
         let now = Instant::now();
         let is_ramping = state.backpressure.is_ramping(now);
         let old = std::mem::replace(&mut state.pacing, pacing.clone());
         state.gap.change(&old, &pacing, is_ramping);
         state.queue.set_order(pacing.order);
-        state.queue.wake_all();
-    }
-
-    /// Replaces the ledgers. A claim under way ends at the ledgers where it was made.
-    pub fn set_ledgers(&self, ledgers: Vec<Arc<dyn Ledger>>) {
-        let mut state = self.lock();
         state.ledgers = ledgers.into();
         state.queue.wake_all();
     }

@@ -6,13 +6,17 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// Limits retries to a fraction of all attempts, over all requests of an account; clones share the
-/// count.
+/// count and the fraction.
 ///
-/// Without it, an upstream that refuses everything would see every request three times.
+/// Attempts count for ten minutes. Three retries are always allowed. Without a budget, an upstream
+/// that refuses everything would see every request three times.
 #[derive(Clone, Debug)]
-pub(super) struct Budget {
+pub struct RetryBudget(Arc<Mutex<BudgetState>>);
+
+#[derive(Debug)]
+struct BudgetState {
     fraction: f64,
-    minutes: Arc<Mutex<VecDeque<Minute>>>,
+    minutes: VecDeque<Minute>,
 }
 
 #[derive(Debug)]
@@ -30,17 +34,23 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// Retries that are always allowed, so that a quiet account can retry, too.
 const ALWAYS_ALLOWED: u32 = 3;
 
-impl Budget {
-    pub(super) fn new(fraction: f64) -> Self {
-        Self {
+impl RetryBudget {
+    /// Allows retries to be `fraction` of all attempts, 0.0 to 1.0.
+    pub fn new(fraction: f64) -> Self {
+        Self(Arc::new(Mutex::new(BudgetState {
             fraction,
-            minutes: Arc::default(),
-        }
+            minutes: VecDeque::new(),
+        })))
+    }
+
+    /// Replaces the fraction; what has been counted stays.
+    pub fn set_fraction(&self, fraction: f64) {
+        self.0.lock().fraction = fraction;
     }
 
     /// Counts the first attempt of a request, at `now`.
     pub(super) fn count_first_attempt(&self, now: Instant) {
-        self.with_current(now, |minutes| {
+        self.with_current(now, |_, minutes| {
             if let Some(minute) = minutes.back_mut() {
                 minute.attempts += 1;
             }
@@ -49,12 +59,12 @@ impl Budget {
 
     /// Takes a retry, which counts as an attempt as well, if one is left.
     pub(super) fn take_retry(&self) -> bool {
-        self.with_current(Instant::now(), |minutes| {
+        self.with_current(Instant::now(), |fraction, minutes| {
             let attempts: u32 = minutes.iter().map(|minute| minute.attempts).sum();
             let retries: u32 = minutes.iter().map(|minute| minute.retries).sum();
             let wanted = retries + 1;
-            let allowed = wanted <= ALWAYS_ALLOWED
-                || f64::from(wanted) <= self.fraction * f64::from(attempts + 1);
+            let allowed =
+                wanted <= ALWAYS_ALLOWED || f64::from(wanted) <= fraction * f64::from(attempts + 1);
             if let Some(minute) = minutes.back_mut().filter(|_| allowed) {
                 minute.retries += 1;
                 minute.attempts += 1;
@@ -63,8 +73,13 @@ impl Budget {
         })
     }
 
-    fn with_current<T>(&self, now: Instant, read: impl FnOnce(&mut VecDeque<Minute>) -> T) -> T {
-        let mut minutes = self.minutes.lock();
+    fn with_current<T>(
+        &self,
+        now: Instant,
+        read: impl FnOnce(f64, &mut VecDeque<Minute>) -> T,
+    ) -> T {
+        let mut state = self.0.lock();
+        let BudgetState { fraction, minutes } = &mut *state;
         while minutes
             .front()
             .is_some_and(|minute| minute.began + WINDOW <= now)
@@ -81,7 +96,7 @@ impl Budget {
                 retries: 0,
             });
         }
-        read(&mut minutes)
+        read(*fraction, minutes)
     }
 }
 
@@ -93,7 +108,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn three_retries_are_always_allowed_then_a_fraction_of_all_attempts() {
-        let budget = Budget::new(0.2);
+        let budget = RetryBudget::new(0.2);
         budget.count_first_attempt(Instant::now());
         assert!((0..3).all(|_| budget.take_retry()));
         assert!(!budget.take_retry());
@@ -106,7 +121,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn retries_older_than_ten_minutes_do_not_count() {
-        let budget = Budget::new(0.2);
+        let budget = RetryBudget::new(0.2);
         assert!((0..3).all(|_| budget.take_retry()));
         advance(WINDOW - Duration::from_secs(1)).await;
         assert!(!budget.take_retry());
@@ -116,7 +131,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_fraction_of_one_never_limits() {
-        let budget = Budget::new(1.0);
+        let budget = RetryBudget::new(1.0);
         assert!((0..100).all(|_| budget.take_retry()));
     }
 }

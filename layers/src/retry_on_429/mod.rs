@@ -86,6 +86,7 @@ mod tests;
 
 pub use self::{
     body::PeekedBody,
+    budget::RetryBudget,
     classify::{Classify, PeekedResponse, StandardClassify, Verdict},
     resolve::Exhausted,
     service::{ResponseFuture, RetryOn429, RetryOn429Layer},

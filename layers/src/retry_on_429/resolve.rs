@@ -17,7 +17,7 @@ use tracing::debug;
 use super::{
     backoff::Backoff,
     body::PeekedBody,
-    budget::Budget,
+    budget::RetryBudget,
     classify::{Classify, PeekedResponse, Verdict},
     retry_after::{delay_seconds, requested_wait},
     sse,
@@ -36,7 +36,7 @@ pub(super) struct RetryPolicy<C> {
     pub(super) max_hold: Duration,
     pub(super) default_wait: Duration,
     pub(super) feedback: Option<Arc<dyn Feedback>>,
-    pub(super) budget: Budget,
+    pub(super) budget: RetryBudget,
     pub(super) rng: Arc<Mutex<StdRng>>,
 }
 
@@ -80,7 +80,7 @@ impl<C> RetryPolicy<C> {
             max_hold: MAX_HOLD,
             default_wait: DEFAULT_WAIT,
             feedback: None,
-            budget: Budget::new(1.0),
+            budget: RetryBudget::new(1.0),
             rng: Arc::new(Mutex::new(rand::make_rng())),
         }
     }

@@ -20,7 +20,7 @@ use tower_service::Service;
 
 use super::{
     body::PeekedBody,
-    budget::Budget,
+    budget::RetryBudget,
     classify::{Classify, StandardClassify},
     resolve::{Retry, RetryPolicy, resolve},
 };
@@ -115,12 +115,11 @@ impl<C> RetryOn429Layer<C> {
         self
     }
 
-    /// The fraction of all attempts that may be retries, 0.0 to 1.0, counted over ten minutes and
-    /// over all requests through this layer and its clones. Three retries are always allowed. 1.0
-    /// by default.
+    /// Limits retries by `budget`, which layers of the same account share. By default every attempt
+    /// may be a retry.
     #[must_use]
-    pub fn budget(mut self, fraction: f64) -> Self {
-        self.policy.budget = Budget::new(fraction);
+    pub fn budget(mut self, budget: RetryBudget) -> Self {
+        self.policy.budget = budget;
         self
     }
 
