@@ -125,6 +125,9 @@ struct GateState {
 /// The most requests that prepare at once.
 const MAX_PREPARING: usize = 8;
 
+/// Timers that end together fire in any order, and tokio's end up to a millisecond late.
+const LAST_MOMENT: Duration = Duration::from_millis(5);
+
 /// A request that prepares for longer lets another one prepare beside it.
 const SLOW: Duration = Duration::from_secs(1);
 
@@ -561,9 +564,9 @@ impl GateState {
     }
 
     /// Until when a request may wait that waits since `since`. An estimate may be wrong by the
-    /// length of one answer.
+    /// length of one answer, and a turn that comes at the end of that is taken.
     fn deadline(&self, since: Instant) -> Instant {
-        since + self.pacing.max_wait + self.in_flight.mean()
+        since + self.pacing.max_wait + self.in_flight.mean() + LAST_MOMENT
     }
 
     /// Whether one more request may wait.
@@ -595,8 +598,7 @@ impl GateState {
         let probe = probe.map(|probe| now + self.in_flight.remaining(probe, now));
         let first = self.not_before().max(now).max(probe.unwrap_or(now));
         let place = self.max_in_flight(now).map_or(now, |most| {
-            let ends = (self.in_flight.len() + ahead + 1).saturating_sub(most);
-            now + self.in_flight.until_free(ends, most, now)
+            now + self.in_flight.until_free(ahead, most, now)
         });
         let slot = self.next_slot(ahead, now).unwrap_or(now);
         (first + gaps).max(place).max(slot).duration_since(now)

@@ -1,6 +1,9 @@
 //! How long requests are in flight, and how long until the next of them ends.
 
-use std::{collections::BTreeMap, collections::VecDeque, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -62,30 +65,31 @@ impl InFlight {
             .unwrap_or_default()
     }
 
-    /// About how long until `ends` of `most` places have become free, if each is taken again at
-    /// once.
-    pub(super) fn until_free(&self, ends: usize, most: usize, now: Instant) -> Duration {
+    /// About how long until one of `most` places is free for a request that has `ahead` others before
+    /// it, if each of these takes a place as soon as it can.
+    pub(super) fn until_free(&self, ahead: usize, most: usize, now: Instant) -> Duration {
+        let most = most.max(1);
+        // So many requests have to end before.
+        let ends = (self.len() + ahead + 1).saturating_sub(most);
         if ends == 0 {
             return Duration::ZERO;
         }
-        let most = most.max(1);
-        // Each place becomes free once in a mean length; the last ones are found in what is in
-        // flight now.
-        let rounds = (ends - 1) / most;
-        let nth = (ends - 1) % most;
-        let step = self.dispatched.len().div_ceil(EXAMINED).max(1);
-        let mut rest: Vec<_> = self
-            .dispatched
-            .values()
-            .step_by(step)
-            .flat_map(|began| self.remaining_lengths(now.duration_since(*began)))
+        // Free places are taken now.
+        let begins = most.saturating_sub(self.len());
+        let examined = self.len().div_ceil(EXAMINED).max(1);
+        let ages = self.dispatched.values().step_by(examined);
+        let mut rest: Vec<_> = ages
+            .map(|began| now.duration_since(*began))
+            .chain(std::iter::repeat_n(Duration::ZERO, begins))
+            .flat_map(|age| self.remaining_lengths(age))
             .collect();
         rest.sort_unstable();
-        let in_flight = self.dispatched.len().max(1);
-        // The `nth` of so many ends at about this quantile of all possible ends.
-        let index = rest.len() * (nth + 1) / (in_flight + 1);
+        // Each place becomes free once in a mean length; the rest is found in what is in flight. The
+        // n-th of them ends at about this quantile of all possible ends.
+        let rounds = u32::try_from((ends - 1) / most).unwrap_or(u32::MAX);
+        let nth = (ends - 1) % most + 1;
+        let index = rest.len() * nth / (self.len() + begins + 1);
         let first = rest.get(index.min(rest.len().saturating_sub(1)));
-        let rounds = u32::try_from(rounds).unwrap_or(u32::MAX);
         let later = self.mean().saturating_mul(rounds);
         first.copied().unwrap_or_default().saturating_add(later)
     }

@@ -14,6 +14,7 @@ mod cancellation;
 mod concurrency;
 mod dispatch;
 mod drain;
+mod estimates;
 mod gap;
 mod mixture;
 mod order;
