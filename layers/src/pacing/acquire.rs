@@ -103,8 +103,15 @@ impl Acquire {
         R: Readiness<Error: Into<BoxError>>,
     {
         let stage = if self.gate.is_free() {
-            match readiness.poll_ready(cx).map_err(Into::into)? {
-                Poll::Ready(()) => Stage::Ready,
+            match readiness.poll_ready(cx) {
+                Poll::Ready(Ok(())) => Stage::Ready,
+                Poll::Ready(Err(error)) => {
+                    // Its next attempt is a retry.
+                    if let Some(context) = &self.context {
+                        self.gate.number(context);
+                    }
+                    return Err(error.into());
+                }
                 Poll::Pending => Stage::Preparing,
             }
         } else {

@@ -246,6 +246,13 @@ impl Gate {
         self.lock().is_free(Instant::now())
     }
 
+    /// Gives a request its place among others, for when it comes again.
+    pub(super) fn number(&self, context: &RequestContext) {
+        let mut state = self.lock();
+        state.last_sequence += 1;
+        context.set_sequence(state.last_sequence);
+    }
+
     /// Dispatches a request at once if it is ready, or puts it into the queue.
     pub(super) fn enter(
         &self,
@@ -553,7 +560,8 @@ impl GateState {
     /// the longest wait.
     fn closed_for_long(&self, now: Instant) -> Option<Refused> {
         let too_late = now + self.pacing.max_wait;
-        if let Some(slot) = self.next_slot(0, now).filter(|slot| *slot > too_late) {
+        let slot = self.next_slot(0, now).filter(|slot| *slot > too_late);
+        if let Some(slot) = slot.filter(|_| self.slots_are_settled()) {
             return Some(Refused::QuotaExhausted { reset: slot - now });
         }
         let until = self.backpressure.until();
@@ -575,7 +583,8 @@ impl GateState {
         let estimate = self.estimate_with(ahead, now);
         let slot = self.next_slot(0, now);
         let reset = slot.map(|slot| slot.duration_since(now));
-        if let Some(reset) = reset.filter(|reset| *reset > self.pacing.max_wait) {
+        let is_settled = self.slots_are_settled();
+        if let Some(reset) = reset.filter(|reset| is_settled && *reset > self.pacing.max_wait) {
             return Err(Refused::QuotaExhausted { reset });
         }
         let waiting = self.queue.len();
@@ -584,10 +593,15 @@ impl GateState {
         if waiting >= self.pacing.max_queue && !need_not_wait {
             return Err(Refused::QueueFull { waiting, estimate });
         }
-        if estimate > self.pacing.max_wait {
+        if is_settled && estimate > self.pacing.max_wait {
             return Err(Refused::WouldWaitTooLong { estimate });
         }
         Ok(())
+    }
+
+    /// Whether what the ledgers say is final: a slot that is being claimed may become free again.
+    fn slots_are_settled(&self) -> bool {
+        self.claiming.is_none()
     }
 
     /// How long a request waits with `ahead` others before it.

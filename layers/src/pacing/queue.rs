@@ -88,6 +88,8 @@ pub(super) struct Entry {
 struct Lanes {
     own: Entries,
     children: Entries,
+    /// How many of them prepare or are ready.
+    prepared: usize,
 }
 
 /// Iterates over entries in the order in which they leave.
@@ -181,7 +183,7 @@ impl Queue {
     /// Removes a waiter that gave up.
     pub(super) fn leave(&mut self, waiter: &Waiter) {
         if let Some(entry) = self.entry(waiter) {
-            self.recount(entry.stage, Stage::Queued);
+            self.recount(waiter, entry.stage, Stage::Queued);
         }
         self.len -= 1;
         let (Lane::Own(turn) | Lane::Child(turn)) = &waiter.lane else {
@@ -222,7 +224,7 @@ impl Queue {
         if previous != stage {
             entry.stage_since = now;
         }
-        self.recount(previous, stage);
+        self.recount(waiter, previous, stage);
     }
 
     pub(super) fn len(&self) -> usize {
@@ -250,12 +252,12 @@ impl Queue {
     /// Whether `waiter`, which is ready, is the first that is, or may be.
     pub(super) fn is_candidate(&self, waiter: &Waiter) -> bool {
         self.candidate()
-            .is_some_and(|first| *first.position == waiter.position)
+            .is_some_and(|(first, _)| *first == waiter.position)
     }
 
     pub(super) fn wake_candidate(&self) {
-        if let Some(candidate) = self.candidate() {
-            candidate.entry.wake();
+        if let Some((_, entry)) = self.candidate() {
+            entry.wake();
         }
     }
 
@@ -374,15 +376,22 @@ impl Queue {
         }
     }
 
-    fn candidate(&self) -> Option<Located<'_>> {
+    /// The first that is ready, or may be: of the session whose turn is first among those that have
+    /// one.
+    fn candidate(&self) -> Option<(&Position, &Entry)> {
         if self.ready + self.preparing == 0 {
             return None;
         }
-        self.in_order()
-            .find(|waiting| matches!(waiting.entry.stage, Stage::Invited | Stage::Ready))
+        let retry = self.retries.iter().find(|(_, entry)| entry.may_leave());
+        retry.or_else(|| {
+            let sessions = self.turns.iter().filter_map(|turn| self.sessions.get(turn));
+            sessions
+                .filter(|lanes| lanes.prepared > 0)
+                .find_map(|lanes| lanes.iter().find(|(_, entry)| entry.may_leave()))
+        })
     }
 
-    fn recount(&mut self, previous: Stage, now: Stage) {
+    fn recount(&mut self, waiter: &Waiter, previous: Stage, now: Stage) {
         let count = |stage| {
             (
                 usize::from(matches!(stage, Stage::Invited | Stage::Preparing)),
@@ -392,6 +401,11 @@ impl Queue {
         let (before, after) = (count(previous), count(now));
         self.preparing = self.preparing + after.0 - before.0;
         self.ready = self.ready + after.1 - before.1;
+        if let Lane::Own(turn) | Lane::Child(turn) = &waiter.lane
+            && let Some(lanes) = self.sessions.get_mut(turn)
+        {
+            lanes.prepared = lanes.prepared + after.0 + after.1 - before.0 - before.1;
+        }
     }
 
     fn entry_mut(&mut self, waiter: &Waiter) -> Option<&mut Entry> {
@@ -482,6 +496,10 @@ impl Located<'_> {
 // === impl Entry ===
 
 impl Entry {
+    fn may_leave(&self) -> bool {
+        matches!(self.stage, Stage::Invited | Stage::Ready)
+    }
+
     /// When it has been in its stage for `time`, if that is after `now`.
     pub(super) fn in_stage_for(&self, time: Duration, now: Instant) -> Option<Instant> {
         Some(self.stage_since + time).filter(|instant| *instant > now)
@@ -497,6 +515,10 @@ impl Entry {
 // === impl Lanes ===
 
 impl Lanes {
+    fn iter(&self) -> impl Iterator<Item = (&Position, &Entry)> {
+        self.own.iter().chain(&self.children)
+    }
+
     fn of(&self, lane: &Lane) -> &Entries {
         match lane {
             Lane::Child(_) => &self.children,
