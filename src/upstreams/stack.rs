@@ -15,7 +15,7 @@ use pacegate_layers::{
     token::TokenSource,
 };
 use tower::{
-    Service, ServiceBuilder,
+    Service, ServiceBuilder, ServiceExt, service_fn,
     util::{Either, MapRequestLayer, MapResponseLayer},
 };
 
@@ -142,7 +142,9 @@ where
             // Sends the account's token. Innermost, because a token that was read before the wait
             // may be stale after it.
             .option_layer(bearer_auth)
-            .service(client),
+            // Reserves a connection once the request has had its turn, so that none is kept idle for
+            // a request that queues, and a retry also follows if there is none.
+            .service(service_fn(move |request| client.clone().oneshot(request))),
     ))
 }
 
@@ -191,19 +193,17 @@ mod tests {
         sync::atomic::{AtomicUsize, Ordering},
     };
 
+    use super::*;
+    use crate::{
+        config::Sample,
+        upstreams::{Pipeline, build},
+    };
     use http::{HeaderMap, StatusCode};
     use pacegate_layers::{
         context::{RequestContext, Session},
         token::StaticToken,
     };
     use parking_lot::Mutex;
-    use tower::{ServiceExt, service_fn};
-
-    use super::*;
-    use crate::{
-        config::Sample,
-        upstreams::{Pipeline, build},
-    };
 
     fn upstream(listed: &[LayerName]) -> config::Upstream {
         let variable = |name: &str| (name == "HOME").then(|| "/".to_owned());
