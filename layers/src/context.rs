@@ -82,12 +82,13 @@ impl RequestContext {
         self.0.expects_stream.store(true, Ordering::Relaxed);
     }
 
-    /// How often the request was passed to the HTTP client, the first time included.
+    /// How often the request was passed to the HTTP client, or could not be because there was no
+    /// connection or no token, the first time included.
     pub fn attempts(&self) -> u32 {
         self.0.attempts.load(Ordering::Relaxed)
     }
 
-    /// Counts an attempt: the request is being passed to the HTTP client.
+    /// Counts an attempt: the request is being passed to the HTTP client, or cannot be.
     pub fn count_attempt(&self) {
         self.0.attempts.fetch_add(1, Ordering::Relaxed);
     }

@@ -18,6 +18,8 @@ use crate::body::Body;
 /// Marks a response as pacegate's own, and says why.
 const X_PACEGATE_ERROR: HeaderName = HeaderName::from_static("x-pacegate-error");
 
+const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
 /// An error of pacegate's own, before it takes the shape of an API.
 #[derive(Debug)]
 pub(crate) struct ErrorResponse {
@@ -26,6 +28,7 @@ pub(crate) struct ErrorResponse {
     pub(crate) code: &'static str,
     pub(crate) message: String,
     retry_after: Option<Duration>,
+    should_not_retry: bool,
     close: bool,
 }
 
@@ -47,6 +50,7 @@ impl ErrorResponse {
             code,
             message,
             retry_after: None,
+            should_not_retry: false,
             close: false,
         }
     }
@@ -74,6 +78,13 @@ impl ErrorResponse {
         self
     }
 
+    /// Sends `x-should-retry: false`, which the OpenAI SDKs obey.
+    #[must_use]
+    pub(crate) fn should_not_retry(mut self) -> Self {
+        self.should_not_retry = true;
+        self
+    }
+
     /// The error as a complete response.
     pub(crate) fn into_response(self) -> Response<Body> {
         let mut response = json_response(self.status, &chat_completions::error(&self));
@@ -85,6 +96,9 @@ impl ErrorResponse {
         if let Some(estimate) = self.retry_after {
             let seconds = delay_seconds(estimate);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.should_not_retry {
+            headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         response
     }

@@ -14,10 +14,11 @@ use hyper::body::Incoming;
 use pacegate_layers::error::BoxError;
 
 use super::{
-    connections::Pool,
     error::{IdleTimeout, Truncated},
     exchange::ResponseHead,
     h1::H1Connection,
+    h2::OpenStream,
+    pool::Pool,
 };
 use crate::idle_timer::IdleTimer;
 
@@ -43,8 +44,8 @@ pub struct ResponseBody {
 enum BodySource {
     /// This body's own polls. The connection is gone once it has ended or is idle again.
     H1(Option<Box<H1Connection>>, Arc<Pool>),
-    /// The task of the shared connection.
-    H2,
+    /// The task of the shared connection. The stream counts until the body has ended.
+    H2(Option<OpenStream>),
 }
 
 // === impl ResponseBody ===
@@ -60,9 +61,14 @@ impl ResponseBody {
         Self::new(head.response, source, head.timer, idle_timeout)
     }
 
-    /// The body that follows `head` over HTTP/2.
-    pub(super) fn over_h2(head: ResponseHead, idle_timeout: Duration) -> http::Response<Self> {
-        Self::new(head.response, BodySource::H2, head.timer, idle_timeout)
+    /// The body that follows `head` over HTTP/2, on `stream`.
+    pub(super) fn over_h2(
+        head: ResponseHead,
+        stream: OpenStream,
+        idle_timeout: Duration,
+    ) -> http::Response<Self> {
+        let source = BodySource::H2(Some(stream));
+        Self::new(head.response, source, head.timer, idle_timeout)
     }
 
     fn new(
@@ -94,15 +100,22 @@ impl ResponseBody {
     /// The body has ended cleanly: its connection may serve another request.
     fn release(&mut self) {
         self.ended = true;
-        if let BodySource::H1(connection, pool) = &mut self.source
-            && let Some(mut connection) = connection.take()
-            && connection.is_reusable()
-        {
-            pool.put(connection);
+        match &mut self.source {
+            BodySource::H1(connection, pool) => {
+                // An idle connection belongs to no task that could be woken.
+                let cx = &mut Context::from_waker(Waker::noop());
+                if let Some(mut connection) = connection.take() {
+                    connection.used();
+                    if connection.poll_usable(cx) {
+                        pool.put(connection);
+                    }
+                }
+            }
+            BodySource::H2(stream) => *stream = None,
         }
     }
 
-    /// The body has failed: its connection closes.
+    /// The body has failed: its HTTP/1.1 connection closes.
     fn fail(&mut self, error: BoxError) -> Option<Result<Frame<Bytes>, BoxError>> {
         self.ended = true;
         if let BodySource::H1(connection, _) = &mut self.source {
@@ -135,7 +148,7 @@ impl ResponseBody {
                 let left = self.incoming.size_hint().exact();
                 left.is_none_or(|left| left == 0)
             }
-            BodySource::H2 => self.incoming.is_end_stream(),
+            BodySource::H2(_) => self.incoming.is_end_stream(),
         }
     }
 }

@@ -1,38 +1,45 @@
 //! All connections to one origin, and which one a request gets.
 
 use std::{
-    collections::VecDeque,
+    future::poll_fn,
+    pin::pin,
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    task::{Context, Poll},
 };
 
 use pacegate_layers::error::BoxError;
 use parking_lot::Mutex;
-use tokio::time::{Instant, timeout};
+use tokio::{
+    select,
+    sync::{Notify, oneshot},
+    time::{Instant, sleep_until, timeout},
+};
 use tokio_util::task::TaskTracker;
 
 use super::{
     connector::{Connector, StageTracker},
-    error::{ConnectTimeout, Stage},
-    h1::{self, H1Connection},
+    dialing::{Dialing, Next, Protocol},
+    error::{ConnectTimeout, NoStreams, Stage},
+    h1::H1Connection,
     h2,
+    pool::Pool,
 };
-use crate::config::HttpVersion;
 
 /// The connections to one origin. They close when the last request on them is over and the client
 /// has switched to another origin.
 pub(super) struct Connections {
     pub(super) connector: Connector,
+    /// Replaces `connector` once the upstream has demanded HTTP/1.1.
+    http1_connector: OnceLock<Connector>,
     pub(super) idle: Arc<Pool>,
-    shared: h2::SharedConnection,
-    /// Held while connecting to an origin that may speak HTTP/2: requests that arrive meanwhile
-    /// share the connection instead of opening one each.
-    connecting: tokio::sync::Mutex<()>,
-    /// The latest ALPN result; connections to an HTTP/1.1 origin are opened in parallel.
-    speaks_h1: AtomicBool,
+    shared: h2::Connections,
+    dialing: Mutex<Dialing>,
+    /// Wakes requests that wait for a connection: one when a connection or a stream is free, all
+    /// when something else has changed.
+    changed: Arc<Notify>,
     open: Arc<AtomicUsize>,
     tasks: TaskTracker,
 }
@@ -40,106 +47,213 @@ pub(super) struct Connections {
 /// Counts an open connection until dropped.
 pub(super) struct ConnectionGuard(Arc<AtomicUsize>);
 
-/// A connection for a request.
+/// A connection for one request, which is written at once.
 pub(super) enum Connected {
-    H1(Box<h1::H1Connection>),
-    H2(h2::Sender),
+    H1(Box<H1Connection>),
+    H2(h2::Stream),
 }
 
-/// More than any preset sends at once, and enough for a repeated burst: a connection that was
-/// closed too early costs a handshake. Further connections are closed.
-const MAX_IDLE: usize = 256;
+/// A search for a connection that is free.
+enum Taken {
+    Connection(Connected),
+    /// None is free, and one that had just been opened has ended.
+    Ended,
+    Nothing,
+}
 
-/// Older connections have usually been closed by the upstream, or silently forgotten by a NAT,
-/// which would only show at the head time-out.
-const MAX_IDLE_AGE: Duration = Duration::from_secs(90);
+/// Counts a waiting request until dropped.
+struct Waiting<'a>(&'a Connections);
 
-/// LIFO: reuses the most recent connection and lets the others expire.
-#[derive(Default)]
-pub(super) struct Pool(Mutex<VecDeque<Idle>>);
-
-struct Idle {
-    connection: Box<H1Connection>,
-    since: Instant,
+/// Counts a connection as being opened until dropped.
+struct Opening {
+    connections: Arc<Connections>,
+    began: Instant,
 }
 
 // === impl Connections ===
 
 impl Connections {
     pub(super) fn new(connector: Connector, open: Arc<AtomicUsize>, tasks: TaskTracker) -> Self {
-        let speaks_h1 = match connector.http {
-            HttpVersion::Auto => !connector.origin.https,
-            HttpVersion::H1 => true,
-            HttpVersion::H2 => false,
-        };
+        let changed = Arc::new(Notify::new());
         Self {
+            idle: Arc::new(Pool::new(Arc::clone(&changed))),
+            shared: h2::Connections::default(),
+            dialing: Mutex::new(Dialing::new(
+                connector.http,
+                connector.origin.https,
+                connector.timeout,
+            )),
             connector,
-            idle: Arc::default(),
-            shared: h2::SharedConnection::default(),
-            connecting: tokio::sync::Mutex::default(),
-            speaks_h1: AtomicBool::new(speaks_h1),
+            http1_connector: OnceLock::new(),
+            changed,
             open,
             tasks,
         }
     }
 
-    /// A connection that has served a request before and still seems open.
-    pub(super) fn reuse(&self) -> Option<Connected> {
-        if let Some(sender) = self.shared.current() {
-            return Some(Connected::H2(sender));
+    /// A connection that is free. `cx` is woken when one over HTTP/1.1 is closed by the upstream.
+    pub(super) fn take_free(&self, cx: &mut Context<'_>) -> Option<Connected> {
+        match self.take(cx) {
+            Taken::Connection(connection) => Some(connection),
+            Taken::Ended | Taken::Nothing => None,
         }
-        while let Some(mut connection) = self.idle.take() {
-            if connection.is_reusable() {
-                return Some(Connected::H1(connection));
-            }
-        }
-        None
     }
 
-    /// A new connection, or the shared one that another request has opened meanwhile. Waiting for
-    /// that counts towards the time-out, or else waiting requests would time out one after the
-    /// other.
+    fn take(&self, cx: &mut Context<'_>) -> Taken {
+        let mut ended = None;
+        match self.shared.reserve() {
+            h2::Reservation::Reserved { stream, is_first } => {
+                if is_first {
+                    self.dialing.lock().succeeded();
+                }
+                return Taken::Connection(Connected::H2(stream));
+            }
+            h2::Reservation::Ended(began) => ended = Some(began),
+            h2::Reservation::Nothing => {}
+        }
+        while let Some(mut connection) = self.idle.take() {
+            let unproven = connection.unproven.take();
+            if connection.poll_usable(cx) {
+                if unproven.is_some() {
+                    self.dialing.lock().succeeded();
+                }
+                return Taken::Connection(Connected::H1(connection));
+            }
+            ended = ended.or(unproven);
+        }
+        let Some(began) = ended else {
+            return Taken::Nothing;
+        };
+        let error = self.closed_early();
+        self.dialing.lock().failed(began, &error, Instant::now());
+        Taken::Ended
+    }
+
+    /// The connection that is free first: one that another request gives back, or a new one, which
+    /// is opened by a task of its own. If the request gets another one meanwhile, or goes away, the
+    /// new one is there for the next.
     ///
     /// # Errors
     ///
-    /// `NotSent` around a `ConnectError`, or a `CertificateError`.
-    pub(super) async fn connect(&self) -> Result<Connected, BoxError> {
-        let stage = StageTracker::default();
+    /// `NotSent` around a `ConnectError`, a `CertificateError`, or `Unreachable`.
+    pub(super) async fn wait(self: Arc<Self>) -> Result<Connected, BoxError> {
+        let began = Instant::now();
+        let _waiting = Waiting::new(&self);
+        let mut own: Option<oneshot::Receiver<BoxError>> = None;
+        let mut has_dialed = false;
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            match poll_fn(|cx| Poll::Ready(self.take(cx))).await {
+                Taken::Connection(connection) => return Ok(connection),
+                Taken::Ended if has_dialed => return Err(self.closed_early()),
+                Taken::Ended | Taken::Nothing => {}
+            }
+            if let Some(failed) = &mut own {
+                select! {
+                    biased;
+                    failure = failed => {
+                        own = None;
+                        if let Ok(error) = failure
+                            && !self.shared.capacity().is_usable
+                        {
+                            return Err(error);
+                        }
+                    }
+                    () = changed => {}
+                }
+                continue;
+            }
+            let until = match self.next(began)? {
+                Next::Dial => {
+                    let (report, failed) = oneshot::channel();
+                    let opening = Opening::new(&self);
+                    self.tasks.spawn(opening.run(report));
+                    (own, has_dialed) = (Some(failed), true);
+                    continue;
+                }
+                Next::Fail(error) => return Err(error),
+                Next::Wait => None,
+                Next::WaitUntil(instant) => Some(instant),
+            };
+            let Some(until) = until else {
+                changed.await;
+                continue;
+            };
+            select! {
+                () = changed => {}
+                () = sleep_until(until) => {}
+            }
+        }
+    }
+
+    /// What a request does that has been waiting since `began`.
+    fn next(&self, began: Instant) -> Result<Next, BoxError> {
+        let capacity = self.shared.capacity();
+        let now = Instant::now();
+        let next = self.dialing.lock().next(&capacity, began, now);
+        if !capacity.refuses_all || !matches!(next, Next::Wait | Next::WaitUntil(_)) {
+            return Ok(next);
+        }
         let limit = self.connector.timeout;
-        timeout(limit, self.share_or_open(&stage))
-            .await
-            .unwrap_or_else(|_elapsed| Err(ConnectTimeout(limit).into()))
-            .map_err(|error| self.connector.error_at(stage.get(), error))
-    }
-
-    async fn share_or_open(&self, stage: &StageTracker) -> Result<Connected, BoxError> {
-        let _turn = if self.speaks_h1.load(Ordering::Relaxed) {
-            None
-        } else {
-            Some(self.connecting.lock().await)
-        };
-        match self.shared.current() {
-            Some(sender) => Ok(Connected::H2(sender)),
-            None => self.open(stage).await,
+        if now < began + limit {
+            return Ok(Next::WaitUntil(began + limit));
         }
+        Err(self
+            .connector
+            .error_at(Stage::Http2, NoStreams(limit).into()))
     }
 
-    async fn open(&self, stage: &StageTracker) -> Result<Connected, BoxError> {
-        let stream = self.connector.connect(stage).await?;
+    async fn open(&self, stage: &StageTracker, began: Instant) -> Result<(), BoxError> {
+        let connector = self.connector();
+        let stream = connector.connect(stage).await?;
         let open = ConnectionGuard::new(&self.open);
-        let max_head = self.connector.max_head;
-        let h2 = self.connector.speaks_h2(&stream);
-        if self.connector.http == HttpVersion::Auto {
-            self.speaks_h1.store(!h2, Ordering::Relaxed);
+        let protocol = if connector.speaks_h2(&stream) {
+            Protocol::Http2
+        } else {
+            Protocol::Http1
+        };
+        self.dialing.lock().agreed_on(protocol);
+        self.changed.notify_waiters();
+        let max_head = connector.max_head;
+        match protocol {
+            Protocol::Http1 => {
+                let connection = H1Connection::new(stream, max_head, began, open).await?;
+                self.idle.put(connection);
+            }
+            Protocol::Http2 => {
+                stage.set(Stage::Http2);
+                let (tasks, changed) = (&self.tasks, Arc::clone(&self.changed));
+                let connection =
+                    h2::Connection::handshake(stream, max_head, began, open, tasks, changed);
+                self.shared.add(connection.await?);
+            }
         }
-        if !h2 {
-            let connection = h1::H1Connection::new(stream, max_head, open).await?;
-            return Ok(Connected::H1(connection));
-        }
-        stage.set(Stage::Http2);
-        let sender = h2::handshake(stream, max_head, open, &self.tasks).await?;
-        self.shared.replace(sender.clone());
-        Ok(Connected::H2(sender))
+        Ok(())
+    }
+
+    /// Speaks HTTP/1.1 from now on, whatever the upstream offers.
+    pub(super) fn require_http1(&self) {
+        self.http1_connector
+            .get_or_init(|| self.connector.for_http1());
+        self.dialing.lock().agreed_on(Protocol::Http1);
+        self.shared.close();
+        self.wake_all();
+    }
+
+    /// Wakes all requests that wait for a connection.
+    pub(super) fn wake_all(&self) {
+        self.changed.notify_waiters();
+    }
+
+    /// How new connections are opened.
+    pub(super) fn connector(&self) -> &Connector {
+        self.http1_connector.get().unwrap_or(&self.connector)
+    }
+
+    fn closed_early(&self) -> BoxError {
+        let why = "the connection was closed before a request was written";
+        self.connector.error_at(Stage::Connect, why.into())
     }
 }
 
@@ -158,112 +272,52 @@ impl Drop for ConnectionGuard {
     }
 }
 
-// === impl Pool ===
+// === impl Waiting ===
 
-impl Pool {
-    /// The most recently used connection; the upstream may have closed it since.
-    pub(super) fn take(&self) -> Option<Box<H1Connection>> {
-        let mut stack = self.0.lock();
-        drop_expired(&mut stack, Instant::now());
-        stack.pop_back().map(|idle| idle.connection)
-    }
-
-    /// Stores a connection that is ready for another request.
-    pub(super) fn put(&self, connection: Box<H1Connection>) {
-        let since = Instant::now();
-        let mut stack = self.0.lock();
-        drop_expired(&mut stack, since);
-        if stack.len() == MAX_IDLE {
-            stack.pop_front();
-        }
-        stack.push_back(Idle { connection, since });
-    }
-
-    pub(super) fn len(&self) -> usize {
-        let mut stack = self.0.lock();
-        drop_expired(&mut stack, Instant::now());
-        stack.len()
+impl<'a> Waiting<'a> {
+    fn new(connections: &'a Connections) -> Self {
+        connections.dialing.lock().join();
+        Self(connections)
     }
 }
 
-/// The oldest connection is at the bottom of the stack.
-fn drop_expired(stack: &mut VecDeque<Idle>, now: Instant) {
-    while stack
-        .front()
-        .is_some_and(|idle| now.duration_since(idle.since) > MAX_IDLE_AGE)
-    {
-        stack.pop_front();
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.dialing.lock().leave();
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    };
+// === impl Opening ===
 
-    use hyper_util::rt::TokioIo;
-    use tokio::{
-        net::{TcpListener, TcpStream},
-        time::{advance, pause},
-    };
-
-    use super::*;
-    use crate::client::connector::UpstreamStream;
-
-    /// Connections whose other ends are closed; the pool does not check.
-    async fn connections(number: usize, open: &Arc<AtomicUsize>) -> Vec<Box<H1Connection>> {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut connections = Vec::new();
-        for _ in 0..number {
-            let tcp = TcpStream::connect(listener.local_addr().unwrap());
-            let (tcp, peer) = tokio::join!(tcp, listener.accept());
-            peer.unwrap();
-            let stream = UpstreamStream::Http(TokioIo::new(tcp.unwrap()));
-            let connection = H1Connection::new(stream, 1024, ConnectionGuard::new(open)).await;
-            connections.push(connection.unwrap());
+impl Opening {
+    /// After [`Next::Dial`].
+    fn new(connections: &Arc<Connections>) -> Self {
+        Self {
+            connections: Arc::clone(connections),
+            began: Instant::now(),
         }
-        connections
     }
 
-    #[tokio::test]
-    async fn the_latest_connection_goes_first_and_expired_ones_are_closed() {
-        let open = Arc::default();
-        let [oldest, old, fresh] = connections(3, &open).await.try_into().ok().unwrap();
-        let (address, pool) = (&raw const *fresh, Pool::default());
-        pause();
-        pool.put(oldest);
-        pool.put(old);
-        advance(MAX_IDLE_AGE / 2).await;
-        pool.put(fresh);
-        advance(MAX_IDLE_AGE / 2).await;
-        assert_eq!(pool.len(), 3, "as old as may be");
-        advance(Duration::from_millis(1)).await;
-        assert_eq!((pool.len(), open.load(Ordering::Relaxed)), (1, 1));
-
-        let fresh = pool.take().unwrap();
-        assert_eq!(&raw const *fresh, address);
-        assert!(pool.take().is_none());
-        pool.put(fresh);
-        advance(MAX_IDLE_AGE + Duration::from_millis(1)).await;
-        assert!(pool.take().is_none());
-        assert_eq!(open.load(Ordering::Relaxed), 0);
+    /// Opens a connection that is free afterwards, or says in `report` why not.
+    async fn run(self, report: oneshot::Sender<BoxError>) {
+        let Self { connections, began } = &self;
+        let stage = StageTracker::default();
+        let limit = connections.connector.timeout;
+        let opened = timeout(limit, connections.open(&stage, *began)).await;
+        let Err(error) = opened.unwrap_or_else(|_elapsed| Err(ConnectTimeout(limit).into())) else {
+            return;
+        };
+        let error = connections.connector().error_at(stage.get(), error);
+        let now = Instant::now();
+        connections.dialing.lock().failed(*began, &error, now);
+        // The request may have got another connection.
+        let _unread = report.send(error);
     }
+}
 
-    #[tokio::test]
-    async fn over_the_limit_the_oldest_connection_is_closed() {
-        crate::process::raise_descriptor_limit().unwrap();
-        let (open, pool) = (Arc::default(), Pool::default());
-        let mut all = connections(MAX_IDLE + 1, &open).await;
-        let oldest = &raw const *all[0];
-        all.drain(..).for_each(|connection| pool.put(connection));
-        assert_eq!(
-            (pool.len(), open.load(Ordering::Relaxed)),
-            (MAX_IDLE, MAX_IDLE)
-        );
-        while let Some(connection) = pool.take() {
-            assert_ne!(&raw const *connection, oldest);
-        }
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.connections.dialing.lock().finish();
+        self.connections.wake_all();
     }
 }

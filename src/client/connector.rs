@@ -127,6 +127,21 @@ impl Connector {
         connector.oneshot(origin.url()?).await
     }
 
+    /// A connector to the same origin that does not offer HTTP/2.
+    pub(super) fn for_http1(&self) -> Self {
+        let mut tls = (*self.tls).clone();
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Self {
+            origin: self.origin.clone(),
+            route: self.route.clone(),
+            http: HttpVersion::H1,
+            max_head: self.max_head,
+            timeout: self.timeout,
+            latest_address: Mutex::default(),
+            tls: Arc::new(tls),
+        }
+    }
+
     /// Whether ALPN chose HTTP/2, or the configuration says so.
     pub(super) fn speaks_h2(&self, stream: &UpstreamStream) -> bool {
         if self.origin.https {

@@ -54,7 +54,7 @@ impl Endpoint {
         headers.insert(header::HOST, self.base.host.clone());
         // The body is complete, so its length frames it.
         headers.remove(header::TRANSFER_ENCODING);
-        if let ProxyRoute::Forward(proxy) = &self.connections.connector.route {
+        if let ProxyRoute::Forward(proxy) = &self.connections.connector().route {
             if let Some(authorization) = &proxy.authorization {
                 headers.insert(header::PROXY_AUTHORIZATION, authorization.clone());
             }

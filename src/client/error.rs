@@ -82,7 +82,7 @@ pub struct ConnectError {
 pub struct ConnectTimeout(pub Duration);
 
 /// The upstream's certificate does not verify. A retry does not help.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("the certificate of {host} was not accepted: {reason}\nhint: {}", self.hint())]
 pub struct CertificateError {
     /// The requested name.
@@ -101,6 +101,46 @@ pub struct ProxyAuthRequired {
     pub proxy: String,
     /// Whether the proxy's URL contains credentials.
     pub has_credentials: bool,
+}
+
+/// No connection was tried, because several in a row have failed, and the next try is not due or
+/// another request's. Not a byte of the request was sent.
+///
+/// It does not travel inside [`NotSent`](pacegate_layers::error::NotSent): a retry would wait for
+/// nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("no further connection was tried")]
+pub struct Unreachable {
+    /// The latest failure. Its cause is text.
+    pub source: ConnectError,
+    /// How long until the next try may begin. Zero while there is one.
+    pub retry_after: Duration,
+}
+
+/// The upstream allows no stream on its HTTP/2 connections.
+#[derive(Debug, thiserror::Error)]
+#[error("the server has allowed no stream (SETTINGS_MAX_CONCURRENT_STREAMS 0) for {0:?}")]
+pub struct NoStreams(pub Duration);
+
+/// The upstream demands HTTP/1.1, and the configuration HTTP/2. The request was not processed.
+#[derive(Debug, thiserror::Error)]
+#[error("{address} requires HTTP/1.1\nhint: set http = \"auto\"")]
+pub struct Http1Required {
+    /// `host:port` of the upstream.
+    pub address: String,
+    /// The cause.
+    pub source: BoxError,
+}
+
+/// The upstream has refused the request because there are too many (`ENHANCE_YOUR_CALM`,
+/// [RFC 9113 §7](https://www.rfc-editor.org/rfc/rfc9113#section-7)): a 429 without a `Retry-After`.
+#[derive(Debug, thiserror::Error)]
+#[error("{address} asked for fewer requests")]
+pub struct SlowDown {
+    /// `host:port` of the upstream.
+    pub address: String,
+    /// The cause.
+    pub source: BoxError,
 }
 
 /// No response headers within `head-timeout`; the upstream may have acted on the request.

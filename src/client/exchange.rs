@@ -8,11 +8,12 @@ use std::{
 };
 
 use bytes::Bytes;
+use h2::Reason;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use http_body_util::Full;
 use hyper::{body::Incoming, client::conn::TrySendError};
-use pacegate_layers::error::BoxError;
+use pacegate_layers::error::{BoxError, chain};
 use tokio::task::unconstrained;
 
 use super::{
@@ -31,12 +32,16 @@ pub(super) enum SendError {
     ConnectionLost(BoxError),
     /// The headers are larger than `max-head`.
     HeadTooLarge,
+    /// The upstream did not process the request, because it demands HTTP/1.1.
+    Http1Required(BoxError),
+    /// Not a byte of the request was written, or the upstream has said that it did not process it.
+    NotProcessed(BoxError),
+    /// The upstream refused the request because there are too many.
+    SlowDown(BoxError),
     /// The upstream switched to another protocol, which the request did not ask for.
     UnexpectedUpgrade,
     /// `head-timeout` passed; the upstream has probably seen the request.
     TimedOut,
-    /// The connection ended before the first byte of the request was written. Boxed for its size.
-    Unsent(Box<UpstreamRequest>),
 }
 
 /// Response headers, and the connection and timer for the body.
@@ -50,13 +55,14 @@ pub(super) struct ResponseHead {
 /// The space for a status line beside the headers.
 pub(super) const STATUS_LINE: usize = 1024;
 
-/// Waits for `response`, for at most `timeout`, and drives an HTTP/1.1 `connection` meanwhile.
+/// Waits for `response`, for at most `timeout`, and drives an HTTP/1.1 `connection` meanwhile. The
+/// first poll writes the request, or as much of it as the socket takes.
 ///
 /// # Cancel safety
 ///
 /// Dropping the future closes `connection`, or resets the HTTP/2 stream.
-pub(super) async fn head(
-    response: impl Future<Output = Result<Response<Incoming>, TrySendError<UpstreamRequest>>>,
+pub(super) async fn head<R>(
+    response: impl Future<Output = Result<Response<Incoming>, TrySendError<R>>>,
     mut connection: Option<Box<h1::H1Connection>>,
     max_head: usize,
     timeout: Duration,
@@ -65,12 +71,19 @@ pub(super) async fn head(
     // tokio makes a future that has used up its budget return `Pending` and wake itself. The waker
     // below may do nothing, so that wake-up would be lost; `unconstrained` turns the budget off.
     let mut response = pin!(unconstrained(response));
+    let mut is_written = false;
     let outcome = poll_fn(|cx| {
-        if let Some(open) = &mut connection
-            && open.poll_closed(cx).is_ready()
-        {
-            // Dropping it makes hyper return a request that is still in its queue.
-            connection = None;
+        if let Some(open) = &mut connection {
+            let closed = if is_written {
+                open.poll_closed(cx)
+            } else {
+                open.poll_closed_unconstrained(cx)
+            };
+            is_written = true;
+            if closed.is_ready() {
+                // Dropping it makes hyper return a request that is still in its queue.
+                connection = None;
+            }
         }
         // The response comes only from the connection that has just been polled; a wake-up would
         // cause a second poll.
@@ -86,13 +99,7 @@ pub(super) async fn head(
     .await;
     let mut response = match outcome {
         Some(Ok(response)) => response,
-        Some(Err(mut error)) => {
-            return Err(match error.take_message() {
-                Some(request) => SendError::Unsent(Box::new(request)),
-                None if error.error().is_parse_too_large() => SendError::HeadTooLarge,
-                None => SendError::ConnectionLost(error.into_error().into()),
-            });
-        }
+        Some(Err(error)) => return Err(send_error(error)),
         None => return Err(SendError::TimedOut),
     };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -104,12 +111,48 @@ pub(super) async fn head(
     if response.version() < Version::HTTP_2 {
         check_framing(&mut response).map_err(SendError::ConnectionLost)?;
     }
+    if let Some(connection) = &mut connection {
+        connection.read_keep_alive(response.headers());
+    }
     timer.reset();
     Ok(ResponseHead {
         response,
         connection,
         timer,
     })
+}
+
+/// What `error` says about the request.
+fn send_error<R>(error: TrySendError<R>) -> SendError {
+    let is_unwritten = error.message().is_some();
+    let error = error.into_error();
+    if is_unwritten {
+        return SendError::NotProcessed(error.into());
+    }
+    if error.is_parse_too_large() {
+        return SendError::HeadTooLarge;
+    }
+    let refusal = chain(&error).find_map(|cause| refusal(cause.downcast_ref()?));
+    match refusal {
+        Some(Reason::ENHANCE_YOUR_CALM) => SendError::SlowDown(error.into()),
+        Some(Reason::HTTP_1_1_REQUIRED) => SendError::Http1Required(error.into()),
+        Some(_) => SendError::NotProcessed(error.into()),
+        None => SendError::ConnectionLost(error.into()),
+    }
+}
+
+/// Why the upstream did not process the request of a stream that failed with `error`
+/// ([RFC 9113 §8.7]), if it said so. h2 reports a GOAWAY only to streams above its last stream.
+///
+/// [RFC 9113 §8.7]: https://www.rfc-editor.org/rfc/rfc9113#section-8.7
+fn refusal(error: &h2::Error) -> Option<Reason> {
+    let reason = error.reason().filter(|_| error.is_remote())?;
+    let refused = error.is_go_away()
+        || matches!(
+            reason,
+            Reason::ENHANCE_YOUR_CALM | Reason::HTTP_1_1_REQUIRED | Reason::REFUSED_STREAM
+        );
+    refused.then_some(reason)
 }
 
 /// The size of headers in HTTP/1.1: `name: value` and a line ending each, and a final line ending.

@@ -9,24 +9,30 @@
 //! HTTP/2 connection is shared and has a task of its own.
 //!
 //! ```text
-//! Client ─► Endpoint ─► Connections ─► pool (idle HTTP/1.1) ─► h1 ┐
-//!           base URL  one origin  ├► shared ───────────────► h2 ├► ResponseBody ─► pool
-//!                                 └► Connector ────────► either ┘
-//!                                    name, TCP, proxy, TLS
+//! Client ─► Endpoint ─► Connections ─► Pool (idle HTTP/1.1) ─► h1 ┐
+//!           base URL  one origin  ├► shared HTTP/2 ─────────► h2 ├► Reservation ─► ResponseBody
+//!                                 └► Dialing ─► Connector ─► either
+//!                                    how many    name, TCP, proxy, TLS
 //! ```
 //!
-//! A request that was never sent is distinguished from one that the upstream may have seen: only
-//! the first is wrapped in [`NotSent`](pacegate_layers::error::NotSent).
+//! `poll_ready` reserves a connection over HTTP/1.1, or a stream over HTTP/2; `call` writes the request
+//! at once. A request that was never sent, or that the upstream has not processed, is distinguished
+//! from one that the upstream may have acted on: only the first is wrapped in
+//! [`NotSent`](pacegate_layers::error::NotSent).
 
 mod body;
 mod connections;
 mod connector;
+mod dialing;
 mod endpoint;
 pub mod error;
 mod exchange;
 mod h1;
 mod h2;
+mod last_use;
+mod pool;
 mod proxy;
+mod reservation;
 mod service;
 mod tcp;
 mod tls;

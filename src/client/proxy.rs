@@ -95,10 +95,6 @@ impl ProxyRoute {
     /// # Errors
     ///
     /// [`ProxyAuthRequired`] for such a 407.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "nothing calls it yet for a response")
-    )]
     pub(super) fn check_status(&self, status: StatusCode) -> Result<(), ProxyAuthRequired> {
         match self {
             Self::Forward(proxy) if status == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {

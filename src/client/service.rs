@@ -1,15 +1,16 @@
-//! The client: sends a request and returns the response headers. It never resends a request of
-//! which a byte was written.
+//! The client: reserves a connection, sends a request and returns the response headers. It sends no
+//! request twice.
 
 use std::{
     fmt,
-    future::Future,
+    future::{Future, ready},
+    mem,
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{self, Context, Poll},
     time::Duration,
 };
 
@@ -17,10 +18,13 @@ use bytes::Bytes;
 use http::{Request, Response, Uri};
 use http_body_util::Full;
 use hyper_util::client::proxy::matcher::Matcher;
-use pacegate_layers::{context::RequestContext, error::BoxError};
+use pacegate_layers::{
+    context::RequestContext,
+    error::{BoxError, NotProcessed, NotSent, Stale},
+};
 use parking_lot::RwLock;
 use rustls::ClientConfig;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::ReusableBoxFuture, task::TaskTracker};
 use tower::Service;
 
 use super::{
@@ -28,8 +32,12 @@ use super::{
     connections::{Connected, Connections},
     connector::Connector,
     endpoint::{BaseUrl, Endpoint},
-    error::{ClientError, ConnectionLost, HeadTimeout, HeadTooLarge, Stage, UnexpectedUpgrade},
+    error::{
+        ClientError, ConnectionLost, HeadTimeout, HeadTooLarge, Http1Required, SlowDown,
+        UnexpectedUpgrade,
+    },
     exchange::{SendError, UpstreamRequest, head},
+    reservation::Reservation,
     tls,
 };
 use crate::config::{self, HttpVersion};
@@ -58,12 +66,39 @@ pub struct ClientOptions {
 /// The path and query of a request follow the base URL's path. The client sets `Host`: an existing
 /// value is replaced in its position. It does not follow redirects.
 ///
-/// If a connection turns out to be closed before a byte was written, the request is sent once more,
-/// on a new connection. Nothing else is ever sent twice.
+/// # Readiness
 ///
-/// Every call counts one attempt in the request's [`RequestContext`], if there is one.
-#[derive(Clone)]
-pub struct Client(Arc<ClientInner>);
+/// [`poll_ready`](Service::poll_ready) reserves a connection for this instance, or a stream over
+/// HTTP/2, and [`call`](Service::call) uses it up. A reservation is not cloned; dropping the instance
+/// gives it back. One may be kept for a while: a poll reports [`Stale`] once the connection has been
+/// closed or idle for too long, or the base URL has changed, and the caller goes on with a fresh
+/// clone. A closed HTTP/1.1 connection also wakes the task of the latest poll.
+///
+/// # Errors
+///
+/// `poll_ready` fails with [`NotSent`] around a [`ConnectError`](super::error::ConnectError) if no
+/// connection could be opened, with [`CertificateError`](super::error::CertificateError), with
+/// [`Unreachable`](super::error::Unreachable) if none was tried, or with [`Stale`].
+///
+/// A request is written in the first poll of the response future, or passed to the connection's task
+/// then. No request is sent twice: if the upstream has not processed one, the response future fails
+/// with [`NotSent`] around [`NotProcessed`]. Without a reservation it fails with [`Stale`].
+///
+/// Every call with a reservation counts one attempt in the request's [`RequestContext`], if there is
+/// one.
+pub struct Client {
+    inner: Arc<ClientInner>,
+    state: State,
+}
+
+/// How far an instance is from sending a request.
+enum State {
+    Unready,
+    Waiting(Arc<Endpoint>, Connecting),
+    Ready(Reservation),
+}
+
+type Connecting = ReusableBoxFuture<'static, Result<Connected, BoxError>>;
 
 struct ClientInner {
     options: ClientOptions,
@@ -119,17 +154,21 @@ impl Client {
             Arc::clone(&open),
             tasks.clone(),
         );
-        Ok(Self(Arc::new(ClientInner {
+        let inner = ClientInner {
             options,
             tls,
             open,
             tasks,
             endpoint: RwLock::new(Arc::new(Endpoint::new(base, Arc::new(connections)))),
-        })))
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+            state: State::Unready,
+        })
     }
 
     /// Sends new requests to `base_url`. Requests in flight are not disturbed; connections are kept
-    /// only if the origin stays the same.
+    /// only if the origin stays the same. Reservations become stale.
     ///
     /// # Errors
     ///
@@ -141,16 +180,21 @@ impl Client {
             open,
             tasks,
             endpoint,
-        } = &*self.0;
+        } = &*self.inner;
         let base = BaseUrl::new(base_url)?;
         let mut endpoint = endpoint.write();
+        if endpoint.base.uri == base.uri {
+            return Ok(());
+        }
         let connections = if endpoint.base.origin == base.origin {
             endpoint.connections.clone()
         } else {
             let connector = Connector::new(&base, options, tls.clone())?;
             Arc::new(Connections::new(connector, open.clone(), tasks.clone()))
         };
-        *endpoint = Arc::new(Endpoint::new(base, connections));
+        let previous = mem::replace(&mut *endpoint, Arc::new(Endpoint::new(base, connections)));
+        // Requests that wait for a connection go on at the new URL.
+        previous.connections.wake_all();
         Ok(())
     }
 
@@ -161,7 +205,7 @@ impl Client {
 
     /// The number of open connections, in use or not.
     pub fn open_connections(&self) -> usize {
-        self.0.open.load(Ordering::Relaxed)
+        self.inner.open.load(Ordering::Relaxed)
     }
 
     /// The number of idle HTTP/1.1 connections. Those that the upstream has closed count until they
@@ -171,25 +215,106 @@ impl Client {
     }
 
     fn endpoint(&self) -> Arc<Endpoint> {
-        self.0.endpoint.read().clone()
+        self.inner.endpoint()
     }
+}
 
-    /// Sends `request` on an existing connection, or else on a new one.
-    async fn send(self, mut request: UpstreamRequest) -> Result<Response<ResponseBody>, BoxError> {
+impl Clone for Client {
+    /// The clone has no reservation.
+    fn clone(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            state: State::Unready,
+        }
+    }
+}
+
+impl Service<Request<Full<Bytes>>> for Client {
+    type Response = Response<ResponseBody>;
+    type Error = BoxError;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         let endpoint = self.endpoint();
-        let url = endpoint.base.url(request.uri())?;
-        if let Some(connection) = endpoint.connections.reuse() {
-            match self
-                .exchange(connection, &endpoint, request, url.clone())
-                .await
-            {
-                Err(SendError::Unsent(unsent)) => request = *unsent,
-                outcome => return outcome.map_err(|failed| self.error(failed, &endpoint)),
+        loop {
+            match &mut self.state {
+                State::Ready(reservation) => {
+                    if Arc::ptr_eq(&reservation.endpoint, &endpoint) && reservation.poll_usable(cx)
+                    {
+                        return Poll::Ready(Ok(()));
+                    }
+                    self.state = State::Unready;
+                    return Poll::Ready(Err(Stale.into()));
+                }
+                State::Unready => {
+                    // Nearly always there is one; then nothing is allocated.
+                    self.state = match endpoint.connections.take_free(cx) {
+                        Some(connection) => {
+                            let reservation = Reservation::new(endpoint, connection);
+                            self.state = State::Ready(reservation);
+                            return Poll::Ready(Ok(()));
+                        }
+                        None => {
+                            let connecting = Arc::clone(&endpoint.connections).wait();
+                            State::Waiting(endpoint.clone(), ReusableBoxFuture::new(connecting))
+                        }
+                    };
+                }
+                State::Waiting(asked, connecting) => {
+                    if !Arc::ptr_eq(asked, &endpoint) {
+                        self.state = State::Unready;
+                        continue;
+                    }
+                    let outcome = task::ready!(connecting.poll(cx));
+                    self.state = State::Unready;
+                    let reservation = Reservation::new(endpoint, outcome?);
+                    self.state = State::Ready(reservation);
+                    return Poll::Ready(Ok(()));
+                }
             }
         }
-        let fresh = endpoint.connections.connect().await?;
-        let outcome = self.exchange(fresh, &endpoint, request, url).await;
-        outcome.map_err(|failed| self.error(failed, &endpoint))
+    }
+
+    fn call(&mut self, request: Request<Full<Bytes>>) -> ResponseFuture {
+        let State::Ready(reservation) = mem::replace(&mut self.state, State::Unready) else {
+            return Box::pin(ready(Err(Stale.into())));
+        };
+        if let Some(context) = request.extensions().get::<RequestContext>() {
+            context.count_attempt();
+        }
+        Box::pin(Arc::clone(&self.inner).send(reservation, request))
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("origin", &self.endpoint().base.origin)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl ClientInner ===
+
+impl ClientInner {
+    fn endpoint(&self) -> Arc<Endpoint> {
+        self.endpoint.read().clone()
+    }
+
+    async fn send(
+        self: Arc<Self>,
+        reservation: Reservation,
+        request: UpstreamRequest,
+    ) -> Result<Response<ResponseBody>, BoxError> {
+        let endpoint = Arc::clone(&reservation.endpoint);
+        let url = endpoint.base.url(request.uri())?;
+        let connection = reservation.into_connection().ok_or(Stale)?;
+        let outcome = self.exchange(connection, &endpoint, request, url).await;
+        let response = outcome.map_err(|failed| self.error(failed, &endpoint))?;
+        // A forwarding proxy's refusal is not the upstream's.
+        let route = &endpoint.connections.connector.route;
+        route.check_status(response.status())?;
+        Ok(response)
     }
 
     async fn exchange(
@@ -204,7 +329,7 @@ impl Client {
             head_timeout,
             idle_timeout,
             ..
-        } = self.0.options;
+        } = self.options;
         match connection {
             Connected::H1(mut connection) => {
                 endpoint.prepare_h1(&mut request, url);
@@ -213,115 +338,52 @@ impl Client {
                 let pool = Arc::clone(&endpoint.connections.idle);
                 Ok(ResponseBody::over_h1(head, pool, idle_timeout))
             }
-            Connected::H2(mut sender) => {
+            Connected::H2(stream) => {
                 endpoint.prepare_h2(&mut request, url);
-                let response = sender.try_send_request(request);
-                let head = head(response, None, max_head, head_timeout).await?;
-                Ok(ResponseBody::over_h2(head, idle_timeout))
+                let (stream, response) = stream.send(request);
+                let head = head(response, None, max_head, head_timeout)
+                    .await
+                    .inspect_err(|failed| {
+                        // One that refuses a request is not likely to take the next.
+                        if matches!(
+                            failed,
+                            SendError::Http1Required(_)
+                                | SendError::NotProcessed(_)
+                                | SendError::SlowDown(_)
+                        ) {
+                            stream.close_connection();
+                        }
+                    })?;
+                stream.answered();
+                Ok(ResponseBody::over_h2(head, stream, idle_timeout))
             }
         }
     }
 
     fn error(&self, failed: SendError, endpoint: &Endpoint) -> BoxError {
         let address = endpoint.base.origin.address();
-        let too_large = HeadTooLarge {
-            most: bytesize::ByteSize(self.0.options.max_head as u64),
-        };
+        let not_processed = |cause| NotSent(NotProcessed(cause).into()).into();
         match failed {
-            SendError::HeadTooLarge => too_large.into(),
             SendError::ConnectionLost(source) => ConnectionLost { address, source }.into(),
-            SendError::UnexpectedUpgrade => UnexpectedUpgrade { address }.into(),
-            SendError::TimedOut => HeadTimeout {
-                address,
-                after: self.0.options.head_timeout,
+            SendError::HeadTooLarge => HeadTooLarge {
+                most: bytesize::ByteSize(self.options.max_head as u64),
             }
             .into(),
-            SendError::Unsent(_) => endpoint.connections.connector.error_at(
-                Stage::Connect,
-                "the connection was closed before the request was written".into(),
-            ),
-        }
-    }
-}
-
-impl Service<Request<Full<Bytes>>> for Client {
-    type Response = Response<ResponseBody>;
-    type Error = BoxError;
-    type Future = ResponseFuture;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Full<Bytes>>) -> ResponseFuture {
-        if let Some(context) = request.extensions().get::<RequestContext>() {
-            context.count_attempt();
-        }
-        Box::pin(self.clone().send(request))
-    }
-}
-
-impl fmt::Debug for Client {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client")
-            .field("origin", &self.endpoint().base.origin)
-            .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use http_body_util::BodyExt;
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpListener,
-    };
-
-    use super::*;
-
-    /// The server closes after the pool's check and before the first byte: a race that cannot be
-    /// won on purpose through the public interface.
-    #[tokio::test]
-    async fn sends_an_unwritten_request_again_on_a_fresh_connection() {
-        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let base = format!("http://{}/v1", server.local_addr().unwrap());
-        let options = ClientOptions {
-            http: HttpVersion::Auto,
-            max_head: 64 * 1024,
-            connect_timeout: Duration::from_secs(5),
-            head_timeout: Duration::from_secs(5),
-            idle_timeout: Duration::from_secs(5),
-            tls: config::Tls {
-                roots: config::Roots::Bundled,
-                ca_file: None,
-            },
-            proxy: Matcher::builder().build(),
-        };
-        let client = Client::new(base.parse().unwrap(), options).unwrap();
-        let endpoint = client.endpoint();
-
-        let Connected::H1(stale) = endpoint.connections.connect().await.unwrap() else {
-            unreachable!("nobody offered HTTP/2");
-        };
-        drop(server.accept().await.unwrap());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        endpoint.connections.idle.put(stale);
-
-        let request = Request::post("/chat").body(Full::from("whole")).unwrap();
-        let serving = async {
-            let (mut socket, _) = server.accept().await.unwrap();
-            let mut read = Vec::new();
-            while !read.ends_with(b"whole") {
-                assert_ne!(socket.read_buf(&mut read).await.unwrap(), 0);
+            SendError::Http1Required(source) if self.options.http == HttpVersion::H2 => {
+                Http1Required { address, source }.into()
             }
-            let response = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
-            socket.write_all(response).await.unwrap();
-            (String::from_utf8(read).unwrap(), socket)
-        };
-        let ((read, _socket), response) = tokio::join!(serving, client.clone().call(request));
-        assert!(read.starts_with("POST /v1/chat HTTP/1.1\r\n"), "{read}");
-        let body = response.unwrap().into_body().collect().await.unwrap();
-        assert_eq!(body.to_bytes(), "ok");
-        assert_eq!(client.open_connections(), 1);
+            SendError::Http1Required(cause) => {
+                endpoint.connections.require_http1();
+                not_processed(cause)
+            }
+            SendError::NotProcessed(cause) => not_processed(cause),
+            SendError::SlowDown(source) => SlowDown { address, source }.into(),
+            SendError::TimedOut => HeadTimeout {
+                address,
+                after: self.options.head_timeout,
+            }
+            .into(),
+            SendError::UnexpectedUpgrade => UnexpectedUpgrade { address }.into(),
+        }
     }
 }

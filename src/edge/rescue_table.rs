@@ -5,7 +5,7 @@ use std::{error::Error as StdError, time::Duration};
 use http::StatusCode;
 use jiff::{Unit, ZonedDateTime};
 use pacegate_layers::{
-    error::{NotSent, chain, chain_text},
+    error::{NotProcessed, NotSent, chain, chain_text},
     pacing::Refused,
     retry_on_429::{Exhausted, retry_after::delay_seconds},
     token::TokenError,
@@ -16,8 +16,8 @@ use super::{guard::Rejected, request_body::RequestBodyError};
 use crate::{
     api::{ErrorResponse, chat_completions::ParamsError},
     client::error::{
-        CertificateError, ConnectError, ConnectionLost, HeadTimeout, HeadTooLarge,
-        ProxyAuthRequired, UnexpectedUpgrade,
+        CertificateError, ConnectError, ConnectionLost, HeadTimeout, HeadTooLarge, Http1Required,
+        ProxyAuthRequired, SlowDown, UnexpectedUpgrade, Unreachable,
     },
     routes::{Draining, NoRoute},
     server::{AtCapacity, is_out_of_descriptors},
@@ -29,6 +29,9 @@ const SOON: Duration = Duration::from_secs(1);
 
 /// About how long a restart takes. A client that returns too early is refused once more.
 const RESTART: Duration = Duration::from_secs(5);
+
+/// Most limits are counted per minute.
+const SLOW_DOWN: Duration = Duration::from_secs(60);
 
 /// The response to `error`. An unknown cause is logged and not shown to the client.
 pub(super) fn to_response(error: &(dyn StdError + 'static)) -> ErrorResponse {
@@ -134,15 +137,33 @@ fn lookup(cause: &(dyn StdError + 'static)) -> Option<ErrorResponse> {
         if chain(error).any(is_lack_of_descriptors) {
             return Some(out_of_descriptors());
         }
-        return Some(unreachable(format!(
-            "{error}; the request was not sent. Check base-url, the network and any proxy"
-        )));
+        return Some(no_connection(error));
+    }
+    if let Some(error) = cause.downcast_ref::<Unreachable>() {
+        // A client that retries for as long as the upstream is away only keeps itself busy.
+        let response = no_connection(&error.source).should_not_retry();
+        return Some(response.retry_after(error.retry_after.max(SOON)));
     }
     if let Some(error) = cause.downcast_ref::<HeadTooLarge>() {
         return Some(unreachable(error.to_string()));
     }
+    if let Some(error) = cause.downcast_ref::<Http1Required>() {
+        return Some(unreachable(error.to_string()));
+    }
+    if let Some(error) = cause.downcast_ref::<SlowDown>() {
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        let message = format!("{error}; it did not say until when");
+        let response = ErrorResponse::new(status, "upstream_slow_down", message);
+        return Some(response.retry_after(SLOW_DOWN));
+    }
+    if cause.is::<NotProcessed>() {
+        return Some(unreachable(
+            "the upstream closed the connection, or refused the request, before it acted on it; \
+             the request was not processed",
+        ));
+    }
     if cause.is::<NotSent>() {
-        // The inner connect error says more.
+        // The inner error says more.
         return cause.source().and_then(lookup).or_else(|| {
             Some(unreachable(
                 "the upstream cannot be reached; the request was not sent",
@@ -178,6 +199,12 @@ fn out_of_descriptors() -> ErrorResponse {
          lower limits.max-connections",
     )
     .retry_after(SOON)
+}
+
+fn no_connection(error: &ConnectError) -> ErrorResponse {
+    unreachable(format!(
+        "{error}; the request was not sent. Check base-url, the network and any proxy"
+    ))
 }
 
 fn unreachable(message: impl Into<String>) -> ErrorResponse {
@@ -331,6 +358,62 @@ mod tests {
             for word in RETRY_WORDS {
                 assert!(!text.contains(word), "{word}: {text}");
             }
+        }
+    }
+
+    fn connect_error() -> ConnectError {
+        ConnectError {
+            stage: crate::client::error::Stage::Connect,
+            address: "api.test:443".into(),
+            source: "refused".into(),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_upstream_known_to_be_unreachable_is_the_same_error_that_no_client_should_retry() {
+        let tried = NotSent(connect_error().into());
+        let known = Unreachable {
+            source: connect_error(),
+            retry_after: Duration::from_millis(3500),
+        };
+        let tried = to_response(&tried).into_response();
+        let known = to_response(&known).into_response();
+        assert_eq!(known.status(), StatusCode::BAD_GATEWAY);
+        assert_eq!(known.headers()["retry-after"], "4");
+        assert_eq!(known.headers()["x-should-retry"], "false");
+        assert!(!tried.headers().contains_key("x-should-retry"));
+        let text = async |response: http::Response<crate::body::Body>| {
+            response.into_body().collect().await.unwrap().to_bytes()
+        };
+        assert_eq!(text(tried).await, text(known).await);
+    }
+
+    #[test]
+    fn each_error_of_the_client_has_its_row() {
+        let address = || "api.test:443".to_owned();
+        let slow_down = SlowDown {
+            address: address(),
+            source: "calm".into(),
+        };
+        let http1_required = Http1Required {
+            address: address(),
+            source: "required".into(),
+        };
+        let not_processed = NotSent(NotProcessed("closed".into()).into());
+        let rows: [(&dyn StdError, u16, &str, &str); 3] = [
+            (&slow_down, 429, "upstream_slow_down", "fewer requests"),
+            (
+                &http1_required,
+                502,
+                "upstream_unreachable",
+                "http = \"auto\"",
+            ),
+            (&not_processed, 502, "upstream_unreachable", "not processed"),
+        ];
+        for (error, status, code, words) in rows {
+            let response = to_response(error);
+            assert_eq!((response.status.as_u16(), response.code), (status, code));
+            assert!(response.message.contains(words), "{}", response.message);
         }
     }
 }

@@ -7,15 +7,19 @@ use http::{Request, Response, Version, header};
 use http_body_util::{BodyExt, Full};
 use pacegate_layers::{
     BearerAuthLayer, HeaderAlignLayer, JitterThrottleLayer, RetryOn429Layer, TokenRefreshLayer,
+    bearer_auth::BearerAuth,
+    context::RequestContext,
     error::BoxError,
-    header_align::{NotPassable, Rule},
+    header_align::{HeaderAlign, NotPassable, Rule},
     jitter_throttle::PermitBody,
     pacing::Gate,
     retry_on_429::{PeekedBody, RetryBudget},
     token::TokenSource,
 };
 use tower::{
-    Service, ServiceBuilder,
+    Service, ServiceBuilder, ServiceExt,
+    layer::layer_fn,
+    service_fn,
     util::{Either, MapRequestLayer, MapResponseLayer},
 };
 
@@ -46,6 +50,10 @@ impl<S, B> HttpService<B> for S where
         + 'static
 {
 }
+
+/// What jitter-throttle has inside it.
+type AlignedService<C> = Either<HeaderAlign<AuthorizedService<C>>, AuthorizedService<C>>;
+type AuthorizedService<C> = Either<BearerAuth<C, Arc<dyn TokenSource>>, C>;
 
 /// Puts the layers that `upstream` lists around `client`, and around these the layers that every
 /// upstream has. `gate` is there if jitter-throttle is listed; tokens come from `source`;
@@ -98,8 +106,22 @@ where
             Either::Left(JitterThrottleLayer::new(gate.clone()).feedback_from_outside())
         }
         Some(gate) => Either::Left(JitterThrottleLayer::new(gate.clone())),
-        None => Either::Right(MapResponseLayer::new(|response: Response<B>| {
-            response.map(PermitBody::without_permit)
+        // Without a gate a request gets its connection and its token as soon as it comes, and a
+        // failure is one that retry-on-429 sees.
+        None => Either::Right(layer_fn(|inner: AlignedService<C>| {
+            let service = service_fn(move |request: Request<_>| {
+                let mut inner = inner.clone();
+                async move {
+                    let ready = inner.ready().await;
+                    if ready.is_err()
+                        && let Some(context) = request.extensions().get::<RequestContext>()
+                    {
+                        context.count_attempt();
+                    }
+                    ready?.call(request).await
+                }
+            });
+            service.map_response(|response: Response<B>| response.map(PermitBody::without_permit))
         })),
     };
     let response_headers = Arc::new(ResponseHeaderFilter::new(&upstream.response_headers));
@@ -194,19 +216,17 @@ mod tests {
         sync::atomic::{AtomicUsize, Ordering},
     };
 
+    use super::*;
+    use crate::{
+        config::Sample,
+        upstreams::{Pipeline, build},
+    };
     use http::{HeaderMap, StatusCode};
     use pacegate_layers::{
         context::{RequestContext, Session},
         token::StaticToken,
     };
     use parking_lot::Mutex;
-    use tower::{ServiceExt, service_fn};
-
-    use super::*;
-    use crate::{
-        config::Sample,
-        upstreams::{Pipeline, build},
-    };
 
     fn upstream(listed: &[LayerName]) -> config::Upstream {
         let variable = |name: &str| (name == "HOME").then(|| "/".to_owned());

@@ -78,6 +78,8 @@ struct Instance<S, B> {
     template: S,
     /// Its clone, from when the request prepares until it is sent.
     service: Option<S>,
+    /// The clone has failed to become ready.
+    failed: bool,
     request: PhantomData<fn(B)>,
 }
 
@@ -140,6 +142,7 @@ where
             instance: Instance {
                 template: self.inner.clone(),
                 service: None,
+                failed: false,
                 request: PhantomData,
             },
             gate: self.gate.clone(),
@@ -169,7 +172,13 @@ where
         loop {
             match this.state.as_mut().project() {
                 StateProjection::Wait { turn } => {
-                    let permit = ready!(turn.poll_with(cx, this.instance))?;
+                    let turn = ready!(turn.poll_with(cx, this.instance));
+                    if this.instance.failed
+                        && let Some(context) = context(this.request.as_ref())
+                    {
+                        context.count_attempt();
+                    }
+                    let permit = turn?;
                     let service = this.instance.service.take();
                     #[expect(clippy::expect_used, reason = "the gate has just made it ready")]
                     let mut service = service.expect("the service is ready");
@@ -212,14 +221,17 @@ where
                         return Poll::Ready(Err(without_not_sent(error)));
                     }
                     *this.resends += 1;
-                    let extensions = this.request.as_ref().map(Request::extensions);
-                    let context = extensions.and_then(|all| all.get::<RequestContext>());
+                    let context = context(this.request.as_ref());
                     let turn = this.gate.acquire(context.cloned());
                     this.state.set(State::Wait { turn });
                 }
             }
         }
     }
+}
+
+fn context<B>(request: Option<&Request<B>>) -> Option<&RequestContext> {
+    request?.extensions().get()
 }
 
 /// Whether the upstream cannot have counted the request: there was no connection, or no token.
@@ -263,6 +275,7 @@ where
             self.service = None;
             // A service that was ready, or nearly so, and is no longer. A fresh one never is.
             if is_fresh || !chain(&*error).any(|cause| cause.is::<Stale>()) {
+                self.failed = true;
                 return Poll::Ready(Err(error));
             }
             is_fresh = true;

@@ -12,7 +12,7 @@ use tokio::{
     join,
     time::sleep,
 };
-use tower_service::Service;
+use tower::ServiceExt;
 
 use super::support::*;
 
@@ -251,10 +251,10 @@ async fn what_has_no_body_by_its_nature_ends_at_once() {
         (Method::GET, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"),
     ] {
         let server = Server::bind().await;
-        let mut client = client(&server);
+        let client = client(&server);
         let mut request = Request::new(Full::default());
         *request.method_mut() = method;
-        let ((_peer, _), response) = join!(server.answer(answer), client.call(request));
+        let ((_peer, _), response) = join!(server.answer(answer), client.clone().oneshot(request));
         assert_eq!(client.idle_connections(), 1, "{answer}");
         assert_eq!(text(response.unwrap()).await.unwrap(), "");
     }
@@ -338,11 +338,11 @@ async fn a_length_without_a_body_is_kept_once_or_not_at_all() {
         ("content-length: 5\r\ncontent-length: 6", &[]),
     ] {
         let server = Server::bind().await;
-        let mut client = client(&server);
+        let client = client(&server);
         let mut request = Request::new(Full::default());
         *request.method_mut() = Method::HEAD;
         let answer = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n");
-        let ((_peer, _), response) = join!(server.answer(&answer), client.call(request));
+        let ((_peer, _), response) = join!(server.answer(&answer), client.clone().oneshot(request));
         let response = response.unwrap();
         let lengths: Vec<_> = response
             .headers()

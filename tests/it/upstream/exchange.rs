@@ -10,7 +10,7 @@ use pacegate::client::{
 };
 use pacegate_layers::{context::RequestContext, error::NotSent};
 use tokio::{join, time::Instant};
-use tower_service::Service;
+use tower::ServiceExt;
 
 use super::support::*;
 use crate::support::lateness::Lateness;
@@ -179,7 +179,7 @@ async fn dropping_a_request_closes_its_connection_at_once() {
 #[tokio::test]
 async fn fields_leave_in_their_order_with_host_in_its_place() {
     let server = Server::bind().await;
-    let mut client = client(&server);
+    let client = client(&server);
     let mut request = Request::post("/chat/completions?x=1")
         .header("x-first", "1")
         .header(header::HOST, "placeholder.test")
@@ -192,7 +192,7 @@ async fn fields_leave_in_their_order_with_host_in_its_place() {
     request
         .headers_mut()
         .append("accept", HeaderValue::from_static("*/*"));
-    let ((_peer, head), response) = join!(server.answer(OK), client.call(request));
+    let ((_peer, head), response) = join!(server.answer(OK), client.oneshot(request));
     response.unwrap();
     assert_eq!(
         head,
@@ -245,18 +245,18 @@ async fn another_base_url_gets_new_connections_and_its_own_host() {
 }
 
 #[tokio::test]
-async fn every_call_counts_as_one_attempt() {
+async fn a_request_counts_as_an_attempt_once_there_is_a_connection() {
     let server = Server::bind().await;
-    let mut client = client(&server);
+    let client = client(&server);
     let context = RequestContext::new();
     let request = Request::get("/models")
         .extension(context.clone())
         .body(Full::default())
         .unwrap();
-    let (_, response) = join!(server.answer(OK), client.call(request.clone()));
+    let (_, response) = join!(server.answer(OK), client.clone().oneshot(request.clone()));
     response.unwrap();
     assert_eq!(context.attempts(), 1);
     drop(server);
-    client.call(request).await.unwrap_err();
-    assert_eq!(context.attempts(), 2);
+    client.oneshot(request).await.unwrap_err();
+    assert_eq!(context.attempts(), 1);
 }

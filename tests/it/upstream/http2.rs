@@ -23,7 +23,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::Barrier,
 };
-use tower_service::Service;
+use tower::ServiceExt;
 
 use super::support::*;
 
@@ -92,7 +92,7 @@ async fn requests_at_once_share_one_connection_that_alpn_agreed_on() {
 #[tokio::test]
 async fn fields_of_http1_stay_behind_and_the_rest_keep_their_order() {
     let server = Server::bind().await;
-    let mut client = prior_knowledge(&server);
+    let client = prior_knowledge(&server);
     let request = Request::post("/chat/completions")
         .header("x-first", "1")
         .header("host", "placeholder.test")
@@ -104,7 +104,7 @@ async fn fields_of_http1_stay_behind_and_the_rest_keep_their_order() {
         .unwrap();
     let seen = tokio::select! {
         () = async { serve(server.accept().await.io, 1).await } => panic!("the server ended first"),
-        response = client.call(request) => text(response.unwrap()).await.unwrap(),
+        response = client.oneshot(request) => text(response.unwrap()).await.unwrap(),
     };
     let names = r#"["x-first", "accept", "x-last", "content-length"] 2"#;
     assert!(seen.ends_with(names), "{seen}");

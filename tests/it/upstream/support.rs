@@ -18,7 +18,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
-use tower_service::Service;
+use tower::ServiceExt;
 
 /// Long enough that only a hang reaches it, however busy the machine is.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
@@ -214,7 +214,7 @@ pub(crate) fn client(server: &Server) -> Client {
 
 pub(crate) async fn get(client: &Client, path: &str) -> Result<Response<ResponseBody>, BoxError> {
     let request = Request::get(path).body(Full::default()).unwrap();
-    client.clone().call(request).await
+    client.clone().oneshot(request).await
 }
 
 pub(crate) async fn post(
@@ -224,7 +224,7 @@ pub(crate) async fn post(
     let request = Request::post("/chat/completions")
         .body(Full::new(body.into()))
         .unwrap();
-    client.clone().call(request).await
+    client.clone().oneshot(request).await
 }
 
 pub(crate) async fn text(response: Response<ResponseBody>) -> Result<String, BoxError> {
