@@ -1,7 +1,9 @@
 //! The real gateway: a process of its own, in front of whatever a test configures.
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -19,7 +21,7 @@ use super::client::{self, Answer, BoxError, post_json};
 pub(crate) struct Gateway {
     address: String,
     child: Child,
-    folder: TempDir,
+    folder: Arc<TempDir>,
     log: Log,
     logging: Option<JoinHandle<()>>,
 }
@@ -42,8 +44,19 @@ impl Gateway {
 
     /// Starts with `config`, whose relative paths are those of `folder`. Where it says nothing of
     /// `listen`, any free port is taken; where of `log`, all of it is.
-    pub(crate) fn start_in(folder: TempDir, config: &str) -> Self {
+    pub(crate) fn start_in(folder: impl Into<Arc<TempDir>>, config: &str) -> Self {
+        Self::start_with(folder, config, &[])
+    }
+
+    /// The same, with more in its environment.
+    pub(crate) fn start_with(
+        folder: impl Into<Arc<TempDir>>,
+        config: &str,
+        environment: &[(&str, OsString)],
+    ) -> Self {
+        let folder = folder.into();
         let mut child = serve(folder.path(), config)
+            .envs(environment.iter().cloned())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -153,6 +166,17 @@ impl Gateway {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let number = line.unwrap().split_whitespace().next();
         number.unwrap().parse().unwrap()
+    }
+
+    /// The folder of its config, for a process that comes after it.
+    pub(crate) fn home(&self) -> Arc<TempDir> {
+        Arc::clone(&self.folder)
+    }
+
+    /// Ends it at once, as a crash would.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// Asks it to end.
