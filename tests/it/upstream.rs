@@ -12,5 +12,5 @@ mod exchange;
 mod http2;
 mod proxy;
 mod reuse;
-mod support;
+pub(crate) mod support;
 mod tls;

@@ -17,13 +17,16 @@ use crate::support::{
 };
 
 mod connecting;
+mod dead;
 mod disk;
 mod lives;
+mod mock;
 mod multiplexed;
 mod outlived;
 mod promise;
 mod recorder;
 mod unreachable;
+mod unsent;
 
 use promise::Promise;
 use recorder::Recorder;
