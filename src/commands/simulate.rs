@@ -18,8 +18,8 @@ use tokio::{
 };
 
 use crate::simulator::{
-    Access, Behaviour, ChatLimits, DeviceAnswer, FaultRule, Leaf, Options, RefreshFault,
-    ResponseKind, Simulator, TlsOptions, WindowLimit, Wording,
+    Access, Behaviour, ChatLimits, ConnectionOptions, DeviceAnswer, FaultRule, Leaf, Options,
+    RefreshFault, ResponseKind, Simulator, TlsOptions, WindowLimit, Wording,
 };
 
 /// Options of `pacegate simulate`.
@@ -50,6 +50,27 @@ pub struct Args {
     /// Offer http/1.1 only
     #[arg(long, requires = "tls", help_heading = "TLS")]
     http1_only: bool,
+    /// Silence before the server's part of a handshake
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_duration)]
+    #[arg(requires = "tls", help_heading = "TLS")]
+    handshake_delay: Duration,
+    /// Delay only the handshakes of the first so many connections
+    #[arg(long, value_name = "COUNT", requires = "tls", help_heading = "TLS")]
+    slow_handshakes: Option<u64>,
+
+    /// How many streams an HTTP/2 connection may have at once (SETTINGS_MAX_CONCURRENT_STREAMS)
+    #[arg(long, value_name = "COUNT", help_heading = "Connections")]
+    max_concurrent_streams: Option<u32>,
+    /// Silence at the start of an HTTP/2 connection, before the server's SETTINGS
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_duration)]
+    #[arg(help_heading = "Connections")]
+    settings_delay: Duration,
+    /// End a connection with so many requests: GOAWAY over HTTP/2, else `connection: close`
+    #[arg(long, value_name = "COUNT", help_heading = "Connections")]
+    max_requests: Option<usize>,
+    /// Read nothing more from a connection after so many requests, and keep it open
+    #[arg(long, value_name = "COUNT", help_heading = "Connections")]
+    silent_after: Option<usize>,
 
     /// A model to list (repeatable); a chat may name any
     #[arg(long = "model", value_name = "ID", help_heading = "Answers")]
@@ -97,9 +118,10 @@ pub struct Args {
     wording: Wording,
     /// What goes wrong, [WHEN/]KIND[@CHUNKS][:KEY=VALUE,…] (repeatable; see --help)
     ///
-    /// WHEN is `every` or the number of a chat; without it, the next chat. KIND is a status
-    /// (400-599), 302, reset, stall, truncate, end (without [DONE]) or error (inside a 200 stream);
-    /// CHUNKS is how many chunks go out before it. A status takes retry-after=, retry-after-ms=,
+    /// WHEN is `every`, `every3` (each third chat) or the number of a chat; without it, the next
+    /// chat. KIND is a status (400-599), 302, reset, stall, truncate, end (without [DONE]), error
+    /// (inside a 200 stream), or the error code of an HTTP/2 stream's reset: refused-stream,
+    /// http-1-1-required, enhance-your-calm. CHUNKS is how many chunks go out before it. A status takes retry-after=, retry-after-ms=,
     /// date=, date-rfc850=, date-asctime= (seconds from now), reset-requests=, reset-tokens=,
     /// message= and reason= (burst, concurrency, rate, tokens, hours, day, week, month); 302 takes
     /// location=.
@@ -139,6 +161,7 @@ const EXAMPLES: &str = "\
 Examples:
   pacegate simulate --limit 1/1s --wording dashscope
   pacegate simulate --fault 429:retry-after=3 --fault 2/reset@4
+  pacegate simulate --tls --handshake-delay 2s --max-requests 10  slow to connect, and often
   curl $URL/simulator/arrivals                                    what arrived, and when
   curl $URL/simulator/faults -d '[\"every/503:retry-after=1\"]'     other faults, at once
   curl $URL/simulator/reset -d ''                                 forget both";
@@ -199,6 +222,14 @@ impl Args {
                 names: self.names.clone(),
                 h2: !self.http1_only,
             }),
+            connections: ConnectionOptions {
+                handshake_delay: self.handshake_delay,
+                slow_handshakes: self.slow_handshakes,
+                max_concurrent_streams: self.max_concurrent_streams,
+                settings_delay: self.settings_delay,
+                max_requests: self.max_requests,
+                silent_after: self.silent_after,
+            },
             models: if self.models.is_empty() {
                 defaults.models
             } else {

@@ -83,9 +83,11 @@ impl Content {
             Fault::Reset(Some(chunks)) => (*chunks, Some(BodyStep::Reset)),
             Fault::Stall(Some(chunks)) => (*chunks, Some(BodyStep::Stall)),
             Fault::Truncate(chunks) => (*chunks, Some(BodyStep::Abort)),
-            Fault::Redirect(_) | Fault::Refuse(_) | Fault::Reset(None) | Fault::Stall(None) => {
-                return self;
-            }
+            Fault::Redirect(_)
+            | Fault::Refuse(_)
+            | Fault::Reset(None)
+            | Fault::Stall(None)
+            | Fault::StreamReset(_) => return self,
         };
         Self {
             steps: self.steps.cut(chunks, last),

@@ -2,10 +2,12 @@
 //!
 //! A fault is written `[WHEN/]KIND[@CHUNKS][:KEY=VALUE,…]`, on the command line as over HTTP:
 //!
-//! - WHEN: `every`, or the number of the chat counted from 1; without it, the next chat that no
-//!   earlier fault applies to.
+//! - WHEN: `every`, `every3` (each third chat), or the number of the chat counted from 1; without it,
+//!   the next chat that no earlier fault applies to.
 //! - KIND: a status from 400 to 599; `302:location=URL`; `reset`, `stall`, `truncate`; `end` (a
-//!   clean end without `[DONE]`); `error` (an error event inside a 200 stream, then a clean end).
+//!   clean end without `[DONE]`); `error` (an error event inside a 200 stream, then a clean end);
+//!   `refused-stream`, `http-1-1-required`, `enhance-your-calm`: RST_STREAM with this error code before
+//!   the response headers. Over HTTP/1.1 such a fault closes the connection.
 //! - CHUNKS: how many chunks are sent first. `reset` and `stall` without it come before the response
 //!   headers. A plain response has one chunk for each 16 KiB.
 //! - KEYS, with a status: how the response says when to retry: `retry-after=3` (also `1.5`, or
@@ -13,7 +15,7 @@
 //!   `retry-after-ms=1500`, `reset-requests=6m0s`, `reset-tokens=1s`, `message=41.7` (in the text);
 //!   and `reason=day`: which limit the text names.
 
-use std::{collections::VecDeque, str::FromStr};
+use std::{collections::VecDeque, num::NonZeroU64, str::FromStr};
 
 use clap::ValueEnum;
 use serde::Deserialize;
@@ -35,6 +37,8 @@ pub struct FaultRule {
 pub enum When {
     /// All chats.
     Every,
+    /// Each chat whose number, counted from 1, is a multiple of this one.
+    EveryNth(NonZeroU64),
     /// The next chat that no earlier rule applies to; the rule applies once.
     Next,
     /// The chat with this number, counted from 1.
@@ -56,8 +60,21 @@ pub enum Fault {
     Reset(Option<usize>),
     /// Nothing more on an open connection, before the response headers or after so many chunks.
     Stall(Option<usize>),
+    /// RST_STREAM before the response headers; over HTTP/1.1 the connection is closed.
+    StreamReset(StreamError),
     /// The connection is closed after so many chunks, without the last chunk.
     Truncate(usize),
+}
+
+/// The error code of a stream's reset (RFC 9113, section 7).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum StreamError {
+    /// The client sends too much.
+    EnhanceYourCalm,
+    /// The request has to be sent over HTTP/1.1.
+    Http11Required,
+    /// The request was not processed.
+    RefusedStream,
 }
 
 /// An error response.
@@ -139,21 +156,27 @@ impl FaultPlan {
     pub(super) fn push(&mut self, rule: FaultRule) {
         match rule.when {
             When::Next => self.queue.push_back(rule.fault),
-            When::Every | When::Nth(_) => self.standing.push(rule),
+            When::Every | When::EveryNth(_) | When::Nth(_) => self.standing.push(rule),
         }
     }
 
-    /// Counts a chat and returns its fault: a rule for its number first, then the queue, then a rule
-    /// for all chats.
+    /// Counts a chat and returns its fault: a rule for its number first, then one for its multiples,
+    /// then the queue, then a rule for all chats.
     pub(super) fn next_fault(&mut self) -> Option<Fault> {
         self.seen += 1;
-        let standing = |when| {
-            let rule = self.standing.iter().find(|rule| rule.when == when)?;
+        let seen = self.seen;
+        let standing = |applies: &dyn Fn(When) -> bool| {
+            let rule = self.standing.iter().find(|rule| applies(rule.when))?;
             Some(rule.fault.clone())
         };
-        standing(When::Nth(self.seen))
+        standing(&|when| when == When::Nth(seen))
+            .or_else(|| {
+                standing(
+                    &|when| matches!(when, When::EveryNth(each) if seen.is_multiple_of(each.get())),
+                )
+            })
             .or_else(|| self.queue.pop_front())
-            .or_else(|| standing(When::Every))
+            .or_else(|| standing(&|when| when == When::Every))
     }
 }
 
@@ -163,9 +186,12 @@ fn parse(text: &str) -> Result<FaultRule, &'static str> {
         None => (When::Next, head),
         Some(("every", head)) => (When::Every, head),
         Some((number, head)) => {
-            let number = number.parse();
-            let number = number.map_err(|_| "before the slash, expected `every` or a number")?;
-            (When::Nth(number), head)
+            let when = match number.strip_prefix("every") {
+                Some(each) => each.parse().map(When::EveryNth),
+                None => number.parse().map(When::Nth),
+            };
+            let expected = "before the slash, expected `every`, `every` and a number, or a number";
+            (when.map_err(|_| expected)?, head)
         }
     };
     let (kind, chunks) = head.split_once('@').unzip();
@@ -224,6 +250,12 @@ impl Details {
         let after = self
             .chunks
             .ok_or("expected @ and a number of chunks after this kind");
+        if let Some(error) = StreamError::named(kind) {
+            if self.chunks.is_some() {
+                return Err("a stream's reset takes no chunks");
+            }
+            return Ok(Fault::StreamReset(error));
+        }
         Ok(match kind {
             "302" => Fault::Redirect(self.location.ok_or("expected 302:location=URL")?),
             "end" => Fault::EarlyEnd(after?),
@@ -236,8 +268,30 @@ impl Details {
     }
 }
 
+// === impl StreamError ===
+
+impl StreamError {
+    fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "enhance-your-calm" => Self::EnhanceYourCalm,
+            "http-1-1-required" => Self::Http11Required,
+            "refused-stream" => Self::RefusedStream,
+            _ => return None,
+        })
+    }
+
+    pub(super) fn reason(self) -> h2::Reason {
+        match self {
+            Self::EnhanceYourCalm => h2::Reason::ENHANCE_YOUR_CALM,
+            Self::Http11Required => h2::Reason::HTTP_1_1_REQUIRED,
+            Self::RefusedStream => h2::Reason::REFUSED_STREAM,
+        }
+    }
+}
+
 const UNKNOWN_KIND: &str = "unknown kind; expected a status from 400 to 599, 302, reset, stall, \
-                            truncate, end or error";
+                            truncate, end, error, refused-stream, http-1-1-required or \
+                            enhance-your-calm";
 
 #[cfg(test)]
 mod tests {
@@ -282,6 +336,11 @@ mod tests {
             ("reset", When::Next, Fault::Reset(None)),
             ("2/stall@4", When::Nth(2), Fault::Stall(Some(4))),
             ("end@1", When::Next, Fault::EarlyEnd(1)),
+            (
+                "every3/refused-stream",
+                When::EveryNth(NonZeroU64::new(3).unwrap()),
+                Fault::StreamReset(StreamError::RefusedStream),
+            ),
         ] {
             assert_eq!(
                 text.parse::<FaultRule>().unwrap(),
@@ -304,6 +363,9 @@ mod tests {
             "302",
             "429@2",
             "reset:retry-after=3",
+            "every0/429",
+            "everyx/429",
+            "refused-stream@1",
         ] {
             text.parse::<FaultRule>().unwrap_err();
         }
@@ -311,12 +373,15 @@ mod tests {
 
     #[test]
     fn prefers_a_chats_own_fault_and_then_the_queue() {
-        let rules = ["every/500", "429", "2/401"].map(|text| text.parse().unwrap());
+        let rules = ["every/500", "429", "2/401", "every4/502"].map(|text| text.parse().unwrap());
         let mut plan = FaultPlan::new(rules.into());
         let statuses = std::iter::from_fn(|| match plan.next_fault() {
             Some(Fault::Refuse(response)) => Some(response.status),
             _ => None,
         });
-        assert_eq!(statuses.take(3).collect::<Vec<_>>(), [429, 401, 500]);
+        assert_eq!(
+            statuses.take(5).collect::<Vec<_>>(),
+            [429, 401, 500, 502, 500]
+        );
     }
 }

@@ -38,7 +38,8 @@ mod serve;
 mod tls;
 mod wording;
 
-pub use faults::{BadFault, Fault, FaultResponse, FaultRule, When};
+pub use connection::ConnectionOptions;
+pub use faults::{BadFault, Fault, FaultResponse, FaultRule, StreamError, When};
 pub use hint::Hint;
 pub use limits::{BadWindow, ChatLimits, WindowLimit};
 pub use oauth::{Behaviour, DeviceAnswer, RefreshFault, TokenPair};
@@ -53,6 +54,8 @@ pub struct Options {
     pub listen: SocketAddr,
     /// Serve TLS under a CA made for this run.
     pub tls: Option<TlsOptions>,
+    /// How connections are set up, and when they end.
+    pub connections: ConnectionOptions,
     /// What `/v1/models` lists. A chat may name any model.
     pub models: Vec<String>,
     /// Who may use `/v1/…`.
@@ -133,6 +136,7 @@ impl Default for Options {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             tls: None,
+            connections: ConnectionOptions::default(),
             models: vec!["sim-large".into(), "sim-small".into()],
             access: Access::default(),
             latency: Duration::ZERO,
@@ -257,6 +261,11 @@ impl Simulator {
     /// All requests in order of arrival, except those to `/simulator/…`.
     pub fn arrivals(&self) -> Vec<Arrival> {
         self.state.log.arrivals()
+    }
+
+    /// The instant that the times of the record are counted from.
+    pub fn record_start(&self) -> Instant {
+        self.state.log.start()
     }
 
     /// The number of open connections.

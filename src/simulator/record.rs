@@ -22,9 +22,9 @@ use super::{connection::ConnectionHandle, limits::ConcurrencyPermit};
 /// clock.
 #[derive(Clone, Debug, Serialize)]
 pub struct Arrival {
-    /// Counted from 0; a reset does not restart it.
+    /// Counted from 0 as headers were complete; a reset does not restart it.
     pub sequence: u64,
-    /// When the request headers were complete.
+    /// When the first byte of the request headers was read; over HTTP/2, when their frame was.
     pub at_us: u64,
     /// Number of the connection, counted from 1.
     pub connection: u64,
@@ -133,14 +133,14 @@ impl ArrivalLog {
         self: &Arc<Self>,
         request: &Request<B>,
         connection: &ConnectionHandle,
+        arrived_at: Instant,
     ) -> PendingArrival {
         let headers = headers(request);
-        // Sequence and time are taken under one lock, so that arrivals are in order of time.
         let mut arrivals = self.arrivals.lock();
         let sequence = arrivals.first + arrivals.kept.len() as u64;
         arrivals.kept.push_back(Arrival {
             sequence,
-            at_us: self.now_us(),
+            at_us: self.us(arrived_at),
             connection: connection.id,
             peer: connection.peer,
             method: request.method().to_string(),
@@ -183,16 +183,24 @@ impl ArrivalLog {
         arrivals.kept.clear();
     }
 
+    /// In order of time: headers that took long may have been complete after later ones.
     pub(super) fn arrivals(&self) -> Vec<Arrival> {
-        self.arrivals.lock().kept.iter().cloned().collect()
+        let mut arrivals: Vec<_> = self.arrivals.lock().kept.iter().cloned().collect();
+        arrivals.sort_by_key(|arrival| arrival.at_us);
+        arrivals
+    }
+
+    pub(super) fn start(&self) -> Instant {
+        self.start
     }
 
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    fn now_us(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX)
+    fn us(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.start);
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
     }
 
     /// Changes an arrival, unless it was removed.
@@ -245,7 +253,7 @@ impl PendingArrival {
             return;
         }
         self.permit = None;
-        let done_us = self.log.now_us();
+        let done_us = self.log.us(Instant::now());
         let digest = hex(&std::mem::take(&mut self.sent).finalize());
         self.log.amend(self.sequence, |arrival| {
             arrival.sent_bytes = self.sent_bytes;

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
-    HeaderName, HeaderValue, Method, Request, Response, StatusCode,
-    header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, LOCATION},
+    HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version,
+    header::{AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, LOCATION},
     request::Parts,
 };
 use http_body_util::BodyExt;
@@ -31,41 +31,51 @@ type SimulatedResponse = Response<BodySteps>;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Responds to one request and records it.
+///
+/// # Errors
+///
+/// The error code with which the stream is to be reset.
 pub(super) async fn respond(
     state: Arc<SimulatorState>,
     connection: Arc<ConnectionHandle>,
     request: Request<Incoming>,
-) -> Response<ScriptedBody> {
+    arrived_at: Instant,
+) -> Result<Response<ScriptedBody>, h2::Error> {
     let control = request.uri().path().starts_with("/simulator/");
     // Control requests are not recorded: their arrival goes to a log of its own.
     let mut arrival = if control {
-        Arc::new(record::ArrivalLog::new(Instant::now())).open(&request, &connection)
+        Arc::new(record::ArrivalLog::new(Instant::now())).open(&request, &connection, arrived_at)
     } else {
-        state.log.open(&request, &connection)
+        state.log.open(&request, &connection, arrived_at)
     };
     let (parts, body) = request.into_parts();
-    let response = match body.collect().await {
+    let mut response = match body.collect().await {
         Ok(body) => {
             let body = body.to_bytes();
+            connection.request_received();
             arrival.body_received(&body);
             if control {
                 state.control(&parts, &body)
             } else {
-                state.route(&parts, body, &connection, &mut arrival).await
+                state.route(&parts, body, &connection, &mut arrival).await?
             }
         }
         // The connection broke, so this response is never sent.
         Err(_broken) => json_response(StatusCode::BAD_REQUEST, &Value::Null),
     };
     arrival.status_sent(response.status().as_u16());
-    response.map(|steps| {
+    if connection.is_at_last_request() && parts.version == Version::HTTP_11 {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+    }
+    Ok(response.map(|steps| {
         let steps = if parts.method == Method::HEAD {
             BodySteps::fixed("")
         } else {
             steps
         };
         ScriptedBody::new(steps, arrival, connection)
-    })
+    }))
 }
 
 // === impl SimulatorState ===
@@ -77,8 +87,8 @@ impl SimulatorState {
         body: Bytes,
         connection: &ConnectionHandle,
         arrival: &mut PendingArrival,
-    ) -> SimulatedResponse {
-        match (&parts.method, parts.uri.path()) {
+    ) -> Result<SimulatedResponse, h2::Error> {
+        Ok(match (&parts.method, parts.uri.path()) {
             (&Method::POST, "/api/v1/oauth2/device/code") => {
                 let origin = self.origin(parts);
                 let answer = self.issuer.lock().device(&body, &origin, Instant::now());
@@ -90,10 +100,12 @@ impl SimulatorState {
             }
             (_, path) if !path.starts_with("/v1/") => self.error(404),
             _ if !self.admits(parts) => self.error(401),
-            (&Method::POST, "/v1/chat/completions") => self.chat(body, connection, arrival).await,
+            (&Method::POST, "/v1/chat/completions") => {
+                return self.chat(body, connection, arrival).await;
+            }
             (&Method::GET, "/v1/models") => self.models(),
             _ => echo(parts, &body),
-        }
+        })
     }
 
     async fn chat(
@@ -101,22 +113,28 @@ impl SimulatorState {
         body: Bytes,
         connection: &ConnectionHandle,
         arrival: &mut PendingArrival,
-    ) -> SimulatedResponse {
+    ) -> Result<SimulatedResponse, h2::Error> {
         let Ok(chat) = serde_json::from_slice::<Chat>(&body) else {
-            return self.error(400);
+            return Ok(self.error(400));
         };
         match ChatLimiter::admit(&self.limiter, Instant::now()) {
             Ok(permit) => arrival.hold_permit(permit),
             Err(reached) => {
                 let wording = self.options.wording;
-                return worded_error(&wording.limited(reached.reason, reached.limit, reached.wait));
+                let error = wording.limited(reached.reason, reached.limit, reached.wait);
+                return Ok(worded_error(&error));
             }
         }
         let fault = self.faults.lock().next_fault();
+        // A server refuses a stream before it works on it.
+        if let Some(Fault::StreamReset(error)) = &fault {
+            arrival.finish(ResponseEnd::Aborted);
+            return Err(error.reason().into());
+        }
         pause(self.options.latency).await;
         match &fault {
-            Some(Fault::Redirect(location)) => return redirect(location),
-            Some(Fault::Refuse(fault)) => return self.refuse(fault),
+            Some(Fault::Redirect(location)) => return Ok(redirect(location)),
+            Some(Fault::Refuse(fault)) => return Ok(self.refuse(fault)),
             Some(Fault::Reset(None)) => {
                 arrival.finish(ResponseEnd::Aborted);
                 connection.reset();
@@ -138,7 +156,7 @@ impl SimulatorState {
                 .headers_mut()
                 .insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
         }
-        response
+        Ok(response)
     }
 
     fn models(&self) -> SimulatedResponse {
@@ -252,7 +270,7 @@ async fn oauth_response(answer: oauth::OAuthResponse) -> SimulatedResponse {
 }
 
 /// Sleeps unless `delay` is zero, because a timer rounds zero up to a millisecond.
-async fn pause(delay: Duration) {
+pub(super) async fn pause(delay: Duration) {
     if !delay.is_zero() {
         time::sleep(delay).await;
     }

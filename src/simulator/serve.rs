@@ -1,9 +1,9 @@
 //! The accept loop and one task for each connection.
 
 use std::{
-    convert::Infallible,
     future::Future,
     io,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -27,8 +27,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     SimulatorState,
-    connection::{ConnectionHandle, ResettableTcp},
-    route,
+    connection::{ConnectionHandle, ObservedIo, ResettableTcp},
+    route::{self, pause},
 };
 
 /// Accepts and serves the connections of one simulator.
@@ -70,9 +70,10 @@ impl Server {
             };
             let server = self.clone();
             let tls = tls.clone();
+            let options = &server.state.options.connections;
+            let connection = Arc::new(ConnectionHandle::new(id, &tcp, options, &server.stop));
             self.tracker.spawn(async move {
                 let _open = OpenConnection::new(&server.state.connections);
-                let connection = Arc::new(ConnectionHandle::new(id, &tcp, &server.stop));
                 tokio::select! {
                     () = connection.cut() => {}
                     // How the connection ended is recorded with its requests.
@@ -96,6 +97,13 @@ impl Server {
             let tcp = ResettableTcp::new(tcp, Arc::clone(&connection));
             return self.http(Box::new(tcp), h2, connection).await;
         };
+        let options = &self.state.options.connections;
+        if options
+            .slow_handshakes
+            .is_none_or(|slow| connection.id <= slow)
+        {
+            pause(options.handshake_delay).await;
+        }
         let stream = tls
             .accept(ResettableTcp::new(tcp, Arc::clone(&connection)))
             .await?;
@@ -110,19 +118,35 @@ impl Server {
         connection: Arc<ConnectionHandle>,
     ) -> io::Result<()> {
         let service = service_fn(|request| {
+            // Before the future runs, which over HTTP/2 is a task of its own.
+            let arrived_at = connection.arrived_at(h2);
             let state = Arc::clone(&self.state);
-            let connection = Arc::clone(&connection);
-            async move { Ok::<_, Infallible>(route::respond(state, connection, request).await) }
+            route::respond(state, Arc::clone(&connection), request, arrived_at)
         });
-        let stream = TokioIo::new(stream);
+        let options = &self.state.options.connections;
+        let delay = if h2 {
+            options.settings_delay
+        } else {
+            Duration::ZERO
+        };
+        let stream = TokioIo::new(ObservedIo::new(stream, Arc::clone(&connection), delay));
         if h2 {
             let executor = TrackedExecutor {
                 stop: self.stop.clone(),
                 tracker: self.tracker.clone(),
             };
-            http2::Builder::new(executor)
-                .serve_connection(stream, service)
-                .await
+            let mut builder = http2::Builder::new(executor);
+            if let Some(most) = options.max_concurrent_streams {
+                builder.max_concurrent_streams(most);
+            }
+            let mut serving = pin!(builder.serve_connection(stream, service));
+            tokio::select! {
+                ended = &mut serving => ended,
+                () = connection.last_request() => {
+                    serving.as_mut().graceful_shutdown();
+                    serving.await
+                }
+            }
         } else {
             http1::Builder::new()
                 .serve_connection(stream, service)

@@ -16,3 +16,4 @@ mod simulator;
 mod support;
 mod upstream;
 mod wall;
+mod wire;

@@ -17,6 +17,7 @@ use crate::support::{
 mod answers;
 mod connections;
 mod faults;
+mod hindrances;
 mod limits;
 mod oauth;
 mod program;

@@ -15,5 +15,5 @@ mod reachability;
 mod readiness;
 mod reuse;
 mod streams;
-mod support;
+pub(crate) mod support;
 mod tls;

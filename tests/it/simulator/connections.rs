@@ -21,7 +21,10 @@ use crate::support::{
 };
 
 /// A TLS connection that trusts the simulator's CA and nothing else.
-async fn connect(simulator: &Simulator, alpn: &str) -> std::io::Result<TlsStream<TcpStream>> {
+pub(super) async fn connect(
+    simulator: &Simulator,
+    alpn: &str,
+) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     let ca = CertificateDer::from_pem_slice(simulator.ca_pem().unwrap().as_bytes()).unwrap();
     roots.add(ca).unwrap();

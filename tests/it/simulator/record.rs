@@ -5,7 +5,11 @@ use std::{net::Ipv4Addr, time::Duration};
 use http::StatusCode;
 use pacegate::simulator::{ChatLimits, Options, ResponseEnd};
 use serde_json::json;
-use tokio::time;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time,
+};
 
 use super::{PLAIN, STREAMED, chat, idle, sha256_hex, start};
 use crate::support::client::{get, post_json};
@@ -62,6 +66,31 @@ async fn records_order_times_and_what_was_answered() {
             .iter()
             .all(|one| one.outcome == Some(ResponseEnd::Completed))
     );
+}
+
+#[tokio::test]
+async fn counts_an_arrival_from_the_first_byte_of_each_head() {
+    let simulator = start(Options::default()).await;
+    let mut client = TcpStream::connect(simulator.address()).await.unwrap();
+    let pause = Duration::from_millis(60);
+    let mut began = Vec::new();
+    for _ in 0..2 {
+        time::sleep(pause).await;
+        began.push(simulator.record_start().elapsed());
+        client.write_all(b"GET /v1/models HT").await.unwrap();
+        time::sleep(pause).await;
+        client
+            .write_all(b"TP/1.1\r\nhost: localhost\r\n\r\n")
+            .await
+            .unwrap();
+        while client.read_u8().await.unwrap() != b']' {}
+    }
+    for (arrival, began) in simulator.arrivals().iter().zip(began) {
+        let late = Duration::from_micros(arrival.at_us).checked_sub(began);
+        assert!(late.unwrap() < pause, "{late:?}");
+        let took = Duration::from_micros(arrival.done_us.unwrap() - arrival.at_us);
+        assert!(took >= pause - Duration::from_millis(10), "{took:?}");
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 //! The real gateway: a process of its own, in front of whatever a test configures.
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -19,7 +21,7 @@ use super::client::{self, Answer, BoxError, post_json};
 pub(crate) struct Gateway {
     address: String,
     child: Child,
-    folder: TempDir,
+    folder: Arc<TempDir>,
     log: Log,
     logging: Option<JoinHandle<()>>,
 }
@@ -42,8 +44,19 @@ impl Gateway {
 
     /// Starts with `config`, whose relative paths are those of `folder`. Where it says nothing of
     /// `listen`, any free port is taken; where of `log`, all of it is.
-    pub(crate) fn start_in(folder: TempDir, config: &str) -> Self {
-        let command = serve(folder.path(), config);
+    pub(crate) fn start_in(folder: impl Into<Arc<TempDir>>, config: &str) -> Self {
+        Self::start_with(folder, config, &[])
+    }
+
+    /// The same, with more in its environment.
+    pub(crate) fn start_with(
+        folder: impl Into<Arc<TempDir>>,
+        config: &str,
+        environment: &[(&str, OsString)],
+    ) -> Self {
+        let folder = folder.into();
+        let mut command = serve(folder.path(), config);
+        command.envs(environment.iter().cloned());
         Self::spawn(folder, command)
     }
 
@@ -51,18 +64,10 @@ impl Gateway {
     pub(crate) fn start_with_descriptors(most: usize, config: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let command = limited(most, &serve(folder.path(), config));
-        Self::spawn(folder, command)
+        Self::spawn(folder.into(), command)
     }
 
-    /// Starts with `config` in an environment with this variable.
-    pub(crate) fn start_with(variable: (&str, &str), config: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut command = serve(folder.path(), config);
-        command.env(variable.0, variable.1);
-        Self::spawn(folder, command)
-    }
-
-    fn spawn(folder: TempDir, mut command: Command) -> Self {
+    fn spawn(folder: Arc<TempDir>, mut command: Command) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -184,6 +189,17 @@ impl Gateway {
         let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
         let current = most.or(maximum);
         prlimit(id, Resource::Nofile, Rlimit { current, maximum }).unwrap();
+    }
+
+    /// The folder of its config, for a process that comes after it.
+    pub(crate) fn home(&self) -> Arc<TempDir> {
+        Arc::clone(&self.folder)
+    }
+
+    /// Ends it at once, as a crash would.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// Asks it to end.

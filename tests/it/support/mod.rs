@@ -6,5 +6,6 @@
 pub(crate) mod client;
 pub(crate) mod gateway;
 pub(crate) mod lateness;
+pub(crate) mod slow_disk;
 pub(crate) mod tap;
 pub(crate) mod terminal;

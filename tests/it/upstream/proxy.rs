@@ -132,12 +132,30 @@ async fn a_proxy_that_wants_credentials_is_named_with_advice_and_not_asked_again
 }
 
 #[tokio::test]
+async fn a_forwarding_proxy_that_wants_credentials_is_not_taken_for_the_upstream() {
+    let proxy = Server::bind().await;
+    let mut options = options();
+    options.proxy = through(&proxy);
+    let client = Client::new("http://api.test/v1".parse().unwrap(), options).unwrap();
+    let refusal = "HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 2\r\n\r\nno";
+    let ((mut peer, _), response) = join!(proxy.answer(refusal), post(&client, "{}"));
+    let error = response.unwrap_err();
+    assert!(NotSent::in_chain(&*error).is_none(), "a retry may follow");
+    let error = error.downcast::<ProxyAuthRequired>().unwrap();
+    assert_eq!(error.proxy, proxy.address().to_string());
+    assert!(error.has_credentials);
+    assert!(peer.rest().await.is_empty());
+    assert_eq!(client.open_connections(), 0);
+}
+
+#[tokio::test]
 async fn a_client_is_told_of_a_proxy_that_wants_credentials_after_one_attempt() {
     let proxy = Server::bind().await;
     let address = proxy.address().to_string();
     let gateway = Gateway::start_with(
-        ("HTTPS_PROXY", &format!("http://{address}")),
+        tempfile::tempdir().unwrap(),
         &upstream("https://api.test/v1", ""),
+        &[("HTTPS_PROXY", format!("http://{address}").into())],
     );
     let refusing = async {
         loop {
