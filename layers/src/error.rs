@@ -25,6 +25,16 @@ pub struct NotSent(#[source] pub BoxError);
 #[error("the upstream did not process the request")]
 pub struct NotProcessed(#[source] pub BoxError);
 
+/// The upstream refused the request because there are too many, in a way that is no response: a 429
+/// that names no time. It did not process the request.
+///
+/// Over HTTP/2 it is the error `ENHANCE_YOUR_CALM` ([RFC 9113 §7]).
+///
+/// [RFC 9113 §7]: https://www.rfc-editor.org/rfc/rfc9113#section-7
+#[derive(Debug, thiserror::Error)]
+#[error("the upstream asked for fewer requests")]
+pub struct SlowDown(#[source] pub BoxError);
+
 /// A service was ready and is so no longer: its connection has closed, for example.
 ///
 /// An error of `poll_ready`, and of `call` if it is noticed only there. The service cannot become

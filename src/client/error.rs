@@ -132,17 +132,6 @@ pub struct Http1Required {
     pub source: BoxError,
 }
 
-/// The upstream has refused the request because there are too many (`ENHANCE_YOUR_CALM`,
-/// [RFC 9113 §7](https://www.rfc-editor.org/rfc/rfc9113#section-7)): a 429 without a `Retry-After`.
-#[derive(Debug, thiserror::Error)]
-#[error("{address} asked for fewer requests")]
-pub struct SlowDown {
-    /// `host:port` of the upstream.
-    pub address: String,
-    /// The cause.
-    pub source: BoxError,
-}
-
 /// No response headers within `head-timeout`; the upstream may have acted on the request.
 #[derive(Debug, thiserror::Error)]
 #[error("no response head from {address} within {after:?}")]

@@ -20,7 +20,7 @@ use http_body_util::Full;
 use hyper_util::client::proxy::matcher::Matcher;
 use pacegate_layers::{
     context::RequestContext,
-    error::{BoxError, NotProcessed, NotSent, Stale},
+    error::{BoxError, NotProcessed, NotSent, SlowDown, Stale},
 };
 use parking_lot::RwLock;
 use rustls::ClientConfig;
@@ -33,8 +33,7 @@ use super::{
     connector::Connector,
     endpoint::{BaseUrl, Endpoint},
     error::{
-        ClientError, ConnectionLost, HeadTimeout, HeadTooLarge, Http1Required, SlowDown,
-        UnexpectedUpgrade,
+        ClientError, ConnectionLost, HeadTimeout, HeadTooLarge, Http1Required, UnexpectedUpgrade,
     },
     exchange::{SendError, UpstreamRequest, head},
     reservation::Reservation,
@@ -377,7 +376,7 @@ impl ClientInner {
                 not_processed(cause)
             }
             SendError::NotProcessed(cause) => not_processed(cause),
-            SendError::SlowDown(source) => SlowDown { address, source }.into(),
+            SendError::SlowDown(cause) => SlowDown(cause).into(),
             SendError::TimedOut => HeadTimeout {
                 address,
                 after: self.options.head_timeout,

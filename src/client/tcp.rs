@@ -61,8 +61,7 @@ const KEEPALIVE_RETRIES: u32 = 3;
 /// probe while bytes are unacknowledged, and Linux would resend them for 15 minutes.
 ///
 /// Linux also closes a connection whose peer acknowledges, but has had no room for further bytes for
-/// that long. A model on this machine may be so busy, and cannot disappear silently: there is no such
-/// limit on loopback.
+/// that long: a server that does not read a large request for 25 s is taken for dead.
 #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
 const USER_TIMEOUT: Duration = Duration::from_secs(25);
 
@@ -189,9 +188,7 @@ async fn connect_to(url: Uri, address: SocketAddr) -> Result<TokioIo<TcpStream>,
     connector.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
     connector.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
     #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
-    if !address.ip().to_canonical().is_loopback() {
-        connector.set_tcp_user_timeout(Some(USER_TIMEOUT));
-    }
+    connector.set_tcp_user_timeout(Some(USER_TIMEOUT));
     let connected = connector.oneshot(url).await;
     connected.map_err(|error| {
         AttemptError {
@@ -433,22 +430,7 @@ mod tests {
         );
         let seconds = Duration::from_secs;
         assert_eq!(probing, (seconds(15), seconds(5), 3));
-    }
-
-    #[cfg(target_os = "linux")]
-    #[tokio::test]
-    async fn bytes_stay_unacknowledged_for_less_than_half_a_minute_outside_loopback() {
-        let (_listener, loopback, url) = live().await;
-        // Linux connects to this machine for 0.0.0.0, which is no loopback address to the connector.
-        let unspecified = IpAddr::from([0, 0, 0, 0]);
-        for (address, limit) in [
-            (unspecified, Some(Duration::from_secs(25))),
-            (loopback, None),
-        ] {
-            let connecting = connector(&[address], None).connect(url.clone());
-            let stream = connecting.await.unwrap();
-            let socket = SockRef::from(stream.inner());
-            assert_eq!(socket.tcp_user_timeout().unwrap(), limit, "{address}");
-        }
+        #[cfg(target_os = "linux")]
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(seconds(25)));
     }
 }

@@ -5,7 +5,7 @@ use std::{error::Error as StdError, time::Duration};
 use http::StatusCode;
 use jiff::{Unit, ZonedDateTime};
 use pacegate_layers::{
-    error::{NotProcessed, NotSent, chain, chain_text},
+    error::{NotProcessed, NotSent, SlowDown, chain, chain_text},
     pacing::Refused,
     retry_on_429::{Exhausted, retry_after::delay_seconds},
     token::TokenError,
@@ -17,7 +17,7 @@ use crate::{
     api::{ErrorResponse, chat_completions::ParamsError},
     client::error::{
         CertificateError, ConnectError, ConnectionLost, HeadTimeout, HeadTooLarge, Http1Required,
-        ProxyAuthRequired, SlowDown, UnexpectedUpgrade, Unreachable,
+        ProxyAuthRequired, UnexpectedUpgrade, Unreachable,
     },
     routes::{Draining, NoRoute},
     server::{AtCapacity, is_out_of_descriptors},
@@ -391,10 +391,7 @@ mod tests {
     #[test]
     fn each_error_of_the_client_has_its_row() {
         let address = || "api.test:443".to_owned();
-        let slow_down = SlowDown {
-            address: address(),
-            source: "calm".into(),
-        };
+        let slow_down = SlowDown("calm".into());
         let http1_required = Http1Required {
             address: address(),
             source: "required".into(),

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     context::RequestContext,
-    error::{BoxError, NotSent, chain_text},
+    error::{BoxError, NotSent, SlowDown, chain, chain_text},
     pacing::{Feedback, Recovery},
 };
 
@@ -195,6 +195,19 @@ where
                 // Frees what the refused response holds, such as a slot in flight, before the wait
                 // begins.
                 drop(response);
+                debug!(retries, ?delay, "Retrying after a refusal");
+                if policy.feedback.is_none() {
+                    sleep(delay).await;
+                }
+            }
+            Err(error) if chain(&*error).any(|cause| cause.is::<SlowDown>()) => {
+                let delay = policy.jittered(policy.default_wait.clamp(SHORTEST_WAIT, LONGEST_WAIT));
+                if let Some(feedback) = &policy.feedback {
+                    feedback.refused(&context, Instant::now() + delay, Recovery::Same);
+                }
+                if no_retries_left || !fits_max_hold(delay) || !policy.budget.take_retry() {
+                    return Err(error);
+                }
                 debug!(retries, ?delay, "Retrying after a refusal");
                 if policy.feedback.is_none() {
                     sleep(delay).await;

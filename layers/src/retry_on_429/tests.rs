@@ -18,7 +18,7 @@ use super::*;
 use crate::{
     JitterThrottleLayer,
     context::RequestContext,
-    error::{BoxError, NotSent},
+    error::{BoxError, NotSent, SlowDown},
     pacing::Feedback,
     pacing::{Gate, Pacing},
 };
@@ -222,6 +222,31 @@ async fn other_errors_pass_at_once() {
         assert_eq!(text(response).await, "theirs");
         assert_eq!(script.calls().len(), 1);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_is_no_response_closes_the_gate_for_everyone() {
+    let script = Script::new([Err(SlowDown("calm".into()).into())]);
+    let gate = Gate::new(Pacing::new(), StdRng::seed_from_u64(1));
+    let service = ServiceBuilder::new()
+        .layer(
+            RetryOn429Layer::default()
+                .default_wait(Duration::from_secs(20))
+                .feedback(gate.clone()),
+        )
+        .layer(JitterThrottleLayer::new(gate.clone()).feedback_from_outside())
+        .service(script.service());
+    let other = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        service.clone().oneshot(Request::new(())).await
+    };
+    let (first, other) = tokio::join!(service.clone().oneshot(Request::new(())), other);
+    for response in [first, other] {
+        assert_eq!(response.unwrap().status(), 200);
+    }
+    let calls = script.calls();
+    assert_eq!(calls.len(), 3);
+    assert!(calls[1] - calls[0] >= Duration::from_secs(20));
 }
 
 #[tokio::test(start_paused = true)]

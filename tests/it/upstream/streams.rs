@@ -12,11 +12,11 @@ use http_body_util::Full;
 use pacegate::{
     client::{
         Client,
-        error::{ConnectError, ConnectionLost, Http1Required, NoStreams, SlowDown, Truncated},
+        error::{ConnectError, ConnectionLost, Http1Required, NoStreams, Truncated},
     },
     config::HttpVersion,
 };
-use pacegate_layers::error::{BoxError, NotProcessed, NotSent, Stale};
+use pacegate_layers::error::{BoxError, NotProcessed, NotSent, SlowDown, Stale};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     join,
