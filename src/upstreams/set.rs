@@ -336,7 +336,8 @@ mod tests {
                  credentials = {{ kind = \"api-key\", key = {{ env = \"{key}\" }} }}\n"
             );
             std::fs::write(&file, text).unwrap();
-            let variable = |name: &str| Some(format!("sk-{name}"));
+            let variable =
+                |name: &str| ["ONE", "TWO"].contains(&name).then(|| format!("sk-{name}"));
             let source = ConfigSource {
                 config: Some(file),
                 ..ConfigSource::new(&variable)

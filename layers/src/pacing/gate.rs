@@ -416,7 +416,13 @@ impl Gate {
         state.in_flight.begin(dispatch_id, now);
         state.dispatched += 1;
         let is_ramping = state.backpressure.is_ramping(now);
-        state.gap.dispatched(&state.pacing, is_ramping, now);
+        // A ledger may have taken its time since, and the gap begins when the request leaves.
+        let departure = if state.ledgers.is_empty() {
+            now
+        } else {
+            Instant::now()
+        };
+        state.gap.dispatched(&state.pacing, is_ramping, departure);
         state.backpressure.dispatched(dispatch_id);
         Permit {
             gate: self.clone(),

@@ -191,17 +191,6 @@ impl Gateway {
         prlimit(id, Resource::Nofile, Rlimit { current, maximum }).unwrap();
     }
 
-    /// The folder of its config, for a process that comes after it.
-    pub(crate) fn home(&self) -> Arc<TempDir> {
-        Arc::clone(&self.folder)
-    }
-
-    /// Ends it at once, as a crash would.
-    pub(crate) fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
     /// Asks it to end.
     pub(crate) fn terminate(&self) {
         self.signal("-TERM");

@@ -22,7 +22,6 @@ mod disk;
 mod lives;
 mod mock;
 mod multiplexed;
-mod outlived;
 mod promise;
 mod recorder;
 mod unreachable;
